@@ -1,0 +1,38 @@
+"""Every metric, defined once.
+
+Code, rules, dashboards, docs and chart are checked against this list; only the reference page
+(`exporter/METRICS.md`) is generated from it. To add a metric: one entry in the file of its kind,
+and the one place that writes it. This package imports nothing else of ours.
+"""
+
+from __future__ import annotations
+
+from .hardware import HARDWARE
+from .health import COLLECTORS, HEALTH, NVML_STATES, PLACES
+from .model import LEVEL_LABELS, Label, Level, Metric
+from .training import PHASES, SPLITS, STATES, STEP_BUCKETS, TRAINING
+from .who import THRESHOLDS, WHO
+
+#: Series allowed per rank, per GPU, per node and per run. What goes beyond is dropped and counted.
+BUDGETS: dict[Level, int] = {"rank": 120, "gpu": 60, "node": 80, "run": 250}
+
+ALL: tuple[Metric, ...] = (*TRAINING, *HARDWARE, *WHO, *HEALTH)
+BY_NAME: dict[str, Metric] = {metric.name: metric for metric in ALL}
+
+__all__ = [
+    "ALL",
+    "BUDGETS",
+    "BY_NAME",
+    "COLLECTORS",
+    "LEVEL_LABELS",
+    "NVML_STATES",
+    "PHASES",
+    "PLACES",
+    "SPLITS",
+    "STATES",
+    "STEP_BUCKETS",
+    "THRESHOLDS",
+    "Label",
+    "Level",
+    "Metric",
+]

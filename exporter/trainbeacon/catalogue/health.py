@@ -1,0 +1,101 @@
+"""Metrics by which the exporter speaks of its own health: a watcher that cannot see must say so."""
+
+from __future__ import annotations
+
+from .model import Label, Metric, facts
+
+#: Where an error of ours can happen: the value of `where` in `trainbeacon_errors_total`.
+PLACES = ("value", "hooks", "blackbox", "helper", "exporter", "collector", "server", "discovery")
+NVML_STATES = ("ok", "no_library", "no_driver", "no_permission", "failed")
+COLLECTORS = ("ranks", "gpu", "host", "health")
+
+_WHERE = Label("where", "part of TrainBeacon that failed", PLACES)
+
+HEALTH = (
+    Metric(
+        "own health",
+        "trainbeacon_build_info",
+        "info",
+        "",
+        "The exporter that answers.",
+        facts(version="version of TrainBeacon", python="version of Python", mode="process, thread or agent"),
+        level="node",
+        source="health",
+    ),
+    Metric(
+        "own health",
+        "trainbeacon_collector_success",
+        "gauge",
+        "",
+        "1 if the collector did its work in this scrape.",
+        (Label("collector", "part of the exporter", COLLECTORS),),
+        level="node",
+        source="health",
+    ),
+    Metric(
+        "own health",
+        "trainbeacon_collector_duration_seconds",
+        "gauge",
+        "seconds",
+        "Time that the collector took in this scrape.",
+        (Label("collector", "part of the exporter", COLLECTORS),),
+        level="node",
+        source="health",
+    ),
+    Metric(
+        "own health",
+        "trainbeacon_nvml_state",
+        "gauge",
+        "",
+        "1 for the state of the NVIDIA management library on this node, 0 for the others.",
+        (Label("state", "what the library answered", NVML_STATES),),
+        level="node",
+        source="gpu",
+    ),
+    Metric(
+        "own health",
+        "trainbeacon_blackboxes",
+        "gauge",
+        "",
+        "Black boxes in the directory by what they are.",
+        (Label("state", "live, dead, or not readable", ("live", "dead", "invalid")),),
+        level="node",
+        source="health",
+    ),
+    Metric(
+        "own health",
+        "trainbeacon_blackboxes_invalid_total",
+        "counter",
+        "",
+        "Black boxes that were truncated, foreign or damaged, counted once a file.",
+        level="node",
+        source="health",
+    ),
+    Metric(
+        "own health",
+        "trainbeacon_errors_total",
+        "counter",
+        "",
+        "Errors of TrainBeacon itself; run and rank are empty for the exporter's own.",
+        (_WHERE,),
+        source="health",
+    ),
+    Metric(
+        "own health",
+        "trainbeacon_series_dropped_total",
+        "counter",
+        "",
+        "Series left out because a budget was spent; run and rank are empty for the exporter's own.",
+        source="health",
+    ),
+    Metric(
+        "own health",
+        "trainbeacon_requests_refused_total",
+        "counter",
+        "",
+        "HTTP requests that the exporter refused.",
+        (Label("reason", "why", ("not_found", "method", "malformed")),),
+        level="node",
+        source="health",
+    ),
+)
