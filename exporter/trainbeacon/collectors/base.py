@@ -14,7 +14,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.metrics_core import Metric as Family
 
-from .. import catalogue
+from trainbeacon import catalogue
 
 
 class Families:
