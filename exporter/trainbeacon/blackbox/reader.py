@@ -1,0 +1,354 @@
+"""The exporter's side of the black boxes: read, never map, and believe nothing.
+
+A box may be truncated, foreign, damaged, or written this very moment by a process that dies in the
+middle. What cannot be right is skipped and counted; nothing in a file can make a read raise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import stat
+import threading
+import time
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from trainbeacon import catalogue
+
+from . import format as layout
+from .directory import BOX_SUFFIX
+from .writer import own_boxes
+
+#: A process that lost its lock by accident takes it again within a second or two. Only a box with a
+#: free lock *and* an older heartbeat is dead.
+HEARTBEAT_GRACE_SECONDS = 3.0
+
+_READ_TRIES = 8
+_TEXT_LIMIT = 256
+_STATES = {code: name for name, code in layout.STATE_CODES.items()}
+
+
+class InvalidBox(ValueError):
+    """A file in the directory that is not a black box, or not a whole one."""
+
+
+@dataclass(frozen=True)
+class BoxIdentity:
+    """Who wrote a box. `pid` means something only in `pid_namespace` of `boot_id`."""
+
+    run: str
+    rank: int
+    start: float
+    pid: int = 0
+    pid_namespace: int = 0
+    boot_id: str = ""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number of a box: a metric of the catalogue (or a name of ours) and its label values."""
+
+    metric: str
+    labels: tuple[str, ...]
+    number: float
+
+
+@dataclass(frozen=True)
+class Box:
+    """One look at a black box."""
+
+    name: str
+    identity: BoxIdentity
+    state: str
+    alive: bool
+    values: tuple[Value, ...]
+    infos: tuple[tuple[str, tuple[str, ...]], ...]
+    #: Steps of the ring, oldest first.
+    ring: tuple[layout.RingEntry, ...] = ()
+
+    def number(self, metric: str, *labels: str) -> float | None:
+        """The value of one slot, None if it was never written."""
+        for value in self.values:
+            if value.metric == metric and value.labels == labels:
+                return value.number
+        return None
+
+    @property
+    def last_sign(self) -> float:
+        """Unix time of the last sign of life."""
+        return self.number("training_heartbeat_timestamp_seconds") or self.identity.start
+
+
+class Source(Protocol):
+    """Where the bytes of a box come from."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """That many bytes, or fewer where the file ends."""
+
+    def lock_held(self) -> bool:
+        """Whether the process that wrote the box still holds its lock."""
+
+
+class _File:
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._descriptor, length, offset)
+
+    def lock_held(self) -> bool:
+        return not layout.lock_is_free(fcntl.fcntl(self._descriptor, fcntl.F_GETLK, layout.lock_query()))
+
+
+class _Own:
+    """A box of this very process, which must not be opened: see `writer.own_boxes`."""
+
+    def __init__(self, key: tuple[int, int]) -> None:
+        self._writer = own_boxes[key]
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._writer.read(offset, length)
+
+    def lock_held(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class _Journal:
+    """What the journal says: the owner, the name of each slot, and the texts."""
+
+    used: int
+    identity: BoxIdentity
+    slots: tuple[tuple[str, tuple[str, ...], int], ...]
+    steps: tuple[tuple[str, tuple[str, ...], int], ...]
+    infos: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+class BoxFile:
+    """One box, read again and again; its journal is parsed anew only when it has grown."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._journal: _Journal | None = None
+
+    def read(self, source: Source, *, ring: bool = False) -> Box:
+        """Look at the box now. Raises InvalidBox."""
+        try:
+            return self._read(source, ring)
+        except (KeyError, TypeError, RecursionError, UnicodeError, ArithmeticError) as error:
+            raise InvalidBox(f"damaged: {error!r}") from error
+
+    def _read(self, source: Source, ring: bool) -> Box:
+        alive = source.lock_held()
+        words, slots, step = _read_values(source)
+        journal = self._read_journal(source, words[layout.JOURNAL_USED])
+        values = (*_named(journal.slots, slots), *_named(journal.steps, step))
+        identity = journal.identity
+        state = _STATES.get(words[layout.STATE])
+        if state is None:
+            raise InvalidBox(f"unknown state {words[layout.STATE]}")
+        box = Box(
+            self.name, identity, state, alive, values, journal.infos, _ring(source, words) if ring else ()
+        )
+        if state != "running" or alive:
+            return box
+        recent = abs(time.time() - box.last_sign) < HEARTBEAT_GRACE_SECONDS
+        return box if recent else Box(**{**box.__dict__, "state": "crashed"})
+
+    def _read_journal(self, source: Source, used: int) -> _Journal:
+        journal = self._journal
+        if journal is None or journal.used != used:
+            if used > layout.JOURNAL_BYTES:
+                raise InvalidBox(f"journal of {used} bytes")
+            journal = _parse(source.read(layout.JOURNAL_AT, used), used)
+            self._journal = journal
+        return journal
+
+
+class BoxDirectory:
+    """All boxes of a directory. Safe to use from several threads."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.invalid_total = 0
+        self._files: dict[tuple[str, int], BoxFile] = {}
+        self._invalid: set[tuple[str, int]] = set()
+        self._guard = threading.Lock()
+
+    def scan(self, *, ring: bool = False) -> list[Box]:
+        """Look at every box now; a file that is none is left out and counted once."""
+        boxes = []
+        with self._guard:
+            seen: set[tuple[str, int]] = set()
+            for name, status in self._entries():
+                key = (name, status.st_ino)
+                seen.add(key)
+                try:
+                    boxes.append(self._look(name, status, ring))
+                    self._invalid.discard(key)
+                except InvalidBox:
+                    self._note_invalid(key)
+                except OSError:  # gone between listing and opening
+                    continue
+            self._files = {key: file for key, file in self._files.items() if key in seen}
+            self._invalid &= seen
+        return boxes
+
+    @property
+    def invalid(self) -> int:
+        """Files of the last scan that are no readable boxes."""
+        return len(self._invalid)
+
+    def _entries(self) -> Iterator[tuple[str, os.stat_result]]:
+        for name in sorted(os.listdir(self.descriptor)):
+            if name.endswith(BOX_SUFFIX):
+                with contextlib.suppress(OSError):
+                    yield name, os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+
+    def _look(self, name: str, status: os.stat_result, ring: bool) -> Box:
+        if not stat.S_ISREG(status.st_mode) or status.st_size != layout.SIZE:
+            raise InvalidBox("not a file of the right size")
+        file = self._files.setdefault((name, status.st_ino), BoxFile(name))
+        key = (status.st_dev, status.st_ino)
+        if key in own_boxes:
+            return file.read(_Own(key), ring=ring)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(name, flags, dir_fd=self.descriptor)
+        except PermissionError as error:
+            raise InvalidBox(f"not readable: {error.strerror}") from error
+        try:
+            return file.read(_File(descriptor), ring=ring)
+        finally:
+            os.close(descriptor)
+
+    def _note_invalid(self, key: tuple[str, int]) -> None:
+        if key not in self._invalid:
+            self._invalid.add(key)
+            self.invalid_total += 1
+
+
+def _read_values(source: Source) -> tuple[array[int], array[float], array[float]]:
+    """Header words, slots, and a block that is whole: tried a bounded number of times."""
+    for _ in range(_READ_TRIES):
+        head = source.read(0, layout.RING_AT)
+        if len(head) != layout.RING_AT or head[: layout.WORD] != layout.MAGIC:
+            raise InvalidBox("no black box")
+        words = array("Q", head[: 8 * layout.WORD])
+        sequence = words[layout.SEQUENCE]
+        at = layout.BLOCKS_AT + (sequence & 1) * layout.BLOCK_SLOTS * layout.WORD
+        step = array("d", head[at : at + layout.BLOCK_SLOTS * layout.WORD])
+        if words[layout.SIZE_WORD] != layout.SIZE:
+            raise InvalidBox("another size than it says")
+        if step[0] == step[-1] == sequence:
+            return words, array("d", head[layout.SLOTS_AT : layout.BLOCKS_AT]), step
+    raise InvalidBox("no whole block")
+
+
+def _named(names: tuple[tuple[str, tuple[str, ...], int], ...], numbers: array[float]) -> Iterator[Value]:
+    bits = array("Q", numbers.tobytes())
+    for metric, labels, index in names:
+        if bits[index] != layout.UNSET_BITS:
+            yield Value(metric, labels, numbers[index])
+
+
+def _parse(journal: bytes, used: int) -> _Journal:
+    lines = journal.splitlines()
+    if not lines or len(journal) != used:
+        raise InvalidBox("no journal")
+    identity: BoxIdentity | None = None
+    slots: list[tuple[str, tuple[str, ...], int]] = []
+    steps: list[tuple[str, tuple[str, ...], int]] = []
+    infos: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
+    slot_count, step_count = 0, 1
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise InvalidBox("damaged journal") from error
+        kind = record[0]
+        if kind == "box":
+            identity = _identity(record[1])
+        elif kind == "slot" and slot_count < layout.SLOT_COUNT:
+            _keep(slots, record[1], _texts(record[2]), slot_count)
+            slot_count += 1
+        elif kind == "step" and step_count < layout.BLOCK_SLOTS - 1:
+            _keep(steps, record[1], _texts(record[2]), step_count)
+            step_count += 1
+        elif kind == "info" and _is_known(record[1], _texts(record[3]), "info"):
+            infos[record[1], str(record[2])] = (record[1], _texts(record[3]))
+    if identity is None:
+        raise InvalidBox("no identity")
+    return _Journal(used, identity, tuple(slots), tuple(steps), tuple(infos.values()))
+
+
+def _identity(fields: dict[str, object]) -> BoxIdentity:
+    run, rank, start = fields["run"], fields["rank"], fields["start"]
+    if not isinstance(run, str) or not 0 < len(run) <= _TEXT_LIMIT:
+        raise InvalidBox("run")
+    if not isinstance(rank, int) or not 0 <= rank < 1 << 31:
+        raise InvalidBox("rank")
+    if not isinstance(start, (int, float)) or not math.isfinite(start):
+        raise InvalidBox("start")
+    pid, namespace = fields.get("pid", 0), fields.get("pid_namespace", 0)
+    return BoxIdentity(
+        run=run,
+        rank=rank,
+        start=float(start),
+        pid=pid if isinstance(pid, int) and 0 < pid < 1 << 31 else 0,
+        pid_namespace=namespace if isinstance(namespace, int) else 0,
+        boot_id=str(fields.get("boot_id", "")),
+    )
+
+
+def _keep(
+    into: list[tuple[str, tuple[str, ...], int]], metric: object, labels: tuple[str, ...], index: int
+) -> None:
+    """A slot that this version does not know still takes its place; it is only not shown."""
+    if isinstance(metric, str) and (metric.startswith("_") or _is_known(metric, labels, "slot")):
+        into.append((metric, labels, index))
+
+
+def _texts(labels: list[object]) -> tuple[str, ...]:
+    texts = tuple(labels)
+    for text in texts:
+        if not isinstance(text, str) or len(text) > _TEXT_LIMIT:
+            raise InvalidBox("label")
+    return texts  # type: ignore[return-value]
+
+
+def _is_known(metric: str, labels: tuple[str, ...], kind: str) -> bool:
+    known = catalogue.BY_NAME.get(metric)
+    if known is None or known.source not in ("ranks", "health") or (known.type == "info") != (kind == "info"):
+        return False
+    if known.type == "histogram":
+        return len(labels) == 1 and labels in set(layout.slots_of(known))
+    return len(labels) == len(known.labels) and all(
+        not label.values or text in label.values for label, text in zip(known.labels, labels, strict=True)
+    )
+
+
+def _ring(source: Source, words: array[int]) -> tuple[layout.RingEntry, ...]:
+    """The steps of the ring, oldest first; the one that may be overwritten right now is left out."""
+    count = words[layout.RING_COUNT]
+    data = source.read(layout.RING_AT, layout.JOURNAL_AT - layout.RING_AT)
+    numbers = array("d", data)
+    bits = array("Q", data)
+    first = max(0, count - layout.RING_STEPS + 1)
+    entries = []
+    for position in range(first, count):
+        at = position % layout.RING_STEPS * layout.RING_FIELDS
+        step, timestamp, duration = numbers[at : at + 3]
+        if not all(math.isfinite(number) for number in (step, timestamp, duration)):
+            raise InvalidBox("ring")
+        loss, norm = (
+            None if bits[at + field] == layout.UNSET_BITS else numbers[at + field] for field in (3, 4)
+        )
+        entries.append(layout.RingEntry(int(step), timestamp, duration, loss, norm))
+    return tuple(entries)

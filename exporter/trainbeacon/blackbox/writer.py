@@ -1,0 +1,272 @@
+"""The training process's side of a black box: numbers go into memory, one store each.
+
+Nothing here takes a lock, makes a system call on the hot path, or grows with steps. One thread
+records (the one that trains); the heartbeat slots belong to the helper thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import mmap
+import os
+import secrets
+import weakref
+from array import array
+from collections.abc import Mapping, Sequence
+
+from . import format as layout
+from .directory import BOX_SUFFIX, TEMPORARY_PREFIX, default_directory, open_directory
+
+_UNSET_BLOCK = layout.UNSET_BYTES * layout.BLOCK_SLOTS
+
+#: Boxes that this process has mapped, by device and inode. A reader in the same process must go
+#: through the mapping: closing any other descriptor of the file would free the lock.
+own_boxes: dict[tuple[int, int], Writer] = {}
+_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+_abandoned: list[mmap.mmap] = []
+
+
+class Writer:
+    """One rank's black box, or, where none can be had, private memory of the same form.
+
+    Attributes:
+        slots: single values, by the index that `declare` gave; one aligned store each.
+        step: values that must agree of one step; seen by readers after `commit`.
+        path: where the box lies, None for private memory.
+    """
+
+    slots: memoryview[float]
+    step: array[float]
+
+    def __init__(self, memory: mmap.mmap, path: str | None = None, descriptor: int = -1) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._key: tuple[int, int] | None = None
+        self._slot_count = 0
+        self._step_count = 1  # the first and the last word of a block repeat the sequence
+        self._journal_used = 0
+        self._sequence = 0
+        self._ring_count = 0
+        self.dropped = 0
+        self._map(memory)
+        self.step = array("d", _UNSET_BLOCK)
+        self.slots.cast("B")[:] = layout.UNSET_BYTES * layout.SLOT_COUNT
+        _writers.add(self)
+
+    @classmethod
+    def create(cls, directory: str | None, identity: Mapping[str, object]) -> Writer:
+        """Make a box in `directory` (see `open_directory`). Raises OSError where it cannot be had.
+
+        The file gets all its blocks at once under a temporary name, is locked and described, and
+        only then renamed into place, so that no reader sees half a box and a full file system
+        shows here and not as a SIGBUS in training.
+        """
+        folder = open_directory(directory)
+        try:
+            return cls._create_in(folder, directory, identity)
+        finally:
+            os.close(folder)
+
+    @classmethod
+    def private(cls, identity: Mapping[str, object]) -> Writer:
+        """The same in memory that no other process sees: what training goes on with without a box."""
+        writer = cls(mmap.mmap(-1, layout.SIZE))
+        writer._describe(identity)
+        return writer
+
+    @classmethod
+    def _create_in(cls, folder: int, directory: str | None, identity: Mapping[str, object]) -> Writer:
+        token = secrets.token_hex(6)
+        temporary = f"{TEMPORARY_PREFIX}{token}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o640, dir_fd=folder)
+        try:
+            os.fchmod(descriptor, 0o640)
+            _allocate(descriptor)
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            writer = cls(mmap.mmap(descriptor, layout.SIZE), descriptor=descriptor)
+            writer._describe(identity)
+            name = f"{_safe(str(identity.get('run', '')))}.{identity.get('rank', 0)}.{token}{BOX_SUFFIX}"
+            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            os.close(descriptor)
+            os.unlink(temporary, dir_fd=folder)
+            raise
+        writer.path = os.path.join(os.path.abspath(directory or default_directory()), name)
+        status = os.fstat(descriptor)
+        writer._key = (status.st_dev, status.st_ino)
+        own_boxes[writer._key] = writer
+        return writer
+
+    # Names
+
+    def declare(self, metric: str, labels: Sequence[str] = ()) -> int:
+        """Name the next slot and return its index; -1, counted in `dropped`, if there is no room.
+
+        A metric of `format.STEP_METRICS` gets an index of `step`, any other one of `slots`.
+        """
+        coherent = metric in layout.STEP_METRICS
+        kind = "step" if coherent else "slot"
+        room = self._step_count < layout.BLOCK_SLOTS - 1 if coherent else self._slot_count < layout.SLOT_COUNT
+        if not room or not self._append([kind, metric, list(labels)]):
+            self.dropped += 1
+            return -1
+        if coherent:
+            self._step_count += 1
+            return self._step_count - 1
+        self._slot_count += 1
+        return self._slot_count - 1
+
+    def info(self, metric: str, labels: Sequence[str], key: str = "") -> None:
+        """Set the text of an info series; a later one with the same metric and key replaces it."""
+        if not self._append(["info", metric, key, list(labels)]):
+            self.dropped += 1
+
+    # Values
+
+    def commit(self) -> None:
+        """Publish `step`: written to the copy that readers do not look at, then named by one store."""
+        sequence = self._sequence = self._sequence + 1
+        step = self.step
+        step[0] = step[-1] = sequence
+        self._blocks[sequence & 1][:] = step
+        self._words[layout.SEQUENCE] = sequence
+
+    def add_to_ring(
+        self, step: float, timestamp: float, duration: float, loss: float | None, norm: float | None
+    ) -> None:
+        """Append one step to the ring of the last 1,024."""
+        at = self._ring_count % layout.RING_STEPS * layout.RING_FIELDS
+        ring = self._ring
+        ring[at] = step
+        ring[at + 1] = timestamp
+        ring[at + 2] = duration
+        self._set_or_clear(at + 3, loss)
+        self._set_or_clear(at + 4, norm)
+        self._ring_count += 1
+        self._words[layout.RING_COUNT] = self._ring_count
+
+    def amend_ring(self, loss: float) -> None:
+        """Give the newest step of the ring its loss, logged after the step had ended."""
+        if self._ring_count:
+            self._ring[(self._ring_count - 1) % layout.RING_STEPS * layout.RING_FIELDS + 3] = loss
+
+    def unset(self, slot: int) -> None:
+        """Make a slot read as never written."""
+        self.slots[slot : slot + 1].cast("B")[:] = layout.UNSET_BYTES
+
+    # Life
+
+    def end(self, state: str) -> None:
+        """Leave a last word: `finished`, `failed` or `exited`. The first one counts."""
+        if self._words[layout.STATE] == layout.STATE_CODES["running"]:
+            self._words[layout.STATE] = layout.STATE_CODES[state]
+
+    def hold_lock(self) -> None:
+        """Take the life lock again, in case the process lost it; for the helper thread, once a second.
+
+        Other code of the process may have opened and closed the file (which frees the lock) or
+        closed our descriptor. Raises OSError if the box cannot be held any more.
+        """
+        if self._descriptor < 0 or self.path is None:
+            return
+        if not self._is_ours():
+            descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            status = os.fstat(descriptor)
+            if (status.st_dev, status.st_ino) != self._key:
+                os.close(descriptor)
+                raise OSError(errno.ESTALE, "the black box was replaced by another file", self.path)
+            self._descriptor = descriptor
+        if os.fstat(self._descriptor).st_nlink == 0:
+            raise OSError(errno.ENOENT, "the black box was removed; this rank is not served", self.path)
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def close(self) -> None:
+        """Give up the lock. The box stays for the exporter; what is recorded later is lost."""
+        memory = self._memory
+        self._detach()
+        if self._is_ours():
+            os.close(self._descriptor)
+        elif self._key is not None:
+            # Our descriptors were closed by other code, and their numbers may be files of that code
+            # now: the mapping must never be taken down, since that would close one of them.
+            _abandoned.append(memory)
+        if self._key is not None:
+            own_boxes.pop(self._key, None)
+        self._descriptor, self._key, self.path = -1, None, None
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the box, through the mapping: for a reader in the same process."""
+        return self._memory[offset : offset + length]
+
+    # The rest is the box's own business.
+
+    def _map(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+        whole = memoryview(memory)
+        self._words: memoryview[int] = whole[: layout.HEADER_BYTES].cast("Q")
+        self.slots = whole[layout.SLOTS_AT : layout.BLOCKS_AT].cast("d")
+        half = layout.BLOCKS_AT + layout.BLOCK_SLOTS * layout.WORD
+        self._blocks = (
+            whole[layout.BLOCKS_AT : half].cast("d"),
+            whole[half : layout.RING_AT].cast("d"),
+        )
+        self._ring = whole[layout.RING_AT : layout.JOURNAL_AT].cast("d")
+        self._journal = whole[layout.JOURNAL_AT : layout.SIZE]
+
+    def _describe(self, identity: Mapping[str, object]) -> None:
+        self._append(["box", dict(identity)])
+        self.commit()
+        self._words[layout.SIZE_WORD] = layout.SIZE
+        self._words.cast("B")[: layout.WORD] = layout.MAGIC
+
+    def _append(self, record: list[object]) -> bool:
+        line = json.dumps(record, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+        end = self._journal_used + len(line)
+        if end > layout.JOURNAL_BYTES:
+            return False
+        self._journal[self._journal_used : end] = line
+        self._journal_used = end
+        self._words[layout.JOURNAL_USED] = end
+        return True
+
+    def _set_or_clear(self, at: int, value: float | None) -> None:
+        if value is None:
+            self._ring[at : at + 1].cast("B")[:] = layout.UNSET_BYTES
+        else:
+            self._ring[at] = value
+
+    def _is_ours(self) -> bool:
+        try:
+            status = os.fstat(self._descriptor)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._key
+
+    def _detach(self) -> None:
+        """Go on in private memory: the stores of a stray caller must not reach a box that is over."""
+        self._map(mmap.mmap(-1, layout.SIZE))
+        self.slots.cast("B")[:] = layout.UNSET_BYTES * layout.SLOT_COUNT
+
+
+def _allocate(descriptor: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, layout.SIZE)
+    else:  # macOS
+        os.write(descriptor, bytes(layout.SIZE))
+
+
+def _safe(text: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in text[:40]) or "run"
+
+
+def _leave_to_the_parent() -> None:
+    """In a forked child: the boxes, and the lock, stay the parent's."""
+    for writer in list(_writers):
+        writer.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_the_parent)
