@@ -1,0 +1,59 @@
+"""A process with one GpuCollector, for tests: obeys a command a line, answers each up to a line of a dot.
+
+`collect` prints the exposition, or `raised: ...`; `start` does the same in a thread of its own without
+waiting; `advance SECONDS` moves the collector's clock; `patience SECONDS` sets how long a scrape waits.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from prometheus_client import generate_latest
+
+from trainbeacon.collectors import gpu
+from trainbeacon.collectors.base import Families
+
+
+class _Registry:
+    def __init__(self, families: Families) -> None:
+        self.families = families
+
+    def collect(self) -> Iterator[object]:
+        return iter(self.families)
+
+
+def exposition(collector: gpu.GpuCollector) -> str:
+    families = Families()
+    raised = ""
+    try:
+        collector.collect(families)
+    except Exception as error:
+        raised = f"raised: {type(error).__name__}: {error}\n"
+    return generate_latest(_Registry(families)).decode() + raised
+
+
+def main() -> None:
+    now = 1000.0
+    collector = gpu.GpuCollector(clock=lambda: now)
+    for line in sys.stdin:
+        command, *arguments = line.split()
+        if command == "collect":
+            print(exposition(collector), end="")
+        elif command == "start":
+            threading.Thread(target=exposition, args=[collector], daemon=True).start()
+            while not collector._lock.locked():  # the next command must find it at work
+                time.sleep(0.001)
+        elif command == "advance":
+            now += float(arguments[0])
+        elif command == "patience":
+            gpu.LOCK_TIMEOUT = float(arguments[0])
+        elif command == "imported":
+            print("pynvml" in sys.modules)
+        print(".", flush=True)
+
+
+if __name__ == "__main__":
+    main()
