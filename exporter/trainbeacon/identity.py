@@ -69,7 +69,7 @@ class Identity:
     """What was found wrong in the launcher's variables, one sentence each."""
 
 
-class _Malformed(ValueError):
+class _MalformedError(ValueError):
     """A launcher's variable that cannot be right. The message names it, its value and the consequence."""
 
 
@@ -96,7 +96,7 @@ def identify(environ: Mapping[str, str], facts: ProcessFacts) -> Identity:
     try:
         found = next((identity for read in LAUNCHERS if (identity := read(environ, facts))), None)
         return found or _plain(facts)
-    except _Malformed as error:
+    except _MalformedError as error:
         warning = f"{error}; this process counts as a run of its own with rank 0"
         return replace(_plain(facts), warnings=(warning,))
 
@@ -132,7 +132,7 @@ def _by_hand(environ: Mapping[str, str], facts: ProcessFacts) -> Identity | None
 
 
 #: Asked in this order; the first that knows its launcher's variables answers. A new launcher is one function
-#: here: it returns None where it does not apply and raises `_Malformed` for values that cannot be right.
+#: here: it returns None where it does not apply and raises `_MalformedError` for values that cannot be right.
 LAUNCHERS: tuple[Callable[[Mapping[str, str], ProcessFacts], Identity | None], ...] = (_torchrun, _by_hand)
 
 
@@ -220,15 +220,15 @@ def _count(
     text = environ.get(name)
     if text is None:
         if default is None:
-            raise _Malformed(f"{name} is not set although the other variables of its launcher are")
+            raise _MalformedError(f"{name} is not set although the other variables of its launcher are")
         return default
     shown = printable(text, limit=40)
     try:
         value = int(text)
     except ValueError:
-        raise _Malformed(f"{name}={shown!r} is not a whole number") from None
+        raise _MalformedError(f"{name}={shown!r} is not a whole number") from None
     if not least <= value < below:
-        raise _Malformed(f"{name}={shown!r} must be at least {least} and below {of}")
+        raise _MalformedError(f"{name}={shown!r} must be at least {least} and below {of}")
     return value
 
 
@@ -236,7 +236,7 @@ def _endpoint(environ: Mapping[str, str], facts: ProcessFacts) -> str:
     """Where the ranks of the job meet, as a text that is equal on all of them."""
     address = environ.get("MASTER_ADDR", "").strip()
     if not address:
-        raise _Malformed("MASTER_ADDR is not set although the other variables of its launcher are")
+        raise _MalformedError("MASTER_ADDR is not set although the other variables of its launcher are")
     # Every host has a localhost: there it takes the host's name to tell two jobs apart.
     host = facts.hostname if _is_loopback(address) else ""
     return f"{host}|{address}:{environ.get('MASTER_PORT', '').strip()}"
