@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -25,9 +26,7 @@ def dashboards() -> Mapping[str, str]:
     """The dashboards of Grafana, from their sources."""
     if not (REPOSITORY / "grafana/build.py").is_file():
         return {}
-    from grafana.build import generate
-
-    return {str(path): text for path, text in generate().items()}
+    return {str(path): text for path, text in import_module("grafana.build").generate().items()}
 
 
 GENERATORS: tuple[Callable[[], Mapping[str, str]], ...] = (metrics_reference, dashboards)

@@ -1,0 +1,35 @@
+# Every target sets up what it needs, outside this folder: see tools/environment.py and tools/stack.py.
+PYTHON ?= python3
+IN_ENVIRONMENT = $(PYTHON) tools/environment.py
+SUITES ?= default
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format generate bench tools
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: tools ## train a small model with metrics, alerts and a printed page; ARGS="--fault nan" and others
+	@$(IN_ENVIRONMENT) trainbeacon demo $(ARGS)
+
+test: tools ## all tests; ARGS="tests/unit -k name" for some
+	@$(IN_ENVIRONMENT) pytest $(ARGS)
+
+lint: ## ruff, mypy, and whether generated files are up to date
+	@$(IN_ENVIRONMENT) ruff check .
+	@$(IN_ENVIRONMENT) ruff format --check .
+	@$(IN_ENVIRONMENT) mypy
+	@$(IN_ENVIRONMENT) python tools/generate.py --check
+
+format: ## let ruff format the code and fix what it can
+	@$(IN_ENVIRONMENT) ruff check --fix .
+	@$(IN_ENVIRONMENT) ruff format .
+
+generate: ## write the generated files: exporter/METRICS.md, the dashboards
+	@$(IN_ENVIRONMENT) python tools/generate.py
+
+bench: ## the figures of the README, measured here
+	@$(IN_ENVIRONMENT) python -m benchmarks $(ARGS)
+
+tools: ## Prometheus and Alertmanager, from the PATH or unpacked; SUITES="default trixie sid" for later versions
+	@$(PYTHON) tools/stack.py $(SUITES)

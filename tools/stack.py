@@ -1,0 +1,181 @@
+"""Have Prometheus and Alertmanager at hand, without root, a service or a change to the machine.
+
+    python3 tools/stack.py [default] [trixie] [sid]
+
+What is on the PATH serves as it is. Else Debian's packages are unpacked into
+$XDG_CACHE_HOME/trainbeacon/debian/SUITE (default ~/.cache/trainbeacon), with apt's own signatures
+checked and all its state in a private folder. `default` is the machine's own suite; others, Debian only,
+are later versions to try the rules on. Where they cannot be had it says so and succeeds (with CI=true
+it fails for `default`). Needs nothing but Python, apt-get and dpkg-deb.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainbeacon"
+DEBIAN = CACHE / "debian"
+BINARIES = ("prometheus", "promtool", "alertmanager", "amtool")
+PACKAGES = ("prometheus", "prometheus-alertmanager")
+
+
+class NotAvailableError(Exception):
+    """Why a suite cannot be had here."""
+
+
+def binaries_of(suite: str) -> list[Path]:
+    """The folder that holds the suite's four programs, in a list that is empty without it."""
+    folder = DEBIAN / suite / "usr/bin"
+    return [folder] if all((folder / name).exists() for name in BINARIES) else []
+
+
+def suites() -> list[str]:
+    """The suites that are unpacked."""
+    return sorted(path.name for path in DEBIAN.glob("[!.]*") if binaries_of(path.name))
+
+
+def find(program: str, suite: str = "default") -> str | None:
+    """The path of `prometheus`, `promtool`, `alertmanager` or `amtool`: from the PATH, else the cache."""
+    if suite == "default":
+        names = (program, "prometheus-alertmanager") if program == "alertmanager" else (program,)
+        for name in names:
+            if path := shutil.which(name):
+                return path
+    return next((str(folder / program) for folder in binaries_of(suite)), None)
+
+
+def provide(suite: str) -> str:
+    """Make the suite available; returns where it is, raises NotAvailableError with the reason."""
+    DEBIAN.mkdir(parents=True, exist_ok=True)
+    with (DEBIAN / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not all(find(program, suite) for program in BINARIES):
+            with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=DEBIAN) as scratch:
+                unpack(suite, Path(scratch))
+    return str(find("prometheus", suite))
+
+
+def unpack(suite: str, scratch: Path) -> None:
+    """Download the suite's packages and unpack them, whole or not at all."""
+    for program in ("apt-get", "dpkg-deb"):
+        if shutil.which(program) is None:
+            raise NotAvailableError(
+                f"this machine has no {program}; install Prometheus and Alertmanager yourself"
+            )
+    tree = scratch / "tree"
+    apt = Apt(suite, scratch)
+    apt.update()
+    for package in PACKAGES:
+        apt.unpack(package, tree)
+    programs = tree / "usr/bin"
+    if not (programs / "promtool").exists():  # a package of its own in later suites
+        apt.unpack("promtool", tree)
+    (programs / "alertmanager").symlink_to("prometheus-alertmanager")  # its name everywhere but in Debian
+    for name in BINARIES:
+        run([str(programs / name), "--version"])
+    target = DEBIAN / suite
+    if target.exists():
+        target.rename(scratch / "incomplete")
+    tree.rename(target)
+
+
+class Apt:
+    """apt-get on the machine's own mirrors and keys, with every file it writes in a private folder."""
+
+    def __init__(self, suite: str, scratch: Path) -> None:
+        self._folder = scratch
+        for name in ("lists/partial", "cache/archives/partial", "parts"):
+            (scratch / name).mkdir(parents=True)
+        self._options = [
+            f"-oDir::State::lists={scratch}/lists",
+            f"-oDir::Cache={scratch}/cache",
+            "-oAPT::Sandbox::User=",  # the private folder is not open to apt's own user
+            "-oAcquire::Languages=none",
+            "-oAcquire::Retries=2",
+            "-oAcquire::http::Timeout=30",
+            "-qq",
+        ]
+        if suite != "default":
+            source = scratch / "suite.sources"
+            source.write_text(sources_of(suite))
+            self._options += [f"-oDir::Etc::sourcelist={source}", f"-oDir::Etc::sourceparts={scratch}/parts"]
+
+    def update(self) -> None:
+        """Fetch the package lists; a third-party source that fails is no reason to stop."""
+        try:
+            run(["apt-get", *self._options, "update"], self._folder)
+        except NotAvailableError as reason:
+            print(f"apt-get update: {reason}", file=sys.stderr)
+
+    def unpack(self, package: str, tree: Path) -> None:
+        """Download one package and unpack it into the tree."""
+        run(["apt-get", *self._options, "download", package], self._folder)
+        for archive in self._folder.glob("*.deb"):
+            run(["dpkg-deb", "--extract", str(archive), str(tree)])
+            archive.unlink()
+
+
+def run(command: list[str], folder: Path | None = None) -> None:
+    """Run a command; raises NotAvailableError with its last line if it fails."""
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotAvailableError(str(error)) from error
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
+        raise NotAvailableError(words[-1])
+
+
+def sources_of(suite: str) -> str:
+    """The machine's own source of Debian, with another suite in its place."""
+    release = dict(re.findall(r'^(\w+)="?(.*?)"?$', Path("/etc/os-release").read_text(), re.MULTILINE))
+    if release.get("ID") != "debian":
+        raise NotAvailableError(f"only Debian's own mirrors have the suite {suite}")
+    own = {release.get("VERSION_CODENAME", ""), "stable", "testing", "unstable", "sid"} - {""}
+    for stanza in stanzas():
+        if own & set(stanza.get("Suites", "").split()) and "deb" in stanza.get("Types", "").split():
+            changed = {**stanza, "Types": "deb", "Suites": suite, "Components": "main"}
+            return "".join(f"{key}: {value}\n" for key, value in changed.items())
+    raise NotAvailableError("no source of Debian itself was found in apt's configuration")
+
+
+def stanzas() -> Iterator[dict[str, str]]:
+    """The sources that apt is configured with, old form and new, as fields of the new form."""
+    folder = Path("/etc/apt")
+    for path in sorted(folder.glob("sources.list.d/*.sources")):
+        for text in re.split(r"\n\s*\n", path.read_text()):
+            lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+            fields = dict(re.findall(r"^([\w-]+):[ \t]*(.*(?:\n[ \t].*)*)", lines, re.MULTILINE))
+            if fields.get("Enabled", "yes") == "yes":
+                yield fields
+    for path in (folder / "sources.list", *sorted(folder.glob("sources.list.d/*.list"))):
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            if match := re.match(r"deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s+(.+)", line):
+                options, uri, name, components = match.groups()
+                signed = re.search(r"signed-by=(\S+)", options or "")
+                fields = {"Types": "deb", "URIs": uri, "Suites": name, "Components": components}
+                yield {**fields, "Signed-By": signed[1]} if signed else fields
+
+
+def main(wanted: list[str]) -> int:
+    """Provide each suite, or say why not."""
+    status = 0
+    for suite in wanted or ["default"]:
+        try:
+            print(f"Prometheus and Alertmanager ({suite}): {provide(suite)}")
+        except NotAvailableError as reason:
+            print(f"Prometheus and Alertmanager ({suite}) are not available: {reason}", file=sys.stderr)
+            status |= suite == "default" and os.environ.get("CI") == "true"
+    return int(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
