@@ -11,6 +11,7 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping
+from itertools import pairwise
 from numbers import Integral, Real
 
 from trainbeacon.identity import printable
@@ -21,10 +22,11 @@ MOST_HYPERPARAMETERS = 20
 VALUE_LIMIT = 64
 
 # A word of a name, or two neighbours joined: `api_key`, `apiKey` and `apikey` are one case.
-_SECRET_WORDS = frozenset(
-    "auth oauth authorization credential credentials apikey apikeys accesskey accesskeys privatekey privatekeys "
-    "sshkey passphrase accesstokens apitokens".split()
-)
+_SECRET_WORDS = {
+    *("auth", "oauth", "authorization", "credential", "credentials"),
+    *("apikey", "apikeys", "accesskey", "accesskeys", "privatekey", "privatekeys", "sshkey"),
+    *("accesstokens", "apitokens"),
+}
 # The end of a word too: `dbpassword`, `clientsecret`.
 _SECRET_ENDINGS = ("password", "passwords", "passwd", "passphrase", "secret", "secrets")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -47,10 +49,10 @@ def public_hyperparameters(
     refused: list[str] = []
     dropped: list[str] = []
     for key, value in mapping.items():
-        full_name = _as_text(key)
+        full_name = as_text(key)
         name = printable(full_name, VALUE_LIMIT)
         number = _as_number(value)
-        text = "" if number is not None else _as_text(value)
+        text = "" if number is not None else as_text(value)
         if looks_secret(full_name) or holds_secret(text):
             refused.append(name)
         elif name in kept or len(kept) == MOST_HYPERPARAMETERS:
@@ -61,13 +63,12 @@ def public_hyperparameters(
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a name says that its value is a secret: `hf_token` and `dbPassword` do, `max_tokens` does not."""
+    """Whether a name says that its value is a secret: `hf_token`, `dbPassword`; not `max_tokens`."""
     words = [word.lower() for word in _WORD.findall(name[:_READ_LIMIT])]
-    joined = [first + second for first, second in zip(words, words[1:], strict=False)]
-    return (
-        any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDINGS) for word in (*words, *joined))
-        or (words[-1:] != [] and words[-1].endswith("token"))
-    )  # fmt: skip
+    if words and words[-1].endswith("token"):
+        return True
+    joined = [first + second for first, second in pairwise(words)]
+    return any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDINGS) for word in (*words, *joined))
 
 
 def holds_secret(text: str) -> bool:
@@ -88,7 +89,7 @@ def _as_number(value: object) -> float | None:
     return int(value) if isinstance(value, Integral) and math.isfinite(number) else number
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
     """The value as text, bounded in time and length whatever it is."""
     if isinstance(value, str):
         return value
