@@ -1,0 +1,78 @@
+"""What all tests share: the paths of the repository, and the monitoring stack's real programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.no_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 - hooks
+from tools import stack
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of this checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def package() -> Path:
+    """The source folder of the Python package."""
+    return REPOSITORY / "exporter/trainbeacon"
+
+
+def _program(name: str) -> str:
+    path = stack.find(name)
+    if path is None:
+        pytest.skip(f"{name} is not available here: `make tools`, or put it on the PATH")
+    return path
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> str:
+    """The path of a Prometheus server."""
+    return _program("prometheus")
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """The path of promtool, of the oldest version that the rules support where Debian 12 provides it."""
+    return _program("promtool")
+
+
+@pytest.fixture(scope="session")
+def alertmanager() -> str:
+    """The path of an Alertmanager server."""
+    return _program("alertmanager")
+
+
+@pytest.fixture(scope="session")
+def amtool() -> str:
+    """The path of amtool."""
+    return _program("amtool")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `stack_suite` runs once for every version at hand, `default` always among them.
+
+    `tools.stack.find(program, stack_suite)` is the program's path. A later version that is not
+    unpacked is no test, rather than a skipped one.
+    """
+    if "stack_suite" in metafunc.fixturenames:
+        others = [suite for suite in stack.suites() if suite != "default"]
+        metafunc.parametrize("stack_suite", ["default", *others], scope="session")
+
+
+@pytest.fixture(scope="session")
+def every_promtool(stack_suite: str) -> str:
+    """The path of promtool, once for every version at hand."""
+    return _program("promtool") if stack_suite == "default" else str(stack.find("promtool", stack_suite))
+
+
+@pytest.fixture(scope="session")
+def every_amtool(stack_suite: str) -> str:
+    """The path of amtool, once for every version at hand."""
+    return _program("amtool") if stack_suite == "default" else str(stack.find("amtool", stack_suite))
