@@ -125,7 +125,7 @@ class _Setting:
         """The error for a name that is no setting, with the nearest one that is."""
         prefix = PREFIX if self.is_text else ""
         names = {prefix + (name.upper() if prefix else name): name for name in (*_READERS, "config")}
-        near = validation.nearest(self.name, names.values())
+        near = validation.nearest(self.written.removeprefix(prefix), names.values())
         close = [written for written, name in names.items() if name == near]
         fix = f"Did you mean {close[0]}?" if close else f"The settings are {', '.join(names)}."
         value = "***" if looks_secret(self.name) else self._shown()
@@ -141,7 +141,7 @@ def _given(keywords: Mapping[str, object], environ: Mapping[str, str]) -> Iterat
         if variable.startswith(PREFIX) and text.strip() and not _is_foreign(variable, text):
             name = variable.removeprefix(PREFIX)
             # Variables are upper case: TRAINBEACON_port is another name, and a mistake.
-            known = name.lower() if name.isupper() else name
+            known = name.lower() if name.isupper() else variable
             yield _Setting(known, text.strip(), "environment variable", variable, is_text=True)
     if keywords.get("config") is not None:
         yield from _from_file(keywords["config"], "keyword")

@@ -284,7 +284,7 @@ def script_name(argv: list[str]) -> str:
     path = PurePath(argv[0])
     # `python -m package` runs package/__main__.py.
     name = path.parent.name if path.stem == "__main__" else path.stem
-    if name.endswith("kernel_launcher"):
+    if name == "ipykernel" or name.endswith("kernel_launcher"):
         return "notebook"
     return "python" if name in ("", "-", "-c", "-m") else name
 

@@ -93,7 +93,7 @@ def as_text(value: object) -> str:
     """The value as text, bounded in time and length whatever it is."""
     if isinstance(value, str):
         return value
-    if hasattr(value, "shape"):
+    if hasattr(value, "shape") and not (type(value).__module__ == "numpy" and value.shape == ()):
         # A tensor or an array: its text would be long, and for a GPU tensor a synchronisation.
         return type(value).__name__
     try:
