@@ -1,0 +1,91 @@
+"""The shipped configuration fitted to one machine: other addresses and intervals, the same rules, routes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import trainbeacon
+
+#: Name of the job in the shipped prometheus.yml that scrapes exporters.
+JOB = "trainbeacon"
+
+
+def bundle_dir() -> Path:
+    """The folder with `prometheus/` and `alertmanager/`: in an installed package, or in the checkout."""
+    package = Path(trainbeacon.__file__).parent
+    for folder in (package / "bundle", package.parent.parent):
+        if (folder / "prometheus" / "prometheus.yml").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"no prometheus/prometheus.yml in {package / 'bundle'} or {package.parent.parent}"
+    )
+
+
+def prometheus_config(
+    bundle: Path, targets: Sequence[str], interval: float, own: str, alertmanager: str
+) -> dict[str, Any]:
+    """The shipped prometheus.yml with these addresses (`host:port`) and one interval, in seconds.
+
+    Jobs other than TrainBeacon's own stay only if they scrape Prometheus or Alertmanager themselves.
+    """
+    config = _load(bundle / "prometheus" / "prometheus.yml")
+    known = {JOB: list(targets), "prometheus": [own], "alertmanager": [alertmanager]}
+    config["global"] = {
+        **config.get("global", {}),
+        "scrape_interval": seconds(interval),
+        "scrape_timeout": seconds(interval),
+        "evaluation_interval": seconds(interval),
+    }
+    config["scrape_configs"] = [
+        _scrape(job, known[job["job_name"]]) for job in config["scrape_configs"] if job["job_name"] in known
+    ]
+    config["rule_files"] = [str(bundle / "prometheus" / pattern) for pattern in config["rule_files"]]
+    config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
+    return config
+
+
+def _scrape(job: Mapping[str, Any], targets: list[str]) -> dict[str, Any]:
+    discovery = {name for name in job if name.endswith("_sd_configs")}
+    left_out = discovery | {"static_configs", "scrape_interval", "scrape_timeout"}
+    kept = {name: value for name, value in job.items() if name not in left_out}
+    return {**kept, "static_configs": [{"targets": targets}]}
+
+
+def alertmanager_config(bundle: Path, webhook: str, group_wait: float) -> dict[str, Any]:
+    """The shipped alertmanager.yml, each receiver being the webhook, which waits `group_wait` seconds.
+
+    Routes, grouping and inhibition are untouched.
+    """
+    config = _load(bundle / "alertmanager" / "alertmanager.yml")
+    config["receivers"] = [
+        {"name": each["name"], "webhook_configs": [{"url": webhook, "send_resolved": True}]}
+        for each in config["receivers"]
+    ]
+    config["templates"] = [str(bundle / "alertmanager" / each) for each in config.get("templates", [])]
+    for route in _routes(config["route"]):
+        for name in ("group_wait", "group_interval"):
+            if name in route or route is config["route"]:
+                route[name] = seconds(group_wait)
+    return config
+
+
+def _routes(route: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield route
+    for child in route.get("routes", []):
+        yield from _routes(child)
+
+
+def seconds(value: float) -> str:
+    """A duration as Prometheus writes it: `500ms`, `2s`."""
+    return f"{round(value * 1000)}ms" if value % 1 else f"{round(value)}s"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    config = yaml.safe_load(path.read_text())
+    if not isinstance(config, dict):
+        raise TypeError(f"{path} holds no mapping")
+    return config
