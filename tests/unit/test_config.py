@@ -302,10 +302,11 @@ class TestMistakes:
 
 
 SECRET_NAMES = """
-    password PASSWORD db_password dbPassword db.password db-password dbpassword passwd ssh_passphrase
-    passPhrase secret client_secret clientSecret AWS_SECRET_ACCESS_KEY credential gcp-credentials api_key apiKey
-    APIKey apikey api.keys wandb-api-key access_key accessKeyId private_key privateKeyPath auth http_auth auth_header
-    token hf_token hfToken HF_TOKEN hub.token access-token token2 accesstoken my/secret/x
+    password PASSWORD db_password dbPassword db.password db-password dbpassword passwd
+    ssh_passphrase passPhrase secret client_secret clientSecret AWS_SECRET_ACCESS_KEY credential
+    gcp-credentials api_key apiKey APIKey apikey api.keys wandb-api-key access_key accessKeyId
+    private_key privateKeyPath auth http_auth auth_header token hf_token hfToken HF_TOKEN hub.token
+    access-token token2 accesstoken my/secret/x
 """
 HARMLESS_NAMES = """
     max_tokens maxTokens num_tokens tokens tokenizer tokenizer_name token_dropout tokens_per_batch author
