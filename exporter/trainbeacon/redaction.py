@@ -31,7 +31,7 @@ _SECRET_WORDS = {
 _SECRET_ENDINGS = ("password", "passwords", "passwd", "passphrase", "secret", "secrets")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _URL_WITH_USER = re.compile(r"://[^\s/'\"]+@")
-_NAME_IN_TEXT = re.compile(r"([A-Za-z][\w.-]*)['\"]?\s*[=:]|--([A-Za-z][\w.-]*)")
+_NAME_IN_TEXT = re.compile(r"(?<![\w.-])(?:([\w.-]+)['\"]?\s{0,9}[=:]|--([\w.-]+))")
 # No further than this into a text; what is served is its beginning.
 _READ_LIMIT = 4096
 
