@@ -189,6 +189,17 @@ def test_lost_gpu_and_its_return(node: Node, fault: str) -> None:
     assert node.scrape() == {**GPU0, **GPU1, **nvml("ok")}
 
 
+def test_gpu_that_recovers_by_itself(node: Node) -> None:
+    """A GPU that answers again is up in the very next scrape, without NVML being opened anew."""
+    node.scrape()
+    node.show(TWO_GPUS, {"gpu1.fault": "reset_required"})
+    assert node.scrape() == {**GPU0, **GPU1_LOST, **nvml("ok")}
+    node.show(TWO_GPUS, {"init": "unknown"})
+    assert node.scrape() == {**GPU0, **GPU1, **nvml("ok")}
+    node.tell("advance 61")
+    assert node.scrape() == {**GPU0, **GPU1, **nvml("ok")}
+
+
 @pytest.mark.parametrize("fault", ["lost", "insufficient_power"])
 def test_gpu_lost_before_the_exporter_started(node: Node, fault: str) -> None:
     """A GPU that NVML counts but cannot open is served as lost, also by an exporter that never saw it."""
