@@ -3,8 +3,8 @@
     python3 tools/environment.py pytest tests/unit
 
 The environment lives outside the tree, in $XDG_CACHE_HOME/trainbeacon (default ~/.cache/trainbeacon),
-and is brought up to date when `pyproject.toml` or `tools/constraints.txt` changed. Prometheus and
-Alertmanager unpacked by `tools/stack.py` come first on the PATH. Needs nothing but Python.
+and is brought up to date when `pyproject.toml` or `tools/constraints.txt` changed. Needs nothing but
+Python.
 """
 
 import sys
@@ -26,7 +26,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tools.stack import CACHE, binaries_of  # noqa: E402
+from tools.stack import CACHE  # noqa: E402
 
 CONSTRAINTS = REPOSITORY / "tools/constraints.txt"
 #: torch first: asked for alone and exactly, it is taken before anything else can ask for a newer one.
@@ -117,8 +117,8 @@ def main() -> None:
     if not sys.argv[1:]:
         print(environment)
         return
-    paths = [str(environment / "bin"), *(str(path) for path in binaries_of("default")), os.environ["PATH"]]
-    os.environ.update(PATH=os.pathsep.join(paths), VIRTUAL_ENV=str(environment))
+    path = os.pathsep.join([str(environment / "bin"), os.environ.get("PATH", os.defpath)])
+    os.environ.update(PATH=path, VIRTUAL_ENV=str(environment))
     os.environ.pop("PYTHONHOME", None)
     try:
         os.execvp(sys.argv[1], sys.argv[1:])

@@ -99,6 +99,7 @@ class Apt:
             f"-oDir::Cache={scratch}/cache",
             "-oAPT::Sandbox::User=",  # the private folder is not open to apt's own user
             "-oAcquire::Languages=none",
+            "-oAPT::Update::Error-Mode=any",  # say what failed rather than find no package later
             "-oAcquire::Retries=2",
             "-oAcquire::http::Timeout=30",
             "-qq",
@@ -124,32 +125,31 @@ class Apt:
 
 
 def run(command: list[str], folder: Path | None = None) -> None:
-    """Run a command; raises NotAvailableError with its last line if it fails."""
+    """Run a command; raises NotAvailableError with its own reason if it fails."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotAvailableError(str(error)) from error
     if done.returncode:
         words = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
-        raise NotAvailableError(words[-1])
+        raise NotAvailableError(next((word for word in words if word.startswith("E: ")), words[-1]))
 
 
-def sources_of(suite: str) -> str:
+def sources_of(suite: str, etc: Path = Path("/etc")) -> str:
     """The machine's own source of Debian, with another suite in its place."""
-    release = dict(re.findall(r'^(\w+)="?(.*?)"?$', Path("/etc/os-release").read_text(), re.MULTILINE))
+    release = dict(re.findall(r'^(\w+)="?(.*?)"?$', (etc / "os-release").read_text(), re.MULTILINE))
     if release.get("ID") != "debian":
         raise NotAvailableError(f"only Debian's own mirrors have the suite {suite}")
     own = {release.get("VERSION_CODENAME", ""), "stable", "testing", "unstable", "sid"} - {""}
-    for stanza in stanzas():
+    for stanza in stanzas(etc / "apt"):
         if own & set(stanza.get("Suites", "").split()) and "deb" in stanza.get("Types", "").split():
             changed = {**stanza, "Types": "deb", "Suites": suite, "Components": "main"}
             return "".join(f"{key}: {value}\n" for key, value in changed.items())
     raise NotAvailableError("no source of Debian itself was found in apt's configuration")
 
 
-def stanzas() -> Iterator[dict[str, str]]:
+def stanzas(folder: Path) -> Iterator[dict[str, str]]:
     """The sources that apt is configured with, old form and new, as fields of the new form."""
-    folder = Path("/etc/apt")
     for path in sorted(folder.glob("sources.list.d/*.sources")):
         for text in re.split(r"\n\s*\n", path.read_text()):
             lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
