@@ -32,6 +32,8 @@ STATE = 5
 
 HEADER_BYTES = 4096
 SLOT_COUNT = 1024
+#: A slot without a name: what has no room is stored here, so that a caller need not ask.
+SINK = SLOT_COUNT - 1
 BLOCK_SLOTS = 128
 RING_STEPS = 1024
 RING_FIELDS = 5
@@ -57,6 +59,7 @@ HEARTBEAT = "_heartbeat_monotonic"
 
 #: Metrics whose values must agree of one step: they lie in the blocks, the others in the slots.
 STEP_METRICS = (
+    "training_loss",
     "training_step",
     "training_steps_total",
     "training_samples_total",
@@ -65,7 +68,12 @@ STEP_METRICS = (
     "training_step_duration_seconds",
     "training_phase_seconds_total",
     "training_phase_start_timestamp_seconds",
+    PHASE_INDEX,
+    PHASE_START,
 )
+
+#: Metrics that the reader makes from the life lock and the present phase, and that no slot holds.
+DERIVED = ("training_state", "training_phase")
 
 #: The label value that marks the sum among the slots of a histogram; buckets carry their index.
 HISTOGRAM_SUM = "sum"
@@ -95,7 +103,8 @@ def slots_of(metric: catalogue.Metric) -> Iterator[tuple[str, ...]]:
 def is_fixed(metric: catalogue.Metric) -> bool:
     """Whether the slots of a metric are known beforehand and written by every rank."""
     closed = all(label.values for label in metric.labels)
-    return metric.source == "ranks" and metric.level == "rank" and metric.type != "info" and closed
+    written = metric.source in ("ranks", "health") and metric.name not in DERIVED
+    return written and metric.level == "rank" and metric.type != "info" and closed
 
 
 def lock_query() -> bytes:

@@ -15,7 +15,7 @@ import stat
 import threading
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,7 +34,7 @@ _TEXT_LIMIT = 256
 _STATES = {code: name for name, code in layout.STATE_CODES.items()}
 
 
-class InvalidBox(ValueError):
+class InvalidBoxError(ValueError):
     """A file in the directory that is not a black box, or not a whole one."""
 
 
@@ -50,13 +50,8 @@ class BoxIdentity:
     boot_id: str = ""
 
 
-@dataclass(frozen=True)
-class Value:
-    """One number of a box: a metric of the catalogue (or a name of ours) and its label values."""
-
-    metric: str
-    labels: tuple[str, ...]
-    number: float
+#: A slot's name: a metric of the catalogue, or a name of ours, and its label values.
+Name = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -67,17 +62,14 @@ class Box:
     identity: BoxIdentity
     state: str
     alive: bool
-    values: tuple[Value, ...]
-    infos: tuple[tuple[str, tuple[str, ...]], ...]
+    values: Mapping[Name, float]
+    infos: tuple[Name, ...]
     #: Steps of the ring, oldest first.
     ring: tuple[layout.RingEntry, ...] = ()
 
     def number(self, metric: str, *labels: str) -> float | None:
         """The value of one slot, None if it was never written."""
-        for value in self.values:
-            if value.metric == metric and value.labels == labels:
-                return value.number
-        return None
+        return self.values.get((metric, labels))
 
     @property
     def last_sign(self) -> float:
@@ -125,9 +117,9 @@ class _Journal:
 
     used: int
     identity: BoxIdentity
-    slots: tuple[tuple[str, tuple[str, ...], int], ...]
-    steps: tuple[tuple[str, tuple[str, ...], int], ...]
-    infos: tuple[tuple[str, tuple[str, ...]], ...]
+    slots: tuple[tuple[Name, int], ...]
+    steps: tuple[tuple[Name, int], ...]
+    infos: tuple[Name, ...]
 
 
 class BoxFile:
@@ -138,21 +130,21 @@ class BoxFile:
         self._journal: _Journal | None = None
 
     def read(self, source: Source, *, ring: bool = False) -> Box:
-        """Look at the box now. Raises InvalidBox."""
+        """Look at the box now. Raises InvalidBoxError."""
         try:
             return self._read(source, ring)
         except (KeyError, TypeError, RecursionError, UnicodeError, ArithmeticError) as error:
-            raise InvalidBox(f"damaged: {error!r}") from error
+            raise InvalidBoxError(f"damaged: {error!r}") from error
 
     def _read(self, source: Source, ring: bool) -> Box:
         alive = source.lock_held()
         words, slots, step = _read_values(source)
         journal = self._read_journal(source, words[layout.JOURNAL_USED])
-        values = (*_named(journal.slots, slots), *_named(journal.steps, step))
+        values = dict((*_named(journal.slots, slots), *_named(journal.steps, step)))
         identity = journal.identity
         state = _STATES.get(words[layout.STATE])
         if state is None:
-            raise InvalidBox(f"unknown state {words[layout.STATE]}")
+            raise InvalidBoxError(f"unknown state {words[layout.STATE]}")
         box = Box(
             self.name, identity, state, alive, values, journal.infos, _ring(source, words) if ring else ()
         )
@@ -165,7 +157,7 @@ class BoxFile:
         journal = self._journal
         if journal is None or journal.used != used:
             if used > layout.JOURNAL_BYTES:
-                raise InvalidBox(f"journal of {used} bytes")
+                raise InvalidBoxError(f"journal of {used} bytes")
             journal = _parse(source.read(layout.JOURNAL_AT, used), used)
             self._journal = journal
         return journal
@@ -192,7 +184,7 @@ class BoxDirectory:
                 try:
                     boxes.append(self._look(name, status, ring))
                     self._invalid.discard(key)
-                except InvalidBox:
+                except InvalidBoxError:
                     self._note_invalid(key)
                 except OSError:  # gone between listing and opening
                     continue
@@ -213,7 +205,7 @@ class BoxDirectory:
 
     def _look(self, name: str, status: os.stat_result, ring: bool) -> Box:
         if not stat.S_ISREG(status.st_mode) or status.st_size != layout.SIZE:
-            raise InvalidBox("not a file of the right size")
+            raise InvalidBoxError("not a file of the right size")
         file = self._files.setdefault((name, status.st_ino), BoxFile(name))
         key = (status.st_dev, status.st_ino)
         if key in own_boxes:
@@ -222,7 +214,7 @@ class BoxDirectory:
         try:
             descriptor = os.open(name, flags, dir_fd=self.descriptor)
         except PermissionError as error:
-            raise InvalidBox(f"not readable: {error.strerror}") from error
+            raise InvalidBoxError(f"not readable: {error.strerror}") from error
         try:
             return file.read(_File(descriptor), ring=ring)
         finally:
@@ -239,39 +231,39 @@ def _read_values(source: Source) -> tuple[array[int], array[float], array[float]
     for _ in range(_READ_TRIES):
         head = source.read(0, layout.RING_AT)
         if len(head) != layout.RING_AT or head[: layout.WORD] != layout.MAGIC:
-            raise InvalidBox("no black box")
+            raise InvalidBoxError("no black box")
         words = array("Q", head[: 8 * layout.WORD])
         sequence = words[layout.SEQUENCE]
         at = layout.BLOCKS_AT + (sequence & 1) * layout.BLOCK_SLOTS * layout.WORD
         step = array("d", head[at : at + layout.BLOCK_SLOTS * layout.WORD])
         if words[layout.SIZE_WORD] != layout.SIZE:
-            raise InvalidBox("another size than it says")
+            raise InvalidBoxError("another size than it says")
         if step[0] == step[-1] == sequence:
             return words, array("d", head[layout.SLOTS_AT : layout.BLOCKS_AT]), step
-    raise InvalidBox("no whole block")
+    raise InvalidBoxError("no whole block")
 
 
-def _named(names: tuple[tuple[str, tuple[str, ...], int], ...], numbers: array[float]) -> Iterator[Value]:
+def _named(names: Sequence[tuple[Name, int]], numbers: array[float]) -> Iterator[tuple[Name, float]]:
     bits = array("Q", numbers.tobytes())
-    for metric, labels, index in names:
+    for name, index in names:
         if bits[index] != layout.UNSET_BITS:
-            yield Value(metric, labels, numbers[index])
+            yield name, numbers[index]
 
 
 def _parse(journal: bytes, used: int) -> _Journal:
     lines = journal.splitlines()
     if not lines or len(journal) != used:
-        raise InvalidBox("no journal")
+        raise InvalidBoxError("no journal")
     identity: BoxIdentity | None = None
-    slots: list[tuple[str, tuple[str, ...], int]] = []
-    steps: list[tuple[str, tuple[str, ...], int]] = []
-    infos: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
+    slots: list[tuple[Name, int]] = []
+    steps: list[tuple[Name, int]] = []
+    infos: dict[tuple[str, str], Name] = {}
     slot_count, step_count = 0, 1
     for line in lines:
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise InvalidBox("damaged journal") from error
+            raise InvalidBoxError("damaged journal") from error
         kind = record[0]
         if kind == "box":
             identity = _identity(record[1])
@@ -284,18 +276,18 @@ def _parse(journal: bytes, used: int) -> _Journal:
         elif kind == "info" and _is_known(record[1], _texts(record[3]), "info"):
             infos[record[1], str(record[2])] = (record[1], _texts(record[3]))
     if identity is None:
-        raise InvalidBox("no identity")
+        raise InvalidBoxError("no identity")
     return _Journal(used, identity, tuple(slots), tuple(steps), tuple(infos.values()))
 
 
 def _identity(fields: dict[str, object]) -> BoxIdentity:
     run, rank, start = fields["run"], fields["rank"], fields["start"]
     if not isinstance(run, str) or not 0 < len(run) <= _TEXT_LIMIT:
-        raise InvalidBox("run")
+        raise InvalidBoxError("run")
     if not isinstance(rank, int) or not 0 <= rank < 1 << 31:
-        raise InvalidBox("rank")
+        raise InvalidBoxError("rank")
     if not isinstance(start, (int, float)) or not math.isfinite(start):
-        raise InvalidBox("start")
+        raise InvalidBoxError("start")
     pid, namespace = fields.get("pid", 0), fields.get("pid_namespace", 0)
     return BoxIdentity(
         run=run,
@@ -307,19 +299,17 @@ def _identity(fields: dict[str, object]) -> BoxIdentity:
     )
 
 
-def _keep(
-    into: list[tuple[str, tuple[str, ...], int]], metric: object, labels: tuple[str, ...], index: int
-) -> None:
+def _keep(into: list[tuple[Name, int]], metric: object, labels: tuple[str, ...], index: int) -> None:
     """A slot that this version does not know still takes its place; it is only not shown."""
     if isinstance(metric, str) and (metric.startswith("_") or _is_known(metric, labels, "slot")):
-        into.append((metric, labels, index))
+        into.append(((metric, labels), index))
 
 
 def _texts(labels: list[object]) -> tuple[str, ...]:
     texts = tuple(labels)
     for text in texts:
         if not isinstance(text, str) or len(text) > _TEXT_LIMIT:
-            raise InvalidBox("label")
+            raise InvalidBoxError("label")
     return texts  # type: ignore[return-value]
 
 
@@ -346,7 +336,7 @@ def _ring(source: Source, words: array[int]) -> tuple[layout.RingEntry, ...]:
         at = position % layout.RING_STEPS * layout.RING_FIELDS
         step, timestamp, duration = numbers[at : at + 3]
         if not all(math.isfinite(number) for number in (step, timestamp, duration)):
-            raise InvalidBox("ring")
+            raise InvalidBoxError("ring")
         loss, norm = (
             None if bits[at + field] == layout.UNSET_BITS else numbers[at + field] for field in (3, 4)
         )

@@ -103,16 +103,16 @@ class Writer:
     # Names
 
     def declare(self, metric: str, labels: Sequence[str] = ()) -> int:
-        """Name the next slot and return its index; -1, counted in `dropped`, if there is no room.
+        """Name the next slot and return its index; `format.SINK`, counted in `dropped`, without room.
 
         A metric of `format.STEP_METRICS` gets an index of `step`, any other one of `slots`.
         """
         coherent = metric in layout.STEP_METRICS
         kind = "step" if coherent else "slot"
-        room = self._step_count < layout.BLOCK_SLOTS - 1 if coherent else self._slot_count < layout.SLOT_COUNT
+        room = self._step_count < layout.BLOCK_SLOTS - 1 if coherent else self._slot_count < layout.SINK
         if not room or not self._append([kind, metric, list(labels)]):
             self.dropped += 1
-            return -1
+            return layout.SINK if not coherent else 0
         if coherent:
             self._step_count += 1
             return self._step_count - 1

@@ -62,6 +62,10 @@ class Families:
             else:
                 mine.samples.extend(family.samples)
 
+    def get(self, name: str) -> Family | None:
+        """The family of that name, if any sample was added to it."""
+        return self._families.get(name)
+
     def __iter__(self) -> Iterator[Family]:
         """The families in the order of the catalogue, so that two scrapes read alike."""
         for metric in catalogue.ALL:

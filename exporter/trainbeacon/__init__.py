@@ -1,0 +1,18 @@
+"""TrainBeacon: a training job's numbers on /metrics, for Prometheus, Alertmanager and Grafana.
+
+import trainbeacon
+
+with trainbeacon.start(run="gpt-small") as beacon:
+    beacon.watch(model, optimizer)
+    for inputs, targets in beacon.batches(loader):
+        ...
+        beacon.log(loss=loss)
+"""
+
+from __future__ import annotations
+
+from ._version import __version__
+from .beacon import Beacon, start
+from .config import Config, ConfigError
+
+__all__ = ["Beacon", "Config", "ConfigError", "__version__", "start"]

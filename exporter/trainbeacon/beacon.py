@@ -1,0 +1,428 @@
+"""The write API: what a training script calls.
+
+Every call is cheap (microseconds), takes no lock and touches no file. Record from the thread that
+trains; `log` may be called from any. Misuse before the first step is done raises, so that it is found
+at the desk; after that nothing of ours reaches the training loop: it is counted in
+`trainbeacon_errors_total` and logged once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trainbeacon import catalogue
+from trainbeacon.config import Config
+from trainbeacon.helper import Helper
+from trainbeacon.identity import Identity, current
+from trainbeacon.launch import keeper_for
+from trainbeacon.recorder import Recorder, log
+from trainbeacon.scalars import batch_size, to_float
+from trainbeacon.spans import Batches, Span, size_of
+from trainbeacon.timeline import CHECKPOINT, EVALUATE, OTHER, PHASE
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainbeacon.hooks import Hooks
+
+Batch = TypeVar("Batch")
+
+MOST_METRIC_NAMES = 40
+_NAME_LIMIT = 64
+_GAUGES = {
+    "learning_rate": ("training_learning_rate", ("0",)),
+    "loss_scale": ("training_loss_scale", ()),
+    "parameter_norm": ("training_parameter_norm", ()),
+    "update_ratio": ("training_update_ratio", ()),
+}
+
+_current: Beacon | None = None
+_beacons: weakref.WeakSet[Beacon] = weakref.WeakSet()
+
+
+def start(**settings: Any) -> Beacon:
+    """Begin to record this process's training, and see to it that /metrics is served.
+
+    Use it as a context manager, or bare with `finish` at the end. A second call closes the first run.
+
+    Args:
+        **settings: any field of `Config`, such as run, owner, hyperparameters, thresholds, serve, port;
+            `config` names a YAML file of them. Keyword, then environment (`TRAINBEACON_RUN`), then file.
+
+    Raises:
+        ConfigError: a setting that is unknown or impossible; the text names it, its value and the fix.
+    """
+    global _current
+    config = Config.load(settings)
+    if _current is not None:
+        _current.finish()
+    _current = Beacon(config, current())
+    return _current
+
+
+class Beacon:
+    """Records one process's part of a run. Made by `trainbeacon.start`.
+
+    Attributes:
+        config: the settings in force.
+        identity: what the launcher says of this process.
+        recording: false once the run ended, in a forked child, and if switched off.
+        recorder: where the numbers go, for integrations.
+        timeline: steps and phases, for integrations.
+    """
+
+    def __init__(self, config: Config, identity: Identity) -> None:
+        self.config = config
+        self.identity = identity
+        self.recorder = Recorder(config, identity)
+        self.timeline = self.recorder.timeline
+        self.recording = config.enabled
+        self._hooks: list[Hooks] = []
+        self._steps_from = ""  # what counts the steps: step, optimizer, batches or log
+        self._misused: set[str] = set()
+        self._evaluation: dict[str, float] = {}
+        self._best: dict[str, float] = {}
+        self._since_best: dict[str, int] = {}
+        self._metric_names: set[str] = set()
+        self._slots: dict[str, dict[str, int]] = {split: self._gauges() for split in catalogue.SPLITS}
+        self._helper: Helper | None = None
+        if self.recording:
+            self._go()
+
+    def _go(self) -> None:
+        for warning in self.identity.warnings:
+            log.warning("%s", warning)
+        recorder = self.recorder
+        keeper = recorder.guard("exporter", keeper_for, self.config, self.identity.local_rank)
+        self._helper = Helper(recorder, keeper.look if keeper is not None and recorder.boxed else _nothing)
+        self._helper.start()
+        self._excepthook = sys.excepthook
+        sys.excepthook = self._on_uncaught
+        atexit.register(self._at_exit)
+        _beacons.add(self)
+
+    @property
+    def run(self) -> str:
+        """Name of the run, as the label of its series has it."""
+        return self.recorder.run
+
+    # Numbers
+
+    def log(
+        self,
+        *,
+        loss: Any = None,
+        accuracy: Any = None,
+        split: str | None = None,
+        step: int | None = None,
+        epoch: int | None = None,
+        **values: Any,
+    ) -> None:
+        """Record numbers: Python numbers, NumPy scalars, tensors of one element.
+
+        Args:
+            loss: of the training data, every one is judged for spikes and non-finite values.
+            accuracy: 0 to 1.
+            split: train, validation or test; by default train, and validation inside `evaluate`.
+            step: number of the last completed step of the run, for a loop that numbers its own.
+            epoch: number of the present epoch.
+            **values: learning_rate, gradient_norm (before clipping), loss_scale, parameter_norm,
+                update_ratio; any other name becomes `training_metric{name}`, served from rank 0.
+
+        Raises:
+            TypeError, ValueError: something that is no number, before the first step is done.
+        """
+        if not self.recording:
+            return
+        if split is None:
+            split = "validation" if self.timeline.declared == EVALUATE else "train"
+        known = self._slots.get(split)
+        if known is None:
+            self._misuse(ValueError(f"split={split!r} is not one of {', '.join(catalogue.SPLITS)}"))
+            return
+        slots = self.recorder.writer.slots
+        for name, value in values.items():
+            slot = known.get(name)
+            if slot is not None and value.__class__ is float:
+                slots[slot] = value
+            else:
+                self._try(self._log_value, name, value, split)
+        if loss is not None:
+            self._try(self._log_loss, loss, split)
+        if accuracy is not None:
+            self._try(self._log_accuracy, accuracy, split)
+        if epoch is not None:
+            self._try(self._log_epoch, epoch)
+        if step is not None:
+            self._try(self._log_step, step)
+
+    def _log_loss(self, loss: Any, split: str) -> None:
+        number = loss if loss.__class__ is float else to_float("loss", loss)
+        self.recorder.loss(number, split)
+        if split != "train" and self.timeline.declared == EVALUATE:
+            self._evaluation[split] = number
+
+    def _log_accuracy(self, accuracy: Any, split: str) -> None:
+        number = to_float("accuracy", accuracy)
+        if number < 0.0 or number > 1.0:
+            raise ValueError(f"accuracy={number:g} is no ratio from 0 to 1: divide a percentage by 100")
+        self.recorder.set("training_accuracy_ratio", number, split)
+
+    def _log_epoch(self, epoch: Any) -> None:
+        self.recorder.set("training_epoch", to_float("epoch", epoch))
+
+    def _log_step(self, step: Any) -> None:
+        number = int(to_float("step", step))
+        if self.claim_steps("log") and number > self.timeline.step:
+            self.timeline.end_step()
+        self.timeline.resume_at(number)
+
+    def _log_value(self, name: str, value: Any, split: str) -> None:
+        number = to_float(name, value)
+        if name == "gradient_norm":
+            self.recorder.gradient_norm(number)
+            return
+        slot = self._slots[split].get(name)
+        if slot is None:
+            slot = self._slots[split][name] = self._new_metric(name, split)
+        self.recorder.writer.slots[slot] = number
+
+    def _new_metric(self, name: str, split: str) -> int:
+        if not name.isprintable() or len(name) > _NAME_LIMIT:
+            raise ValueError(
+                f"{name[:80]!r} is no name for a metric: at most {_NAME_LIMIT} printable characters"
+            )
+        if name not in self._metric_names:
+            if len(self._metric_names) >= MOST_METRIC_NAMES:
+                self.recorder.drop()
+                raise ValueError(
+                    f"{name!r} is left out: a run has room for {MOST_METRIC_NAMES} names of its own"
+                )
+            self._metric_names.add(name)
+        return self.recorder.run_slot("training_metric", name, split)
+
+    def _gauges(self) -> dict[str, int]:
+        return {name: self.recorder.at(metric, *labels) for name, (metric, labels) in _GAUGES.items()}
+
+    # Steps and phases
+
+    def step(self, samples: int = 0, tokens: int = 0) -> Span:
+        """`with beacon.step(samples=8):` around one training step, for a loop without `watch`."""
+        return Span(self, None, after=lambda: self._step_is_over(samples, tokens))
+
+    def phase(self, name: str) -> Span:
+        """`with beacon.phase("forward"):` around a part of the loop; phases may be nested.
+
+        Raises:
+            ValueError: a name that is not in `catalogue.PHASES`, before the first step is done.
+        """
+        number = PHASE.get(name)
+        if number is None:
+            self._misuse(ValueError(f"phase({name!r}) is not one of {', '.join(PHASE)}"))
+            return Span(self, OTHER)
+        return Span(self, number)
+
+    def batches(
+        self,
+        loader: Iterable[Batch],
+        *,
+        samples: Callable[[Batch], int] | None = None,
+        tokens: Callable[[Batch], int] | None = None,
+    ) -> Batches[Batch]:
+        """Iterate over a loader, recording the time waited for data and the samples seen.
+
+        Inside `evaluate` it passes the batches on and counts nothing.
+
+        Args:
+            loader: any iterable of batches.
+            samples: how many samples a batch has; by default the first dimension of its first array.
+            tokens: how many tokens a batch has; by default none are counted.
+        """
+        return Batches(self, loader, samples or batch_size, tokens)
+
+    def watch(self, model: Any = None, optimizer: Any = None, *, scaler: Any = None) -> None:
+        """Record steps, phases, gradient norm and learning rate by hooks; changes nothing in training.
+
+        A step is one of the first optimizer's. The gradient norm is what `clip_grad_norm_` works out,
+        else sampled. With a device model its GPU is named too.
+
+        Args:
+            model: the outermost module: the DistributedDataParallel, or the compiled module.
+            optimizer: one, or several of which the first counts the steps.
+            scaler: the AMP gradient scaler, for the loss scale and the steps that it leaves out.
+        """
+        if not self.recording:
+            return
+        optimizers = optimizer if isinstance(optimizer, Sequence) else [optimizer] if optimizer else []
+        self.recorder.guard("hooks", self._watch, model, optimizers, scaler)
+
+    def _watch(self, model: Any, optimizers: Sequence[torch.optim.Optimizer], scaler: Any) -> None:
+        from trainbeacon.hooks import Hooks, gpu_of
+
+        if optimizers:
+            self.claim_steps("optimizer")
+        self._hooks.append(Hooks(self.recorder, model, optimizers, scaler, self._optimizer_stepped))
+        gpu, uuid = gpu_of(model)
+        if uuid or gpu:
+            self.recorder.rank_info(gpu, uuid)
+        if self.identity.rank == 0:
+            self.recorder.run_info()
+
+    def _optimizer_stepped(self) -> None:
+        if self.claim_steps("optimizer"):
+            self.timeline.end_step()
+
+    def _step_is_over(self, samples: int, tokens: int) -> None:
+        self.claim_steps("step")
+        self.timeline.pending_samples += samples
+        self.timeline.pending_tokens += tokens
+        self.timeline.end_step()
+
+    def claim_steps(self, source: str) -> bool:
+        """Whether this source counts the steps: the most explicit one that the loop uses."""
+        order = ("", "log", "batches", "optimizer", "step")
+        if order.index(source) > order.index(self._steps_from):
+            self._steps_from = source
+        return self._steps_from == source
+
+    # Evaluation and checkpoints
+
+    def evaluate(self) -> Span:
+        """`with beacon.evaluate():` around an evaluation; `log` inside is of the validation data."""
+        return Span(self, EVALUATE, before=self._evaluation.clear, after=self._evaluated)
+
+    def _evaluated(self) -> None:
+        for split, loss in self._evaluation.items():
+            best = self._best.get(split)
+            if best is None or loss < best:
+                self._best[split] = loss
+                self._since_best[split] = 0
+            else:
+                self._since_best[split] = self._since_best.get(split, 0) + 1
+            self.recorder.set("training_evaluations_since_best", self._since_best[split], split)
+
+    def checkpoint(self, path: str | os.PathLike[str] | None = None) -> Span:
+        """`with beacon.checkpoint(path):` around the saving of a checkpoint.
+
+        Args:
+            path: the file or folder that is saved; its size is read afterwards, in another thread.
+        """
+        begun = time.monotonic()
+        step = self.timeline.step
+
+        def before() -> None:
+            self.recorder.add("training_checkpoints_total", 1.0)
+
+        def always() -> None:
+            self.recorder.add("training_checkpoint_seconds_total", time.monotonic() - begun)
+
+        def after() -> None:
+            always()
+            self.recorder.set("training_checkpoint_last_success_timestamp_seconds", time.time())
+            self.recorder.set("training_checkpoint_step", step)
+            if path is not None and self._helper is not None:
+                self._helper.submit(lambda: self.recorder.set("training_checkpoint_bytes", size_of(path)))
+
+        def failed() -> None:
+            always()
+            self.recorder.add("training_checkpoint_failures_total", 1.0)
+
+        return Span(self, CHECKPOINT, before=before, after=after, failed=failed)
+
+    # The end
+
+    def on_exception(self, error: BaseException) -> None:
+        """Record that this exception ends the run on this rank; `with` and uncaught ones do it themselves."""
+        if self.recording:
+            self.recorder.guard("helper", self._record_failure, error)
+
+    def finish(self) -> None:
+        """The run is over and well: close the box. Further calls do nothing."""
+        self._end("finished")
+
+    def __enter__(self) -> Beacon:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        clean_exit = isinstance(error, SystemExit) and error.code in (None, 0)
+        if error is None or clean_exit:
+            self.finish()
+        else:
+            self.on_exception(error)
+            self._end("failed")
+
+    def _record_failure(self, error: BaseException) -> None:
+        self.recorder.writer.info("training_failure_info", [type(error).__name__])
+        self.recorder.set("training_failure_timestamp_seconds", time.time())
+        self.recorder.writer.end("failed")
+
+    def _on_uncaught(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        self.on_exception(error)
+        self._excepthook(kind, error, trace)
+
+    def _at_exit(self) -> None:
+        self._end("exited")
+
+    def _end(self, state: str) -> None:
+        global _current
+        if not self.recording:
+            return
+        self.recording = False
+        guard = self.recorder.guard
+        for hooks in self._hooks:
+            guard("hooks", hooks.remove)
+        if self._helper is not None:
+            self._helper.stop()
+        guard("helper", self.timeline.close)
+        self.recorder.writer.end(state)
+        guard("blackbox", self.recorder.writer.close)
+        if sys.excepthook == self._on_uncaught:
+            sys.excepthook = self._excepthook
+        atexit.unregister(self._at_exit)
+        _beacons.discard(self)
+        if _current is self:
+            _current = None
+
+    # Misuse
+
+    def _try(self, work: Callable[..., None], *args: Any) -> None:
+        try:
+            work(*args)
+        except (TypeError, ValueError, OverflowError) as error:
+            self._misuse(error)
+        except Exception as error:  # noqa: BLE001 - a value of the user's may raise anything
+            self.recorder.error("value", error)
+
+    def _misuse(self, error: Exception) -> None:
+        """Raise at the desk: the first of its kind, before a step is done. Else count it."""
+        kind = str(error).split(" ", maxsplit=1)[0]
+        first = kind not in self._misused
+        self._misused.add(kind)
+        self.recorder.error("value", error)
+        if first and not self.timeline.warm:
+            raise error
+
+
+def _nothing() -> None:
+    """What a helper without an exporter to watch does."""
+
+
+def _fall_silent() -> None:
+    """In a forked child, such as a loader's worker: the beacon is the parent's."""
+    for beacon in list(_beacons):
+        beacon.recording = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fall_silent)

@@ -1,0 +1,82 @@
+"""Which exporter serves a directory: the one that holds the lock on `exporter.lock` in it.
+
+It is a POSIX record lock, like the life of a box: it is gone the moment its process is, however that
+ended. The file's text, written by the holder, says where it serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass
+
+from . import format as layout
+from .directory import EXPORTER_LOCK
+
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
+_NOTE_LIMIT = 4096
+
+
+@dataclass(frozen=True)
+class ExporterNote:
+    """What the exporter of a directory says of itself."""
+
+    pid: int
+    url: str
+    version: str
+
+
+class ExporterLock:
+    """The lock of one directory, as its holder has it.
+
+    Hold at most one for a directory in a process: closing any descriptor of the file frees the lock,
+    so nothing else there may open it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, directory: int) -> ExporterLock | None:
+        """Take the lock of the directory (an open descriptor of it); None if another process has it."""
+        descriptor = os.open(EXPORTER_LOCK, os.O_RDWR | os.O_CREAT | _FLAGS, 0o640, dir_fd=directory)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        return cls(descriptor)
+
+    def publish(self, note: ExporterNote) -> None:
+        """Write where this exporter serves, for people and tools."""
+        text = json.dumps(asdict(note)).encode()
+        os.pwrite(self._descriptor, text.ljust(_NOTE_LIMIT // 8), 0)
+
+    def release(self) -> None:
+        """Give the lock up, as the end of the process does by itself."""
+        os.close(self._descriptor)
+
+
+def exporter_is_there(directory: int) -> bool:
+    """Whether some other process holds the exporter's lock on the directory (an open descriptor)."""
+    try:
+        descriptor = os.open(EXPORTER_LOCK, os.O_RDONLY | _FLAGS, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    try:
+        return not layout.lock_is_free(fcntl.fcntl(descriptor, fcntl.F_GETLK, layout.lock_query()))
+    finally:
+        os.close(descriptor)
+
+
+def read_note(directory: int) -> ExporterNote | None:
+    """What the present or last exporter of the directory wrote, None if nothing or nonsense."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        descriptor = os.open(EXPORTER_LOCK, os.O_RDONLY | _FLAGS, dir_fd=directory)
+        try:
+            return ExporterNote(**json.loads(os.pread(descriptor, _NOTE_LIMIT, 0)))
+        finally:
+            os.close(descriptor)
+    return None

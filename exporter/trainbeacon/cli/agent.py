@@ -1,0 +1,98 @@
+"""`trainbeacon agent`: the exporter as a program of its own."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainbeacon.exporter import Exporter
+
+NAME = "agent"
+HELP = "serve the black boxes of this node on /metrics"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options; what is left out comes from TRAINBEACON_* variables or the file."""
+    parser.add_argument("--config", metavar="FILE", help="YAML file with settings")
+    parser.add_argument("--directory", metavar="DIR", help="folder of the black boxes")
+    parser.add_argument("--host", help="address to listen on (default: every interface)")
+    parser.add_argument("--port", type=int, help="port to listen on (default: 9797; 0 takes any free one)")
+    parser.add_argument(
+        "--linger", type=float, metavar="SECONDS", help="serve the end for so long (default: 60)"
+    )
+    parser.add_argument(
+        "--retention", type=float, metavar="SECONDS", help="keep dead boxes for so long (default: 3600)"
+    )
+    parser.add_argument("--sd-file", metavar="FILE", help="write the address here for file_sd_configs")
+    parser.add_argument(
+        "--sd-dir", metavar="DIR", help="the same, under a name of its own in a shared folder"
+    )
+    parser.add_argument("--advertise", metavar="HOST", help="host name written into discovery files")
+    parser.add_argument("--no-gpu", action="store_true", help="do not read the GPUs through NVML")
+    parser.add_argument("--started-by-rank", action="store_true", help=argparse.SUPPRESS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal; started by a rank, until the linger after the last live rank is over."""
+    from trainbeacon.blackbox.directory import DirectoryError, open_directory
+    from trainbeacon.blackbox.election import exporter_is_there, read_note
+    from trainbeacon.config import Config, ConfigError
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        config = Config.load(_settings(arguments))
+        folder = open_directory(config.directory)
+    except (ConfigError, DirectoryError) as error:
+        print(f"trainbeacon agent: {error}", file=sys.stderr)
+        return 2
+    if exporter_is_there(folder):  # before anything heavy is loaded: several ranks may try at once
+        note = read_note(folder)
+        where = f" at {note.url} (process {note.pid})" if note is not None else ""
+        print(f"trainbeacon agent: this directory is served already{where}", file=sys.stderr)
+        return 0 if arguments.started_by_rank else 1
+    return _serve(config, started_by_rank=arguments.started_by_rank)
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    same = ("config", "directory", "host", "port", "sd_file", "sd_dir", "advertise")
+    settings = {name: getattr(arguments, name) for name in same}
+    settings["linger_seconds"] = arguments.linger
+    settings["retention_seconds"] = arguments.retention
+    settings["gpu"] = False if arguments.no_gpu else None
+    return settings
+
+
+def _serve(config: Any, *, started_by_rank: bool) -> int:
+    from trainbeacon.exporter import Exporter
+
+    exporter = Exporter(config, mode="process" if started_by_rank else "agent")
+    try:
+        if not exporter.start():
+            return 0 if started_by_rank else 1
+    except OSError as error:
+        print(f"trainbeacon agent: {error.strerror or error}", file=sys.stderr)
+        return 2
+    terminated = _on_signals(exporter)
+    exporter.run(until_idle=started_by_rank)
+    if terminated:
+        exporter.drain()
+    exporter.close()
+    return 0
+
+
+def _on_signals(exporter: Exporter) -> list[int]:
+    """SIGINT ends at once; SIGTERM lets the end be scraped first, and at once when it comes again."""
+    terminated: list[int] = []
+
+    def end(number: int, frame: Any) -> None:
+        exporter.stop()
+        if number == signal.SIGTERM and not terminated:
+            terminated.append(number)
+
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGTERM, end)
+    return terminated

@@ -1,0 +1,205 @@
+"""The exporter's life: elected by a lock, serving the boxes of a directory, gone soon after the last of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+
+from trainbeacon._version import __version__
+from trainbeacon.blackbox.directory import TEMPORARY_PREFIX, open_directory
+from trainbeacon.blackbox.election import ExporterLock, ExporterNote
+from trainbeacon.blackbox.reader import Box, BoxDirectory
+from trainbeacon.collectors.health import Health
+from trainbeacon.collectors.ranks import select
+from trainbeacon.config import Config
+from trainbeacon.discovery import DiscoveryFiles
+from trainbeacon.registry import collectors, new_registry
+from trainbeacon.server import Application, Server
+
+log = logging.getLogger("trainbeacon")
+
+TURN_SECONDS = 1.0
+CLEANING_SECONDS = 30.0
+#: On SIGTERM: how many scrapes must have seen the end, and how long to wait for them at most.
+LAST_SCRAPES = 2
+DRAIN_SECONDS = 30.0
+
+
+class Exporter:
+    """Serves one directory. `start` takes the lock and the port; `turn` is called once a second."""
+
+    def __init__(self, config: Config, mode: str) -> None:
+        self._config = config
+        self._mode = mode
+        self._folder = open_directory(config.directory)
+        self._health = Health()
+        self._boxes = BoxDirectory(self._folder)
+        self._discovery = DiscoveryFiles(config)
+        self._lock: ExporterLock | None = None
+        self._server: Server | None = None
+        self._last_live = time.monotonic()
+        self._next_cleaning = 0.0
+        self._scrapes_of_the_end = 0
+        self._over = threading.Event()
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether this exporter holds the directory's lock."""
+        return self._lock is not None
+
+    @property
+    def url(self) -> str:
+        """Where the metrics are, once started."""
+        assert self._server is not None
+        host = "127.0.0.1" if self._server.host in ("0.0.0.0", "::", "") else self._server.host  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._server.port}/metrics"
+
+    def start(self) -> bool:
+        """Take the lock and serve; False if another exporter has the lock.
+
+        Raises:
+            OSError: no port, or no such address; the text names the settings.
+        """
+        self._lock = ExporterLock.take(self._folder)
+        if self._lock is None:
+            return False
+        try:
+            self._server = self._open_port()
+        except OSError:
+            self._lock.release()
+            self._lock = None
+            raise
+        self._last_live = time.monotonic()
+        self._over.clear()
+        self._server.start()
+        self._lock.publish(ExporterNote(os.getpid(), self.url, __version__))
+        self._announce()
+        return True
+
+    def _open_port(self) -> Server:
+        config = self._config
+        listed = collectors(
+            self._boxes,
+            self._health,
+            linger_seconds=config.linger_seconds,
+            gpu=config.gpu,
+            mode=self._mode,
+        )
+        application = Application(
+            new_registry(listed, self._health), self._health, self._served, self._scraped
+        )
+        return Server(application, self._health, config.host, config.port)
+
+    def _announce(self) -> None:
+        assert self._server is not None
+        if self._server.moved:
+            log.warning("port %d is taken by another program; serving %s", self._config.port, self.url)
+        else:
+            log.info("serving %s", self.url)
+        try:
+            self._discovery.write(self._server.port)
+        except OSError as error:
+            self._health.error("discovery")
+            log.warning("service discovery: %s", error)
+
+    # Its life
+
+    def turn(self) -> None:
+        """Look after the directory; once a second."""
+        now = time.monotonic()
+        boxes = self._boxes.scan()
+        if any(box.alive for box in boxes):
+            self._last_live = now
+            self._scrapes_of_the_end = 0
+        if now >= self._next_cleaning:
+            self._next_cleaning = now + CLEANING_SECONDS
+            clean(self._folder, boxes, time.time(), self._config.retention_seconds)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no rank has been alive for as long as the linger."""
+        return time.monotonic() - self._last_live > self._config.linger_seconds
+
+    @property
+    def end_was_seen(self) -> bool:
+        """Whether nothing is alive and enough scrapes have seen the last state since."""
+        quiet = time.monotonic() - self._last_live > TURN_SECONDS * 1.5
+        return quiet and (self._scrapes_of_the_end >= LAST_SCRAPES or not self._served())
+
+    def run(self, until_idle: bool) -> None:
+        """Serve until `stop`, or, with `until_idle`, until the linger is over."""
+        while not self._over.is_set() and not (until_idle and self.is_idle):
+            self._guarded_turn()
+            self._over.wait(TURN_SECONDS)
+
+    def drain(self) -> None:
+        """Serve on until two scrapes saw the end, 30 s at most, or `stop` is called again: for SIGTERM."""
+        self._over.clear()
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while not self._over.is_set() and time.monotonic() < deadline and not self.end_was_seen:
+            self._guarded_turn()
+            self._over.wait(0.2)
+
+    def run_in_thread(self) -> None:
+        """Serve in a thread of this process until the linger is over, then give up the lock."""
+        threading.Thread(target=self._run_and_close, name="trainbeacon-exporter", daemon=True).start()
+
+    def _run_and_close(self) -> None:
+        self.run(until_idle=True)
+        self.close()
+
+    def stop(self) -> None:
+        """Have `run` and `drain` return soon; may be called from a signal handler."""
+        self._over.set()
+
+    def close(self) -> None:
+        """Close the port and give up the lock."""
+        self._discovery.remove()
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _guarded_turn(self) -> None:
+        try:
+            self.turn()
+        except OSError as error:
+            self._health.error("exporter")
+            log.warning("looking after the directory: %s", error)
+
+    def _served(self) -> list[Box]:
+        return select(self._boxes.scan(), time.time(), self._config.linger_seconds)
+
+    def _scraped(self) -> None:
+        self._scrapes_of_the_end += 1
+
+
+def clean(folder: int, boxes: list[Box], now: float, retention_seconds: float) -> None:
+    """Remove boxes that are dead and old or superseded, and what a start that was killed left behind.
+
+    Files that are no boxes are let be: the directory may be somebody else's too.
+    """
+    newest: dict[tuple[str, int], float] = {}
+    for box in boxes:
+        key = (box.identity.run, box.identity.rank)
+        newest[key] = max(newest.get(key, 0.0), box.identity.start)
+    for box in boxes:
+        superseded = box.identity.start < newest[box.identity.run, box.identity.rank]
+        if not box.alive and (superseded or now - box.last_sign > retention_seconds):
+            _remove(folder, box.name)
+    for name in os.listdir(folder):
+        if name.startswith(TEMPORARY_PREFIX):
+            with contextlib.suppress(OSError):
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if now - status.st_mtime > retention_seconds:
+                    _remove(folder, name)
+
+
+def _remove(folder: int, name: str) -> None:
+    with contextlib.suppress(OSError):  # another user's, or gone already
+        os.unlink(name, dir_fd=folder)

@@ -1,0 +1,80 @@
+"""The beacon's own thread: a heartbeat, the rates, the life lock and an eye on the exporter, once a second.
+
+It never runs on behalf of the training thread and holds no lock that the training thread takes.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from trainbeacon.blackbox import format as layout
+from trainbeacon.recorder import Recorder
+
+INTERVAL_SECONDS = 1.0
+RATE_WINDOW_SECONDS = 10.0
+
+_RATES = (
+    ("training_samples_total", "training_samples_per_second"),
+    ("training_tokens_total", "training_tokens_per_second"),
+)
+
+
+class Helper:
+    """A daemon thread over one recorder. `watch_exporter` is called at each turn."""
+
+    def __init__(self, recorder: Recorder, watch_exporter: Callable[[], None]) -> None:
+        self._recorder = recorder
+        self._watch_exporter = watch_exporter
+        self._jobs: deque[Callable[[], None]] = deque(maxlen=100)
+        self._history: deque[tuple[float, list[float]]] = deque()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="trainbeacon", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first turn comes at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end; does not wait for it."""
+        self._over.set()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Have something done soon that may touch files, outside the training thread."""
+        self._jobs.append(job)
+
+    def _run(self) -> None:
+        guard = self._recorder.guard
+        while not self._over.is_set():
+            guard("helper", self._beat)
+            guard("helper", self._measure_rates)
+            guard("blackbox", self._recorder.writer.hold_lock)
+            guard("exporter", self._watch_exporter)
+            while self._jobs:
+                guard("helper", self._jobs.popleft())
+            # Jitter, so that the ranks of a node do not wake as one.
+            self._over.wait(INTERVAL_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311
+
+    def _beat(self) -> None:
+        recorder = self._recorder
+        now, wall = time.monotonic(), time.time()
+        recorder.timeline.wall_offset = wall - now
+        recorder.timeline.heartbeat = now  # before readers can see it: see Timeline._stamp
+        recorder.set(layout.HEARTBEAT, now)
+        recorder.set("training_heartbeat_timestamp_seconds", wall)
+
+    def _measure_rates(self) -> None:
+        recorder = self._recorder
+        now = time.monotonic()
+        totals = [recorder.writer.step[recorder.at(counter)] for counter, _ in _RATES]
+        history = self._history
+        history.append((now, totals))
+        while len(history) > 2 and now - history[1][0] >= RATE_WINDOW_SECONDS:
+            history.popleft()
+        then, before = history[0]
+        for (_, gauge), total, old in zip(_RATES, totals, before, strict=True):
+            if total == total and now > then:  # NaN: nothing was counted yet
+                recorder.set(gauge, (total - (old if old == old else 0.0)) / (now - then))

@@ -1,0 +1,195 @@
+"""Watching a PyTorch model and its optimizers: steps, phases, gradient norm and learning rate by hooks.
+
+Hooks sit on the optimizer and on the outermost module only. A hook that `torch.compile` traces into
+its graph returns at once there, so that `fullgraph=True` holds; the phases inside such a graph are
+then not told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainbeacon.probes.gradients import NormProbe
+from trainbeacon.recorder import Recorder
+from trainbeacon.scalars import to_float
+from trainbeacon.timeline import OTHER, PHASE
+
+if TYPE_CHECKING:
+    import torch
+
+FORWARD, BACKWARD, OPTIMIZER = PHASE["forward"], PHASE["backward"], PHASE["optimizer"]
+_MOST_GROUPS = 4
+
+
+class Hooks:
+    """Everything that one call of `Beacon.watch` put in place, to be taken away by `remove`.
+
+    Args:
+        end_step: called after each step of the first optimizer.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        model: Any,
+        optimizers: Sequence[torch.optim.Optimizer],
+        scaler: Any,
+        end_step: Callable[[], None],
+    ) -> None:
+        self._recorder = recorder
+        self._timeline = recorder.timeline
+        self._end_step = end_step
+        self._removals: list[Callable[[], None]] = []
+        self._guard = recorder.guard
+        self._norm_seen = False
+        self._rate_at = [recorder.at("training_learning_rate", str(group)) for group in range(_MOST_GROUPS)]
+        if model is not None:
+            self._watch_model(model)
+        for number, optimizer in enumerate(optimizers):
+            self._watch_optimizer(optimizer, counts=number == 0)
+        if optimizers:
+            self._watch_clipping()
+        if scaler is not None:
+            self._watch_scaler(scaler)
+
+    def remove(self) -> None:
+        """Take every hook away."""
+        while self._removals:
+            self._removals.pop()()
+
+    # The model
+
+    def _watch_model(self, model: torch.nn.Module) -> None:
+        from torch.compiler import is_compiling
+
+        def forward_begins(module: Any, inputs: Any) -> None:
+            if not is_compiling() and module.training:
+                self._guard("hooks", self._timeline.see, FORWARD)
+
+        def forward_ends(module: Any, inputs: Any, output: Any) -> None:
+            if not is_compiling() and module.training:
+                self._guard("hooks", self._after_forward, output)
+
+        self._removals.append(model.register_forward_pre_hook(forward_begins).remove)
+        self._removals.append(model.register_forward_hook(forward_ends).remove)
+
+    def _after_forward(self, output: Any) -> None:
+        self._timeline.see(OTHER)
+        tensor = _first_tensor(output)
+        if tensor is not None and tensor.requires_grad:
+            tensor.register_hook(self._backward_begins)
+
+    def _backward_begins(self, gradient: Any) -> None:
+        """The gradient of the model's output is there: what follows is the model's backward."""
+        self._guard("hooks", self._timeline.see, BACKWARD)
+
+    # The optimizer
+
+    def _watch_optimizer(self, optimizer: torch.optim.Optimizer, *, counts: bool) -> None:
+        from torch.compiler import is_compiling
+
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        probe = NormProbe(parameters, self._recorder.set) if counts else None
+
+        def step_begins(*_: Any) -> None:
+            if not is_compiling():
+                self._guard("hooks", self._before_step, probe)
+
+        def step_ends(*_: Any) -> None:
+            if not is_compiling():
+                self._guard("hooks", self._after_step, optimizer, probe)
+
+        self._removals.append(optimizer.register_step_pre_hook(step_begins).remove)
+        self._removals.append(optimizer.register_step_post_hook(step_ends).remove)
+
+    def _before_step(self, probe: NormProbe | None) -> None:
+        self._timeline.see(OPTIMIZER)
+        if probe is not None:
+            norm = probe.before_step(norm_is_known=self._norm_seen)
+            if norm is not None:
+                self._recorder.gradient_norm(norm)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, probe: NormProbe | None) -> None:
+        if probe is None:
+            return
+        probe.after_step()
+        self._norm_seen = False
+        slots = self._recorder.writer.slots
+        for at, group in zip(self._rate_at, optimizer.param_groups, strict=False):
+            rate = group["lr"]
+            slots[at] = rate if rate.__class__ is float else to_float("lr", rate)
+        self._end_step()
+
+    # Clipping and scaling
+
+    def _watch_clipping(self) -> None:
+        """Read the norm that `clip_grad_norm_` works out, at the one place that all its callers pass."""
+        from torch.compiler import is_compiling
+        from torch.nn.utils import clip_grad
+
+        name = "_clip_grads_with_norm_"
+        original = getattr(clip_grad, name, None)
+        if original is None:
+            return
+
+        def clip(parameters: Any, max_norm: float, total_norm: Any, *args: Any, **keywords: Any) -> Any:
+            if not is_compiling():
+                self._guard("hooks", self._clipped, max_norm, total_norm)
+            return original(parameters, max_norm, total_norm, *args, **keywords)
+
+        setattr(clip_grad, name, clip)
+
+        def restore() -> None:
+            if getattr(clip_grad, name) is clip:
+                setattr(clip_grad, name, original)
+
+        self._removals.append(restore)
+
+    def _clipped(self, max_norm: float, total_norm: Any) -> None:
+        if hasattr(total_norm, "full_tensor"):  # sharded: reading it would be a collective
+            return
+        self._norm_seen = True
+        self._recorder.gradient_norm(to_float("gradient norm", total_norm), float(max_norm))
+
+    def _watch_scaler(self, scaler: Any) -> None:
+        original = scaler.update
+
+        def update(*args: Any, **keywords: Any) -> Any:
+            before = scaler.get_scale()
+            result = original(*args, **keywords)
+            self._guard("hooks", self._scaled, before, scaler)
+            return result
+
+        scaler.update = update
+        self._removals.append(lambda: scaler.__dict__.pop("update", None))
+
+    def _scaled(self, before: float, scaler: Any) -> None:
+        after = scaler.get_scale()
+        self._recorder.set("training_loss_scale", after)
+        if after < before:  # the scaler backs off exactly when it left a step out
+            self._recorder.add("training_optimizer_steps_skipped_total", 1.0)
+
+
+def _first_tensor(output: Any, depth: int = 3) -> Any:
+    """The first tensor in a model's output, at most `depth` containers deep."""
+    if hasattr(output, "register_hook"):
+        return output
+    if depth and isinstance(output, (tuple, list, dict)):
+        for item in output.values() if isinstance(output, dict) else output:
+            found = _first_tensor(item, depth - 1)
+            if found is not None:
+                return found
+    return None
+
+
+def gpu_of(model: Any) -> tuple[str, str]:
+    """Index and UUID of the GPU that the model's first parameter is on; empty texts without one."""
+    parameter = next(iter(model.parameters()), None) if model is not None else None
+    if parameter is None or parameter.device.type != "cuda":
+        return "", ""
+    import torch
+
+    index = parameter.device.index or 0
+    uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
+    return str(index), f"GPU-{uuid}" if uuid else ""

@@ -1,0 +1,117 @@
+"""How the ranks see to it that somebody serves their boxes."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from trainbeacon.blackbox.directory import default_directory, open_directory
+from trainbeacon.blackbox.election import exporter_is_there
+from trainbeacon.config import Config
+
+if TYPE_CHECKING:
+    from trainbeacon.exporter import Exporter
+
+EXPORTER_LOG = "exporter.log"
+_LOG_LIMIT = 1 << 20
+_PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Run with the package found where this process has it, whatever made it importable here.
+_BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from trainbeacon.cli import main; sys.exit(main())"
+
+
+class Keeper(Protocol):
+    """Sees to it that the directory is served."""
+
+    def look(self) -> None:
+        """Look once, and start an exporter if none is there; called about once a second."""
+
+
+class NoKeeper:
+    """`serve="off"`: somebody else serves the directory."""
+
+    def look(self) -> None:
+        """Do nothing."""
+
+
+class ProcessKeeper:
+    """`serve="process"`: an exporter in a process of its own, started by whichever rank misses it first."""
+
+    def __init__(self, config: Config, local_rank: int) -> None:
+        self._config = config
+        self._directory = open_directory(config.directory)
+        self._child: subprocess.Popen[bytes] | None = None
+        # The first rank of the node starts it; the others step in if that did not work.
+        self._next_start = time.monotonic() + (random.uniform(3.0, 5.0) if local_rank else 0.0)  # noqa: S311
+
+    def look(self) -> None:
+        """Start an exporter if none holds the lock; at most one try in some seconds."""
+        if self._child is not None and self._child.poll() is not None:
+            self._child = None  # reaped
+        now = time.monotonic()
+        if now < self._next_start or exporter_is_there(self._directory):
+            return
+        self._next_start = now + random.uniform(3.0, 5.0)  # noqa: S311 - time for it to take the lock
+        if self._child is None:
+            self._child = start_exporter(self._config)
+
+
+class ThreadKeeper:
+    """`serve="thread"`: an exporter in a thread of the first process that gets the lock."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._exporter: Exporter | None = None
+
+    def look(self) -> None:
+        """Serve, if nobody does."""
+        if self._exporter is None:
+            from trainbeacon.exporter import Exporter
+
+            self._exporter = Exporter(self._config, mode="thread")
+        if self._exporter.is_serving:
+            return
+        if self._exporter.start():
+            self._exporter.run_in_thread()
+
+
+def keeper_for(config: Config, local_rank: int) -> Keeper:
+    """The keeper that the setting `serve` asks for. Raises OSError if the directory cannot be used."""
+    if config.serve == "process":
+        return ProcessKeeper(config, local_rank)
+    if config.serve == "thread":
+        return ThreadKeeper(config)
+    return NoKeeper()
+
+
+def start_exporter(config: Config) -> subprocess.Popen[bytes]:
+    """Start the exporter as a process that outlives this one.
+
+    A new session and no inherited streams: else it would die with the rank's process group, and a
+    pipe that the job's output goes through would not close before the exporter ends.
+    """
+    log_path = os.path.join(config.directory or default_directory(), EXPORTER_LOG)
+    with open(log_path, "ab") as log:
+        if log.tell() > _LOG_LIMIT:
+            log.truncate(0)
+        return subprocess.Popen(
+            [sys.executable, "-c", _BOOT, _PACKAGE_PARENT, "agent", "--started-by-rank", *_arguments(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+        )
+
+
+def _arguments(config: Config) -> list[str]:
+    arguments = [f"--host={config.host}", f"--port={config.port}"]
+    arguments += [f"--linger={config.linger_seconds}", f"--retention={config.retention_seconds}"]
+    paths = {"directory": config.directory, "sd-file": config.sd_file, "sd-dir": config.sd_dir}
+    arguments += [f"--{name}={os.path.abspath(path)}" for name, path in paths.items() if path]
+    if config.advertise:
+        arguments.append(f"--advertise={config.advertise}")
+    return arguments if config.gpu else [*arguments, "--no-gpu"]

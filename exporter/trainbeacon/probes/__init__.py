@@ -1,0 +1,1 @@
+"""What is sampled inside the training process; each probe limits its own cost."""

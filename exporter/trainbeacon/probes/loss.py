@@ -1,0 +1,42 @@
+"""Judging every training loss, so that a spike between two scrapes is not missed."""
+
+from __future__ import annotations
+
+import math
+
+#: Losses seen before any is called a spike: early training moves too much to tell.
+WARM_UP_LOSSES = 20
+_WEIGHT = 0.02  # of the newest loss in the running averages: a memory of about 50 losses
+_DEVIATIONS = 8.0
+_LEAST_RISE = 0.1
+
+
+class LossJudge:
+    """Keeps the recent course of the loss in two running averages: its mean and its mean deviation.
+
+    A loss is a spike if it lies more than 8 mean absolute deviations (about 6 standard deviations of
+    a normal distribution) and more than a tenth of the mean's size above the mean. A spike enters the
+    averages only up to that limit, so that it does not hide the next one, while a loss that stays
+    high becomes the new normal after some dozens of steps.
+    """
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._mean = 0.0
+        self._deviation = 0.0
+
+    def is_spike(self, loss: float) -> bool:
+        """Judge one finite loss, then let it take part in the averages."""
+        if not math.isfinite(loss):
+            return False
+        self._seen += 1
+        if self._seen == 1:
+            self._mean = loss
+            return False
+        limit = self._mean + max(_DEVIATIONS * self._deviation, _LEAST_RISE * abs(self._mean))
+        spike = loss > limit and self._seen > WARM_UP_LOSSES
+        taken = min(loss, limit) if spike else loss
+        weight = max(_WEIGHT, 1.0 / self._seen)
+        self._deviation += weight * (abs(taken - self._mean) - self._deviation)
+        self._mean += weight * (taken - self._mean)
+        return spike

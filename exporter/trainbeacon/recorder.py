@@ -1,0 +1,212 @@
+"""The numbers of one rank on their way into its black box: what beacon, hooks and probes share."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from trainbeacon import catalogue
+from trainbeacon._version import __version__
+from trainbeacon.blackbox import format as layout
+from trainbeacon.blackbox.writer import Writer
+from trainbeacon.config import Config, public_hyperparameters
+from trainbeacon.identity import Identity
+from trainbeacon.probes.loss import LossJudge
+from trainbeacon.timeline import Index, Timeline
+
+log = logging.getLogger("trainbeacon")
+
+
+class Recorder:
+    """One black box with its slots named, its clockwork, and its errors counted."""
+
+    def __init__(self, config: Config, identity: Identity) -> None:
+        self.config = config
+        self.identity = identity
+        self.run = config.run or identity.run
+        self.start = time.time()
+        self._logged: set[tuple[str, str]] = set()
+        failure: Exception | None = None
+        self.writer, failure = self._open_box()
+        self.index = self._declare()
+        self.timeline = Timeline(self.writer, self.index)
+        self._judge = LossJudge()
+        self._loss_at = {split: self.index["training_loss", (split,)] for split in catalogue.SPLITS}
+        self._describe()
+        if failure is not None:
+            self.error("blackbox", failure)
+
+    @property
+    def boxed(self) -> bool:
+        """Whether an exporter can see what is recorded."""
+        return self.writer.path is not None
+
+    # Numbers
+
+    def at(self, metric: str, *labels: str) -> int:
+        """The slot of a metric that every rank has."""
+        return self.index[metric, labels]
+
+    def set(self, metric: str, value: float, *labels: str) -> None:
+        """Set a gauge that every rank has."""
+        self.writer.slots[self.index[metric, labels]] = value
+
+    def add(self, metric: str, amount: float, *labels: str) -> None:
+        """Add to a counter that every rank has."""
+        self.writer.slots[self.index[metric, labels]] += amount
+
+    def loss(self, loss: float, split: str) -> None:
+        """A loss; of the training data, it is judged for spikes and non-finite values."""
+        self.writer.step[self._loss_at[split]] = loss
+        if split == "train":
+            self.timeline.take_loss(loss)
+            if not math.isfinite(loss):
+                self.add("training_loss_nonfinite_total", 1.0)
+            elif self._judge.is_spike(loss):
+                self.add("training_loss_spikes_total", 1.0)
+        self.writer.commit()
+
+    def gradient_norm(self, norm: float, limit: float | None = None) -> None:
+        """The norm of this step's gradients before clipping, and the limit that they were clipped to."""
+        self.set("training_gradient_norm", norm)
+        self.timeline.pending_norm = norm
+        if not math.isfinite(norm):
+            self.add("training_gradient_nonfinite_total", 1.0)
+        elif limit is not None and norm > limit:
+            self.add("training_gradient_clipped_total", 1.0)
+
+    def run_slot(self, metric: str, *labels: str) -> int:
+        """A slot for a run-level series, which rank 0 writes; the sink on every other rank."""
+        if self.identity.rank != 0:
+            return layout.SINK
+        slot = self.index.get((metric, labels))
+        if slot is None:
+            slot = self.index[metric, labels] = self.writer.declare(metric, labels)
+            self.set("trainbeacon_series_dropped_total", self.writer.dropped)
+        return slot
+
+    def drop(self) -> None:
+        """Count a series that a budget leaves out."""
+        self.writer.dropped += 1
+        self.set("trainbeacon_series_dropped_total", self.writer.dropped)
+
+    # Errors
+
+    def error(self, where: str, error: BaseException) -> None:
+        """Count an error of ours, and log the first of its kind; never raises."""
+        self.add("trainbeacon_errors_total", 1.0, where)
+        kind = (where, f"{type(error).__name__}: {error}"[:60])
+        if kind not in self._logged and len(self._logged) < 100:
+            self._logged.add(kind)
+            log.warning("%s: %s (training goes on; further ones of this kind are only counted)", where, error)
+
+    def guard(self, where: str, work: Callable[..., Any], *args: Any) -> Any:
+        """Do something of ours that must not reach the training loop if it fails."""
+        try:
+            return work(*args)
+        except Exception as error:  # noqa: BLE001 - this is the boundary
+            self.error(where, error)
+            return None
+
+    # The box
+
+    def _open_box(self) -> tuple[Writer, Exception | None]:
+        identity = self.identity
+        fields: dict[str, Any] = {
+            "run": self.run,
+            "rank": identity.rank,
+            "start": self.start,
+            "pid": os.getpid(),
+            "pid_namespace": pid_namespace(),
+            "boot_id": boot_id(),
+            "version": __version__,
+        }
+        if not self.config.enabled:
+            return Writer.private(fields), None
+        try:
+            return Writer.create(self.config.directory, fields), None
+        except OSError as error:
+            return Writer.private(fields), _NoBoxError(error)
+
+    def _declare(self) -> Index:
+        index: Index = {}
+        declare = self.writer.declare
+        for name in (layout.PHASE_INDEX, layout.PHASE_START, layout.HEARTBEAT):
+            index[name, ()] = declare(name)
+        for metric in filter(layout.is_fixed, catalogue.ALL):
+            for labels in layout.slots_of(metric):
+                slot = index[metric.name, labels] = declare(metric.name, labels)
+                if metric.type == "counter" and metric.name not in layout.STEP_METRICS:
+                    self.writer.slots[slot] = 0.0
+        return index
+
+    def _describe(self) -> None:
+        identity, writer = self.identity, self.writer
+        self.set("training_start_timestamp_seconds", self.start)
+        self.set("training_attempt", identity.attempt)
+        self.set("training_world_size", identity.world_size)
+        self.set("training_heartbeat_timestamp_seconds", self.start)
+        self.rank_info()
+        if identity.rank == 0:
+            self.run_info()
+            for name, text in self.config.tags.items():
+                writer.info("training_run_tag_info", [name, str(text)], key=name)
+            self._describe_hyperparameters()
+            for name, limit in self.config.thresholds.items():
+                writer.slots[self.run_slot("training_threshold", name)] = float(limit)
+            if self.config.steps_planned is not None:
+                writer.slots[self.run_slot("training_steps_planned")] = float(self.config.steps_planned)
+
+    def run_info(self) -> None:
+        """Say who the run is; again once the framework is known."""
+        identity = self.identity
+        framework = sys.modules.get("torch")
+        named = f"torch {framework.__version__}" if framework is not None else ""
+        labels = [identity.run_id, self.config.project, self.config.owner, identity.launcher, named]
+        self.writer.info("training_run_info", labels)
+
+    def rank_info(self, gpu: str = "", gpu_uuid: str = "") -> None:
+        """Say where the rank runs; again once its GPU is known."""
+        identity = self.identity
+        labels = [str(identity.local_rank), identity.hostname, gpu, gpu_uuid]
+        self.writer.info("training_rank_info", labels)
+
+    def _describe_hyperparameters(self) -> None:
+        kept, refused, dropped = public_hyperparameters(self.config.hyperparameters)
+        for name, value in kept:
+            self.writer.info("training_hyperparameter_info", [name, str(value)[:64]], key=name)
+            if not isinstance(value, str):
+                self.writer.slots[self.run_slot("training_hyperparameter", name)] = float(value)
+        if refused:
+            log.warning("hyperparameters left out because they look like secrets: %s", ", ".join(refused))
+        if dropped:
+            log.warning("hyperparameters left out beyond the first 20: %s", ", ".join(dropped))
+            for _ in dropped:
+                self.drop()
+
+
+class _NoBoxError(OSError):
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(f"no black box, so this rank is not served: {cause.strerror or cause}")
+
+
+def pid_namespace() -> int:
+    """The pid namespace in which our process id means something; 0 where the system has none."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def boot_id() -> str:
+    """Identity of this boot of the machine, empty where the system tells none."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

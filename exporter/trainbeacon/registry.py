@@ -1,0 +1,113 @@
+"""Runs every collector guarded: one that fails loses metrics of its own and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric as Family
+
+from trainbeacon import catalogue
+from trainbeacon.blackbox.reader import BoxDirectory
+from trainbeacon.collectors.base import Collector, Families
+from trainbeacon.collectors.gpu import GpuCollector
+from trainbeacon.collectors.health import Health, HealthCollector
+from trainbeacon.collectors.host import HostCollector
+from trainbeacon.collectors.ranks import RanksCollector
+
+log = logging.getLogger("trainbeacon")
+
+
+def collectors(
+    directory: BoxDirectory, health: Health, *, linger_seconds: float, gpu: bool, mode: str
+) -> tuple[Collector, ...]:
+    """All collectors, in the order in which they run."""
+    ranks = RanksCollector(directory, linger_seconds)
+    listed: list[Collector] = [
+        ranks,
+        HostCollector(ranks.processes),
+        HealthCollector(health, directory, mode),
+    ]
+    if gpu:
+        listed.insert(1, GpuCollector())
+    return tuple(listed)
+
+
+class GuardedCollectors:
+    """Presents the collectors to prometheus-client as one; also their success, duration and budgets."""
+
+    def __init__(self, listed: Sequence[Collector], health: Health) -> None:
+        self._collectors = listed
+        self._health = health
+        self._failing: set[str] = set()
+
+    def describe(self) -> list[Family]:
+        """Nothing, so that registering does not collect."""
+        return []
+
+    def collect(self) -> Iterator[Family]:
+        """One scrape."""
+        families = Families()
+        for collector in self._collectors:
+            start = time.perf_counter()
+            own = Families()
+            success = self._run(collector, own)
+            duration = time.perf_counter() - start
+            families.add("trainbeacon_collector_success", float(success), collector.name)
+            families.add("trainbeacon_collector_duration_seconds", duration, collector.name)
+            families.merge(own)  # of one that failed, what it had read by then
+        dropped = enforce_budgets(families)
+        if dropped:
+            self._health.dropped(dropped)
+        yield from families
+
+    def _run(self, collector: Collector, families: Families) -> bool:
+        try:
+            collector.collect(families)
+        except Exception:  # noqa: BLE001 - this is the boundary: the others must be served
+            self._health.error("collector")
+            if collector.name not in self._failing:
+                log.warning(
+                    "collector %s failed; some of its metrics are missing", collector.name, exc_info=True
+                )
+            self._failing.add(collector.name)
+            return False
+        self._failing.discard(collector.name)
+        return True
+
+
+def enforce_budgets(families: Families) -> int:
+    """Leave out the series beyond the budget of each rank, GPU, node and run. Returns how many.
+
+    User metrics go first, as the last families of their level in the catalogue's order of importance.
+    """
+    spent: Counter[tuple[str, ...]] = Counter()
+    dropped = 0
+    for metric in sorted(catalogue.ALL, key=lambda metric: metric.name in _DROPPED_FIRST):
+        family = families.get(metric.name)
+        if family is None:
+            continue
+        identity = catalogue.LEVEL_LABELS[metric.level]
+        kept = []
+        for sample in family.samples:
+            owner = (metric.level, *(sample.labels[name] for name in identity))
+            if spent[owner] < catalogue.BUDGETS[metric.level]:
+                spent[owner] += 1
+                kept.append(sample)
+        dropped += len(family.samples) - len(kept)
+        family.samples = kept
+    return dropped
+
+
+#: What a budget takes away first; all else is bounded by the catalogue itself.
+_DROPPED_FIRST = ("training_metric", "training_hyperparameter", "training_hyperparameter_info")
+
+
+def new_registry(listed: Sequence[Collector], health: Health) -> CollectorRegistry:
+    """A registry of our own, apart from prometheus-client's global one."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(GuardedCollectors(listed, health))
+    return registry

@@ -1,0 +1,198 @@
+"""HTTP: /metrics, /healthz and a landing page, on a bounded number of threads."""
+
+from __future__ import annotations
+
+import errno
+import html
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from cheroot.server import HTTPConnection, HTTPRequest
+from cheroot.wsgi import Server as WSGIServer
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import make_wsgi_app
+
+from trainbeacon._version import __version__
+from trainbeacon.blackbox.reader import Box
+from trainbeacon.collectors.health import Health
+
+THREADS = 4
+QUEUE = 32
+TIMEOUT_SECONDS = 10
+MOST_HEADER_BYTES = 16 * 1024
+#: Ports tried from the wanted one on, when a stranger holds it.
+PORTS_TRIED = 16
+
+Environ = dict[str, Any]
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+
+_servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+class Application:
+    """The pages, as a WSGI application.
+
+    Args:
+        registry: what /metrics shows.
+        health: counts refused requests.
+        boxes: what the landing page lists.
+        on_scrape: called after each scrape that was answered.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        health: Health,
+        boxes: Callable[[], list[Box]],
+        on_scrape: Callable[[], None],
+    ) -> None:
+        self._metrics = make_wsgi_app(registry)
+        self._health = health
+        self._boxes = boxes
+        self._on_scrape = on_scrape
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        path, method = environ.get("PATH_INFO", "/"), environ.get("REQUEST_METHOD", "GET")
+        if method not in ("GET", "HEAD"):
+            self._health.refused("method")
+            return _answer(start_response, "405 Method Not Allowed", "only GET and HEAD\n", Allow="GET, HEAD")
+        if path == "/metrics":
+            body: Iterable[bytes] = self._metrics(environ, start_response)
+            self._on_scrape()
+        elif path == "/healthz":
+            body = _answer(start_response, "200 OK", "ok\n")
+        elif path == "/":
+            body = _answer(start_response, "200 OK", landing_page(self._boxes()), "text/html; charset=utf-8")
+        else:
+            self._health.refused("not_found")
+            body = _answer(start_response, "404 Not Found", "not here; the metrics are at /metrics\n")
+        return [] if method == "HEAD" else body
+
+
+def _answer(
+    start_response: StartResponse,
+    status: str,
+    text: str,
+    content_type: str = "text/plain; charset=utf-8",
+    **headers: str,
+) -> Iterable[bytes]:
+    body = text.encode()
+    start_response(
+        status,
+        [("Content-Type", content_type), ("Content-Length", str(len(body))), *headers.items()],
+    )
+    return [body]
+
+
+def landing_page(boxes: list[Box]) -> str:
+    """A page for a person who followed the address: what is served, and where to go."""
+    rows = "".join(
+        f"<tr><td>{html.escape(box.identity.run)}<td>{box.identity.rank}<td>{box.state}"
+        f"<td>{box.number('training_step') or 0:.0f}"
+        for box in boxes
+    )
+    ranks = (
+        f"<table><tr><th>run<th>rank<th>state<th>step{rows}</table>"
+        if boxes
+        else "<p>No training here now.</p>"
+    )
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>TrainBeacon</title>"
+        "<style>body{font-family:sans-serif;margin:2em}td,th{text-align:left;padding:.2em 1em .2em 0}</style>"
+        f"<h1>TrainBeacon {__version__}</h1>{ranks}"
+        '<p><a href="/metrics">Metrics</a> &middot; <a href="/healthz">Health</a></p></html>\n'
+    )
+
+
+class Server:
+    """The HTTP server of one exporter. `port` is the one that it really got."""
+
+    def __init__(self, application: Application, health: Health, host: str, port: int) -> None:
+        self.host = host
+        self.port = _first_free(host, port)
+        self.moved = port not in (0, self.port)
+        self._server = WSGIServer(
+            (host, self.port),
+            application,
+            numthreads=THREADS,
+            max=THREADS,
+            request_queue_size=QUEUE,
+            timeout=TIMEOUT_SECONDS,
+            accepted_queue_size=QUEUE,
+            accepted_queue_timeout=TIMEOUT_SECONDS,
+            server_name="trainbeacon",
+        )
+        self._server.max_request_header_size = MOST_HEADER_BYTES
+        self._server.max_request_body_size = MOST_HEADER_BYTES
+        self._server.ConnectionClass = _connection_class(health)
+        self._server.error_log = _quiet
+        self._server.prepare()
+        self.port = self._server.socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._server.serve, name="trainbeacon-http", daemon=True)
+        _servers.add(self)
+
+    def start(self) -> None:
+        """Serve from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the port and end the threads."""
+        self._server.stop()
+
+    def close_in_child(self) -> None:
+        """Let go of the port in a forked child, which would keep it taken after its parent's end."""
+        if self._server.socket is not None:
+            self._server.socket.close()
+
+
+def _first_free(host: str, port: int) -> int:
+    """The wanted port, or the next free one when another program holds it."""
+    if port == 0:
+        return 0
+    last = min(65535, port + PORTS_TRIED - 1)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port, last + 1):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+                probe.listen(1)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    continue
+                raise OSError(error.errno, f"host={host!r}, port={candidate}: {error.strerror}") from error
+            return candidate
+    raise OSError(
+        errno.EADDRINUSE, f"port={port}: all ports up to {last} are taken on {host}; set another port"
+    )
+
+
+def _connection_class(health: Health) -> type[HTTPConnection]:
+    class Request(HTTPRequest):  # type: ignore[misc]
+        def simple_response(self, status: Any, msg: str = "") -> None:
+            """What cheroot answers by itself: a request that is no proper HTTP."""
+            health.refused("malformed")
+            super().simple_response(status, msg)
+
+    class Connection(HTTPConnection):  # type: ignore[misc]
+        RequestHandlerClass = Request
+
+    return Connection
+
+
+def _quiet(message: str = "", level: int = 20, traceback: bool = False) -> None:
+    """Clients that hang up are everyday; cheroot would print them to the job's output."""
+
+
+def _close_in_child() -> None:
+    for server in list(_servers):
+        server.close_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
