@@ -58,6 +58,9 @@ def provide(suite: str) -> str:
     with (DEBIAN / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not all(find(program, suite) for program in BINARIES):
+            print(
+                f"fetching Prometheus and Alertmanager from Debian ({suite}) ...", file=sys.stderr, flush=True
+            )
             with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=DEBIAN) as scratch:
                 unpack(suite, Path(scratch))
     return str(find("prometheus", suite))
