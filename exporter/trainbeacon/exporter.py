@@ -1,4 +1,4 @@
-"""The exporter's life: elected by a lock, serving the boxes of a directory, gone soon after the last of them."""
+"""The exporter's life: elected by a lock, serving a directory, gone soon after its last live box."""
 
 from __future__ import annotations
 

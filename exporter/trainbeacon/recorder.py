@@ -141,7 +141,7 @@ class Recorder:
         for metric in filter(layout.is_fixed, catalogue.ALL):
             for labels in layout.slots_of(metric):
                 slot = index[metric.name, labels] = declare(metric.name, labels)
-                if metric.type == "counter" and metric.name not in layout.STEP_METRICS:
+                if _begins_at_zero(metric, labels):
                     self.writer.slots[slot] = 0.0
         return index
 
@@ -188,6 +188,13 @@ class Recorder:
             log.warning("hyperparameters left out beyond the first 20: %s", ", ".join(dropped))
             for _ in dropped:
                 self.drop()
+
+
+def _begins_at_zero(metric: catalogue.Metric, labels: tuple[str, ...]) -> bool:
+    """Counters do, so that their first event is an increase; those of a step begin in the timeline."""
+    if metric.name == "trainbeacon_errors_total":
+        return labels[0] in catalogue.RANK_PLACES
+    return metric.type == "counter" and metric.name not in layout.STEP_METRICS
 
 
 class _NoBoxError(OSError):

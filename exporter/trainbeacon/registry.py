@@ -67,7 +67,7 @@ class GuardedCollectors:
     def _run(self, collector: Collector, families: Families) -> bool:
         try:
             collector.collect(families)
-        except Exception:  # noqa: BLE001 - this is the boundary: the others must be served
+        except Exception:  # the boundary: the others must be served
             self._health.error("collector")
             if collector.name not in self._failing:
                 log.warning(

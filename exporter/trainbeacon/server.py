@@ -130,7 +130,7 @@ class Server:
         self._server.max_request_header_size = MOST_HEADER_BYTES
         self._server.max_request_body_size = MOST_HEADER_BYTES
         self._server.ConnectionClass = _connection_class(health)
-        self._server.error_log = _quiet
+        self._server.error_log = _quiet  # type: ignore[method-assign,assignment]
         self._server.prepare()
         self.port = self._server.socket.getsockname()[1]
         self._thread = threading.Thread(target=self._server.serve, name="trainbeacon-http", daemon=True)
@@ -173,13 +173,13 @@ def _first_free(host: str, port: int) -> int:
 
 
 def _connection_class(health: Health) -> type[HTTPConnection]:
-    class Request(HTTPRequest):  # type: ignore[misc]
+    class Request(HTTPRequest):
         def simple_response(self, status: Any, msg: str = "") -> None:
             """What cheroot answers by itself: a request that is no proper HTTP."""
             health.refused("malformed")
             super().simple_response(status, msg)
 
-    class Connection(HTTPConnection):  # type: ignore[misc]
+    class Connection(HTTPConnection):
         RequestHandlerClass = Request
 
     return Connection

@@ -60,7 +60,7 @@ class Span:
 
 
 class Batches(Generic[Batch]):
-    """The batches of a loader, with the waiting for them recorded; as long as the loader, if it has a length."""
+    """The batches of a loader, with the waiting for them recorded; as long as the loader."""
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ and the one place that writes it. This package imports nothing else of ours.
 from __future__ import annotations
 
 from .hardware import HARDWARE
-from .health import COLLECTORS, HEALTH, NVML_STATES, PLACES
+from .health import COLLECTORS, EXPORTER_PLACES, HEALTH, NVML_STATES, PLACES, RANK_PLACES
 from .model import LEVEL_LABELS, Label, Level, Metric
 from .training import PHASES, SPLITS, STATES, STEP_BUCKETS, TRAINING
 from .who import THRESHOLDS, WHO
@@ -24,10 +24,12 @@ __all__ = [
     "BUDGETS",
     "BY_NAME",
     "COLLECTORS",
+    "EXPORTER_PLACES",
     "LEVEL_LABELS",
     "NVML_STATES",
     "PHASES",
     "PLACES",
+    "RANK_PLACES",
     "SPLITS",
     "STATES",
     "STEP_BUCKETS",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from .model import Label, Metric, facts
 
-#: Where an error of ours can happen: the value of `where` in `trainbeacon_errors_total`.
-PLACES = ("value", "hooks", "blackbox", "helper", "exporter", "collector", "server", "discovery")
+#: Where an error of ours can happen in a training process and in the exporter: the value of `where`
+#: in `trainbeacon_errors_total`.
+RANK_PLACES = ("value", "hooks", "blackbox", "helper", "exporter")
+EXPORTER_PLACES = ("exporter", "collector", "discovery")
+PLACES = (*RANK_PLACES, "collector", "discovery")
 NVML_STATES = ("ok", "no_library", "no_driver", "no_permission", "failed")
 COLLECTORS = ("ranks", "gpu", "host", "health")
 

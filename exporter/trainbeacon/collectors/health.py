@@ -18,7 +18,7 @@ class Health:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._errors: Counter[str] = Counter(dict.fromkeys(catalogue.PLACES, 0))
+        self._errors: Counter[str] = Counter(dict.fromkeys(catalogue.EXPORTER_PLACES, 0))
         self._refused: Counter[str] = Counter(dict.fromkeys(_REASONS, 0))
         self.series_dropped = 0
 

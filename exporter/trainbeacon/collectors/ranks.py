@@ -50,9 +50,10 @@ class RanksCollector:
 
 
 def select(boxes: Sequence[Box], now: float, linger_seconds: float) -> list[Box]:
-    """The newest box of each run and rank, without dead ones of runs that are over for longer than the linger.
+    """The newest box of each run and rank, but no dead one of a run that is long over.
 
-    A dead rank stays as long as its run has a live rank here: it is what the others wait for.
+    A dead rank stays as long as its run has a live rank here, since it may be what the others wait
+    for, and for the linger after that.
     """
     newest: dict[tuple[str, int], Box] = {}
     for box in boxes:
