@@ -31,15 +31,15 @@ class NotAvailableError(Exception):
     """Why a suite cannot be had here."""
 
 
-def binaries_of(suite: str) -> list[Path]:
-    """The folder that holds the suite's four programs, in a list that is empty without it."""
-    folder = DEBIAN / suite / "usr/bin"
-    return [folder] if all((folder / name).exists() for name in BINARIES) else []
+def is_unpacked(suite: str) -> bool:
+    """Whether the cache holds the suite's four programs, ready to run."""
+    tree = DEBIAN / suite / "usr"
+    return all((tree / folder / name).exists() for folder in ("bin", "libexec") for name in BINARIES)
 
 
 def suites() -> list[str]:
     """The suites that are unpacked."""
-    return sorted(path.name for path in DEBIAN.glob("[!.]*") if binaries_of(path.name))
+    return sorted(path.name for path in DEBIAN.glob("[!.]*") if is_unpacked(path.name))
 
 
 def find(program: str, suite: str = "default") -> str | None:
@@ -49,7 +49,7 @@ def find(program: str, suite: str = "default") -> str | None:
         for name in names:
             if path := shutil.which(name):
                 return path
-    return next((str(folder / program) for folder in binaries_of(suite)), None)
+    return str(DEBIAN / suite / "usr/bin" / program) if is_unpacked(suite) else None
 
 
 def provide(suite: str) -> str:
@@ -78,16 +78,38 @@ def unpack(suite: str, scratch: Path) -> None:
     apt.update()
     for package in PACKAGES:
         apt.unpack(package, tree)
-    programs = tree / "usr/bin"
-    if not (programs / "promtool").exists():  # a package of its own in later suites
+    if not (tree / "usr/bin/promtool").exists():  # a package of its own in later suites
         apt.unpack("promtool", tree)
-    (programs / "alertmanager").symlink_to("prometheus-alertmanager")  # its name everywhere but in Debian
-    for name in BINARIES:
-        run([str(programs / name), "--version"])
+    relocate(tree / "usr")
     target = DEBIAN / suite
     if target.exists():
         target.rename(scratch / "incomplete")
     tree.rename(target)
+
+
+#: Debian's builds read templates and pages from this folder and Alertmanager does not start without.
+FIXED = b"/usr/share/prometheus"
+#: As many bytes, so that nothing else in the program moves: the folder that the wrapper has opened.
+OPENED = b"/proc/self/fd///////9"
+WRAPPER = """\
+#!/bin/sh
+usr=$(dirname "$(dirname "$(readlink -f "$0")")")
+exec 9<"$usr/share/trainbeacon" "$usr/libexec/{name}" "$@"
+"""
+
+
+def relocate(usr: Path) -> None:
+    """Make the programs run from where they were unpacked, in any working folder."""
+    (usr / "share/prometheus").rename(usr / "share/trainbeacon")
+    (usr / "libexec").mkdir(exist_ok=True)
+    (usr / "bin/prometheus-alertmanager").rename(usr / "bin/alertmanager")  # its name all over, but in Debian
+    for name in BINARIES:
+        wrapper, program = usr / "bin" / name, usr / "libexec" / name
+        wrapper.rename(program)
+        program.write_bytes(program.read_bytes().replace(FIXED, OPENED))
+        wrapper.write_text(WRAPPER.format(name=name))
+        wrapper.chmod(0o755)
+        run([str(wrapper), "--version"])
 
 
 class Apt:

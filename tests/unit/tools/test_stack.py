@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,12 @@ def programs(folder: Path, *names: str) -> None:
         (folder / name).chmod(0o755)
 
 
+def unpacked(usr: Path) -> None:
+    """Put a whole suite into the cache."""
+    programs(usr / "bin", *stack.BINARIES)
+    programs(usr / "libexec", *stack.BINARIES)
+
+
 @pytest.mark.parametrize(
     ("place", "text"), [("sources.list.d/debian.sources", NEW_FORM), ("sources.list", OLD_FORM)]
 )
@@ -79,7 +86,7 @@ def test_path_comes_before_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatc
     """What the machine has installed is used, also under Debian's name; the cache fills the gaps."""
     installed = cache.parent / "bin"
     programs(installed, "prometheus", "prometheus-alertmanager")
-    programs(cache / "default/usr/bin", *stack.BINARIES)
+    unpacked(cache / "default/usr")
     monkeypatch.setenv("PATH", str(installed))
     assert str(installed / "prometheus") == stack.find("prometheus")
     assert str(installed / "prometheus-alertmanager") == stack.find("alertmanager")
@@ -88,10 +95,24 @@ def test_path_comes_before_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_incomplete_tree_is_not_taken(cache: Path) -> None:
     """A suite counts only with all its programs, and one suite's programs are never another's."""
-    programs(cache / "default/usr/bin", "prometheus", "promtool")
-    programs(cache / "trixie/usr/bin", *stack.BINARIES)
+    programs(cache / "default/usr/bin", *stack.BINARIES)
+    programs(cache / "default/usr/libexec", "prometheus", "promtool")
+    unpacked(cache / "trixie/usr")
     assert stack.find("prometheus") is None
     assert ["trixie"] == stack.suites()
+
+
+def test_program_reads_its_files_from_where_it_was_unpacked(tmp_path: Path) -> None:
+    """What a program looks for under /usr/share/prometheus is found beside it, in any working folder."""
+    usr = tmp_path / "tree/usr"
+    programs(usr / "bin", "prometheus", "promtool", "prometheus-alertmanager", "amtool")
+    (usr / "bin/amtool").write_text("#!/bin/sh\ncat /usr/share/prometheus/pages/index\necho $1\n")
+    (usr / "share/prometheus/pages").mkdir(parents=True)
+    (usr / "share/prometheus/pages/index").write_text("found\n")
+    stack.relocate(usr)
+    usr = (tmp_path / "tree").rename(tmp_path / "moved") / "usr"
+    done = subprocess.run([usr / "bin/amtool", "--all"], cwd="/", capture_output=True, text=True)
+    assert "found\n--all\n" == done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 1)])
