@@ -55,22 +55,27 @@ def _scrape(job: Mapping[str, Any], targets: list[str]) -> dict[str, Any]:
     return {**kept, "static_configs": [{"targets": targets}]}
 
 
-def alertmanager_config(bundle: Path, webhook: str, group_wait: float) -> dict[str, Any]:
-    """The shipped alertmanager.yml, each receiver being the webhook, which waits `group_wait` seconds.
+def alertmanager_config(bundle: Path, webhook: str, longest_wait: float) -> dict[str, Any]:
+    """The shipped alertmanager.yml with a webhook in every receiver that tells somebody.
 
-    Routes, grouping and inhibition are untouched.
+    Alertmanager collects for at most `longest_wait` seconds before it sends. Routes, grouping and inhibition
+    are untouched.
     """
     config = _load(bundle / "alertmanager" / "alertmanager.yml")
-    config["receivers"] = [
-        {"name": each["name"], "webhook_configs": [{"url": webhook, "send_resolved": True}]}
-        for each in config["receivers"]
-    ]
+    config["receivers"] = [_receiver(each, webhook) for each in config["receivers"]]
     config["templates"] = [str(bundle / "alertmanager" / each) for each in config.get("templates", [])]
     for route in _routes(config["route"]):
-        for name in ("group_wait", "group_interval"):
-            if name in route or route is config["route"]:
-                route[name] = seconds(group_wait)
+        for name in {"group_wait", "group_interval"} & route.keys():
+            route[name] = seconds(longest_wait) if route[name] != "0s" else "0s"
     return config
+
+
+def _receiver(shipped: Mapping[str, Any], webhook: str) -> dict[str, Any]:
+    channels = [each for name, value in shipped.items() if name.endswith("_configs") for each in value]
+    if not channels:
+        return dict(shipped)
+    resolved = any(each.get("send_resolved", True) for each in channels)
+    return {"name": shipped["name"], "webhook_configs": [{"url": webhook, "send_resolved": resolved}]}
 
 
 def _routes(route: dict[str, Any]) -> Iterator[dict[str, Any]]:

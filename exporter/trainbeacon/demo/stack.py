@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from trainbeacon.demo import binaries, processes, rendering, web
+from trainbeacon.demo import binaries, debian, processes, rendering, web
 from trainbeacon.demo.launch import free_port
 from trainbeacon.demo.receiver import Notification, Receiver
 
@@ -27,8 +27,8 @@ class Stack:
     """Both servers and the receiver, from entering to leaving the context; nothing is left afterwards.
 
     `targets` are the exporters to scrape (`host:port`); `interval` is that of scrapes and evaluations and
-    `group_wait` how long Alertmanager collects before it sends, in seconds. Ports of 0 mean free ones.
-    `bundle` is the folder with `prometheus/` and `alertmanager/`. Entering blocks until both are ready.
+    `longest_wait` the longest that Alertmanager collects before it sends, in seconds. Ports of 0 mean free
+    ones. `bundle` is the folder with `prometheus/` and `alertmanager/`. Entering blocks until both are ready.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Stack:
         targets: Sequence[str],
         *,
         interval: float = 2.0,
-        group_wait: float = 2.0,
+        longest_wait: float = 2.0,
         prometheus_port: int = 0,
         alertmanager_port: int = 0,
         on_change: Callable[[Notification], None] = lambda notification: None,
@@ -45,7 +45,7 @@ class Stack:
     ) -> None:
         self._targets = list(targets)
         self._interval = interval
-        self._group_wait = group_wait
+        self._longest_wait = longest_wait
         self._prometheus = f"127.0.0.1:{prometheus_port or free_port()}"
         self._alertmanager = f"127.0.0.1:{alertmanager_port or free_port()}"
         self._bundle = bundle or rendering.bundle_dir()
@@ -99,7 +99,7 @@ class Stack:
         return list(answer["data"]["alerts"])
 
     def _start_alertmanager(self, closing: ExitStack) -> None:
-        config = rendering.alertmanager_config(self._bundle, self.receiver.url, self._group_wait)
+        config = rendering.alertmanager_config(self._bundle, self.receiver.url, self._longest_wait)
         line = [
             f"--config.file={self._write('alertmanager', config)}",
             f"--storage.path={self.folder / 'alertmanager'}",
@@ -116,6 +116,8 @@ class Stack:
             f"--config.file={self._write('prometheus', config)}",
             f"--storage.tsdb.path={self.folder / 'prometheus'}",
             f"--web.listen-address={self._prometheus}",
+            # Alerts that fire before Alertmanager is discovered would else wait a minute for the next try.
+            f"--rules.alert.resend-delay={rendering.seconds(2 * self._interval)}",
         ]
         self._start(closing, "prometheus", self._tools.prometheus, line, self.prometheus_url)
 
@@ -125,7 +127,8 @@ class Stack:
         if binary is None:
             raise StackError(binaries.HOW_TO_GET.format(cache=binaries.cache_dir()))
         log = self.folder / f"{name}.log"
-        process = processes.start([str(binary), *options], log)
+        program, where = debian.runnable(binary)
+        process = processes.start([str(program), *options], log, folder=where)
         closing.callback(processes.stop, [process])
         if not self._ready(process, url):
             raise StackError(f"{name} is not ready at {url}:\n{processes.last_lines(log)}")

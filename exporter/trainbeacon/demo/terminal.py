@@ -104,8 +104,8 @@ def notification_lines(notification: Notification, when: str = "") -> list[tuple
     lines = [("  ".join(filter(None, (f"! {severity.upper()}", notification.alert, who, when))), style)]
     if resolved:
         return lines
-    for name in ("summary", "action", "runbook_url"):
+    for name, shown in (("summary", "what"), ("description", "where"), ("action", "first")):
         text = " ".join(notification.annotations.get(name, "").split())
         if text:
-            lines.append((f"    {name.removesuffix('_url')}: {text}", ""))
+            lines.append((f"    {shown}: {text}", ""))
     return lines
