@@ -18,14 +18,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainbeacon import catalogue
+from trainbeacon.blackbox.format import SINK
 from trainbeacon.config import Config
 from trainbeacon.helper import Helper
 from trainbeacon.identity import Identity, current
 from trainbeacon.launch import keeper_for
 from trainbeacon.recorder import Recorder, log
 from trainbeacon.scalars import batch_size, to_float
-from trainbeacon.spans import Batches, Span, size_of
-from trainbeacon.timeline import CHECKPOINT, EVALUATE, OTHER, PHASE
+from trainbeacon.spans import Batches, PhaseSpan, Span, size_of
+from trainbeacon.timeline import CHECKPOINT, EVALUATE, PHASE
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +92,9 @@ class Beacon:
         self._best: dict[str, float] = {}
         self._since_best: dict[str, int] = {}
         self._metric_names: set[str] = set()
-        self._slots: dict[str, dict[str, int]] = {split: self._gauges() for split in catalogue.SPLITS}
+        self._split = "train"
+        self._slots = {split: _Slots(self, split) for split in catalogue.SPLITS}
+        self._phases = {name: PhaseSpan(self, number) for name, number in PHASE.items()}
         self._helper: Helper | None = None
         if self.recording:
             self._go()
@@ -120,6 +123,7 @@ class Beacon:
         *,
         loss: Any = None,
         accuracy: Any = None,
+        gradient_norm: Any = None,
         split: str | None = None,
         step: int | None = None,
         epoch: int | None = None,
@@ -130,11 +134,12 @@ class Beacon:
         Args:
             loss: of the training data, every one is judged for spikes and non-finite values.
             accuracy: 0 to 1.
+            gradient_norm: of all gradients of this step, before clipping.
             split: train, validation or test; by default train, and validation inside `evaluate`.
             step: number of the last completed step of the run, for a loop that numbers its own.
             epoch: number of the present epoch.
-            **values: learning_rate, gradient_norm (before clipping), loss_scale, parameter_norm,
-                update_ratio; any other name becomes `training_metric{name}`, served from rank 0.
+            **values: learning_rate, loss_scale, parameter_norm, update_ratio; any other name becomes
+                `training_metric{name}`, served from rank 0.
 
         Raises:
             TypeError, ValueError: something that is no number, before the first step is done.
@@ -142,22 +147,23 @@ class Beacon:
         if not self.recording:
             return
         if split is None:
-            split = "validation" if self.timeline.declared == EVALUATE else "train"
-        known = self._slots.get(split)
-        if known is None:
+            split = self._split
+        elif split not in self._slots:
             self._misuse(ValueError(f"split={split!r} is not one of {', '.join(catalogue.SPLITS)}"))
             return
+        known = self._slots[split]
         slots = self.recorder.writer.slots
         for name, value in values.items():
-            slot = known.get(name)
-            if slot is not None and value.__class__ is float:
-                slots[slot] = value
+            if value.__class__ is float:
+                slots[known[name]] = value
             else:
-                self._try(self._log_value, name, value, split)
+                self._try(self._log_value, name, value, known)
         if loss is not None:
             self._try(self._log_loss, loss, split)
         if accuracy is not None:
             self._try(self._log_accuracy, accuracy, split)
+        if gradient_norm is not None:
+            self._try(self._log_gradient_norm, gradient_norm)
         if epoch is not None:
             self._try(self._log_epoch, epoch)
         if step is not None:
@@ -184,32 +190,30 @@ class Beacon:
             self.timeline.end_step()
         self.timeline.resume_at(number)
 
-    def _log_value(self, name: str, value: Any, split: str) -> None:
+    def _log_gradient_norm(self, norm: Any) -> None:
+        self.recorder.gradient_norm(to_float("gradient_norm", norm))
+
+    def _log_value(self, name: str, value: Any, known: dict[str, int]) -> None:
         number = to_float(name, value)
-        if name == "gradient_norm":
-            self.recorder.gradient_norm(number)
-            return
-        slot = self._slots[split].get(name)
-        if slot is None:
-            slot = self._slots[split][name] = self._new_metric(name, split)
-        self.recorder.writer.slots[slot] = number
+        self.recorder.writer.slots[known[name]] = number
 
-    def _new_metric(self, name: str, split: str) -> int:
+    def new_metric(self, name: str, split: str) -> int:
+        """The slot of a name that is logged for the first time; the sink if it cannot be one."""
         if not name.isprintable() or len(name) > _NAME_LIMIT:
-            raise ValueError(
-                f"{name[:80]!r} is no name for a metric: at most {_NAME_LIMIT} printable characters"
-            )
-        if name not in self._metric_names:
-            if len(self._metric_names) >= MOST_METRIC_NAMES:
-                self.recorder.drop()
-                raise ValueError(
-                    f"{name!r} is left out: a run has room for {MOST_METRIC_NAMES} names of its own"
+            self._misuse(
+                ValueError(
+                    f"{name[:80]!r} is no name for a metric: at most {_NAME_LIMIT} printable characters"
                 )
-            self._metric_names.add(name)
+            )
+            return SINK
+        if name not in self._metric_names and len(self._metric_names) >= MOST_METRIC_NAMES:
+            self.recorder.drop()
+            log.warning(
+                "metric %r is left out: a run has room for %d names of its own", name, MOST_METRIC_NAMES
+            )
+            return SINK
+        self._metric_names.add(name)
         return self.recorder.run_slot("training_metric", name, split)
-
-    def _gauges(self) -> dict[str, int]:
-        return {name: self.recorder.at(metric, *labels) for name, (metric, labels) in _GAUGES.items()}
 
     # Steps and phases
 
@@ -217,17 +221,17 @@ class Beacon:
         """`with beacon.step(samples=8):` around one training step, for a loop without `watch`."""
         return Span(self, None, after=lambda: self._step_is_over(samples, tokens))
 
-    def phase(self, name: str) -> Span:
+    def phase(self, name: str) -> PhaseSpan:
         """`with beacon.phase("forward"):` around a part of the loop; phases may be nested.
 
         Raises:
             ValueError: a name that is not in `catalogue.PHASES`, before the first step is done.
         """
-        number = PHASE.get(name)
-        if number is None:
+        span = self._phases.get(name)
+        if span is None:
             self._misuse(ValueError(f"phase({name!r}) is not one of {', '.join(PHASE)}"))
-            return Span(self, OTHER)
-        return Span(self, number)
+            span = self._phases["other"]
+        return span
 
     def batches(
         self,
@@ -296,17 +300,29 @@ class Beacon:
 
     def evaluate(self) -> Span:
         """`with beacon.evaluate():` around an evaluation; `log` inside is of the validation data."""
-        return Span(self, EVALUATE, before=self._evaluation.clear, after=self._evaluated)
 
-    def _evaluated(self) -> None:
-        for split, loss in self._evaluation.items():
-            best = self._best.get(split)
-            if best is None or loss < best:
-                self._best[split] = loss
-                self._since_best[split] = 0
-            else:
-                self._since_best[split] = self._since_best.get(split, 0) + 1
-            self.recorder.set("training_evaluations_since_best", self._since_best[split], split)
+        def before() -> None:
+            self._split = "validation"
+            self._evaluation.clear()
+
+        def always() -> None:
+            self._split = "train"
+
+        def after() -> None:
+            always()
+            for split, loss in self._evaluation.items():
+                self._evaluated(split, loss)
+
+        return Span(self, EVALUATE, before=before, after=after, failed=always)
+
+    def _evaluated(self, split: str, loss: float) -> None:
+        best = self._best.get(split)
+        if best is None or loss < best:
+            self._best[split] = loss
+            self._since_best[split] = 0
+        else:
+            self._since_best[split] += 1
+        self.recorder.set("training_evaluations_since_best", self._since_best[split], split)
 
     def checkpoint(self, path: str | os.PathLike[str] | None = None) -> Span:
         """`with beacon.checkpoint(path):` around the saving of a checkpoint.
@@ -412,6 +428,20 @@ class Beacon:
         self.recorder.error("value", error)
         if first and not self.timeline.warm:
             raise error
+
+
+class _Slots(dict[str, int]):
+    """The slots of the names that `log` takes for one split; a name that is new gets one."""
+
+    def __init__(self, beacon: Beacon, split: str) -> None:
+        at = beacon.recorder.at
+        super().__init__({name: at(metric, *labels) for name, (metric, labels) in _GAUGES.items()})
+        self._beacon = beacon
+        self._split = split
+
+    def __missing__(self, name: str) -> int:
+        slot = self[name] = self._beacon.new_metric(name, self._split)
+        return slot
 
 
 def _nothing() -> None:

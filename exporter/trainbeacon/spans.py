@@ -59,6 +59,25 @@ class Span:
             beacon.timeline.leave()
 
 
+class PhaseSpan:
+    """A declared phase; one object for each name, entered as often and as deep as one likes."""
+
+    __slots__ = ("_beacon", "_phase", "_timeline")
+
+    def __init__(self, beacon: Beacon, phase: int) -> None:
+        self._beacon = beacon
+        self._timeline = beacon.timeline
+        self._phase = phase
+
+    def __enter__(self) -> None:
+        if self._beacon.recording:
+            self._timeline.enter(self._phase)
+
+    def __exit__(self, *_: object) -> None:
+        if self._beacon.recording:
+            self._timeline.leave()
+
+
 class Batches(Generic[Batch]):
     """The batches of a loader, with the waiting for them recorded; as long as the loader."""
 

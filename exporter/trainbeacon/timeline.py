@@ -30,6 +30,8 @@ class Timeline:
         wall_offset: Unix time less the monotonic clock; the helper thread keeps it fresh.
         heartbeat: monotonic time of the last heartbeat, written by the helper thread.
         warm: whether a step has been completed.
+        step: number of the last completed step of the run.
+        pending_samples, pending_tokens, pending_norm: of the step under way.
     """
 
     def __init__(self, writer: Writer, index: Index) -> None:
@@ -40,11 +42,18 @@ class Timeline:
         self.step = 0
         self.pending_samples = 0
         self.pending_tokens = 0
-        self.pending_loss: float | None = None
-        self.pending_norm: float | None = None
+        self.pending_norm = layout.UNSET
+        self._pending_loss = layout.UNSET
         self._ring_lacks_loss = False
         self._stack: list[int] = []
         self._excluded = 0.0
+        # The totals are kept here as well: to store a number is cheaper than to read one back.
+        self._phase_totals = [0.0] * len(catalogue.PHASES)
+        self._buckets = [0] * (len(_BUCKETS) + 1)
+        self._duration_sum = 0.0
+        self._steps = 0
+        self._samples = 0
+        self._tokens = 0
         self._phase_at = index["training_phase_seconds_total", (catalogue.PHASES[0],)]
         self._now_at = index[layout.PHASE_INDEX, ()]
         self._start_at = index[layout.PHASE_START, ()]
@@ -60,10 +69,10 @@ class Timeline:
 
     def _begin(self) -> None:
         values = self._writer.step
-        for phase in range(len(catalogue.PHASES)):
-            values[self._phase_at + phase] = 0.0
-        for bucket in range(len(_BUCKETS) + 1):
-            values[self._bucket_at + bucket] = 0.0
+        for at in (self._phase_at + phase for phase in range(len(catalogue.PHASES))):
+            values[at] = 0.0
+        for at in (self._bucket_at + bucket for bucket in range(len(_BUCKETS) + 1)):
+            values[at] = 0.0
         values[self._sum_at] = values[self._steps_at] = 0.0
         self._phase = INIT
         self._phase_start = self._step_start = time.monotonic()
@@ -112,10 +121,13 @@ class Timeline:
         now = time.monotonic()
         if now < self.heartbeat:
             now = self.heartbeat
-        values = self._writer.step
-        values[self._phase_at + self._phase] += now - self._phase_start
+        old = self._phase
+        total = self._phase_totals[old] + now - self._phase_start
+        self._phase_totals[old] = total
         self._phase = phase
         self._phase_start = now
+        values = self._writer.step
+        values[self._phase_at + old] = total
         values[self._now_at] = phase
         values[self._start_at] = now
         values[self._start_time_at] = now + self.wall_offset
@@ -127,25 +139,36 @@ class Timeline:
         """One step is done: count it, with the samples, loss and gradient norm that it had."""
         self.warm = True
         now = self._stamp(self._phase if self._stack else OTHER)
-        duration = max(0.0, now - self._step_start - self._excluded)
+        timestamp = now + self.wall_offset
+        duration = now - self._step_start - self._excluded
         self._step_start, self._excluded = now, 0.0
-        self.step += 1
+        self.step = step = self.step + 1
+        self._steps = steps = self._steps + 1
+        bucket = bisect_left(_BUCKETS, duration)
+        self._buckets[bucket] = in_bucket = self._buckets[bucket] + 1
+        self._duration_sum += duration
         values = self._writer.step
-        values[self._step_at] = self.step
-        values[self._steps_at] += 1.0
-        values[self._last_at] = timestamp = now + self.wall_offset
-        values[self._bucket_at + bisect_left(_BUCKETS, duration)] += 1.0
-        values[self._sum_at] += duration
+        values[self._step_at] = step
+        values[self._steps_at] = steps
+        values[self._last_at] = timestamp
+        values[self._bucket_at + bucket] = in_bucket
+        values[self._sum_at] = self._duration_sum
         if self.pending_samples:
-            self._count(self._samples_at, self.pending_samples)
+            self._samples += self.pending_samples
+            values[self._samples_at] = self._samples
+            self.pending_samples = 0
         if self.pending_tokens:
-            self._count(self._tokens_at, self.pending_tokens)
-        self.pending_samples = self.pending_tokens = 0
-        loss = self.pending_loss
-        self._writer.add_to_ring(self.step, timestamp, duration, loss, self.pending_norm)
-        self._ring_lacks_loss = loss is None
-        self.pending_loss = self.pending_norm = None
+            self._tokens += self.pending_tokens
+            values[self._tokens_at] = self._tokens
+            self.pending_tokens = 0
+        self._add_to_ring(step, timestamp, duration)
         self._writer.commit()
+
+    def _add_to_ring(self, step: int, timestamp: float, duration: float) -> None:
+        loss = self._pending_loss
+        self._writer.add_to_ring(step, timestamp, duration, loss, self.pending_norm)
+        self._ring_lacks_loss = loss is layout.UNSET
+        self._pending_loss = self.pending_norm = layout.UNSET
 
     def take_loss(self, loss: float) -> None:
         """A training loss: of the step just ended if that has none yet, else of the one under way."""
@@ -153,7 +176,7 @@ class Timeline:
             self._ring_lacks_loss = False
             self._writer.amend_ring(loss)
         else:
-            self.pending_loss = loss
+            self._pending_loss = loss
 
     def resume_at(self, step: int) -> None:
         """The run goes on after `step` (a resumed run, or a loop that numbers its own steps)."""
@@ -164,7 +187,3 @@ class Timeline:
     def close(self) -> None:
         """Close the present phase for good."""
         self._switch(self._phase)
-
-    def _count(self, at: int, amount: int) -> None:
-        values = self._writer.step
-        values[at] = amount if values[at] != values[at] else values[at] + amount

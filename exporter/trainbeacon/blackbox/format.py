@@ -48,6 +48,7 @@ SIZE = JOURNAL_AT + JOURNAL_BYTES
 #: A NaN that no arithmetic yields: nothing was ever written. A user's NaN has another bit pattern.
 UNSET_BITS = 0x7FF8_BEAC_0000_0001
 UNSET_BYTES = struct.pack("=Q", UNSET_BITS)
+UNSET: float = struct.unpack("=d", UNSET_BYTES)[0]
 
 #: The word at STATE while the process runs, and after each way of ending that leaves a word.
 STATE_CODES = {"running": 0, "finished": 1, "failed": 2, "exited": 3}

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from . import format as layout
 from .directory import BOX_SUFFIX, TEMPORARY_PREFIX, default_directory, open_directory
 
+_ALL = slice(None)
 _UNSET_BLOCK = layout.UNSET_BYTES * layout.BLOCK_SLOTS
 
 #: Boxes that this process has mapped, by device and inode. A reader in the same process must go
@@ -131,22 +132,20 @@ class Writer:
         sequence = self._sequence = self._sequence + 1
         step = self.step
         step[0] = step[-1] = sequence
-        self._blocks[sequence & 1][:] = step
+        self._blocks[sequence & 1][_ALL] = step
         self._words[layout.SEQUENCE] = sequence
 
-    def add_to_ring(
-        self, step: float, timestamp: float, duration: float, loss: float | None, norm: float | None
-    ) -> None:
-        """Append one step to the ring of the last 1,024."""
-        at = self._ring_count % layout.RING_STEPS * layout.RING_FIELDS
+    def add_to_ring(self, step: float, timestamp: float, duration: float, loss: float, norm: float) -> None:
+        """Append one step to the ring of the last 1,024; `format.UNSET` where nothing was logged."""
+        count = self._ring_count
+        at = count % layout.RING_STEPS * layout.RING_FIELDS
         ring = self._ring
         ring[at] = step
         ring[at + 1] = timestamp
         ring[at + 2] = duration
-        self._set_or_clear(at + 3, loss)
-        self._set_or_clear(at + 4, norm)
-        self._ring_count += 1
-        self._words[layout.RING_COUNT] = self._ring_count
+        ring[at + 3] = loss
+        ring[at + 4] = norm
+        self._ring_count = self._words[layout.RING_COUNT] = count + 1
 
     def amend_ring(self, loss: float) -> None:
         """Give the newest step of the ring its loss, logged after the step had ended."""
@@ -155,7 +154,7 @@ class Writer:
 
     def unset(self, slot: int) -> None:
         """Make a slot read as never written."""
-        self.slots[slot : slot + 1].cast("B")[:] = layout.UNSET_BYTES
+        self.slots[slot] = layout.UNSET
 
     # Life
 
@@ -231,12 +230,6 @@ class Writer:
         self._journal_used = end
         self._words[layout.JOURNAL_USED] = end
         return True
-
-    def _set_or_clear(self, at: int, value: float | None) -> None:
-        if value is None:
-            self._ring[at : at + 1].cast("B")[:] = layout.UNSET_BYTES
-        else:
-            self._ring[at] = value
 
     def _is_ours(self) -> bool:
         try:
