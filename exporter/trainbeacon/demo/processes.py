@@ -15,18 +15,12 @@ from trainbeacon.demo import tether
 
 
 def start(
-    line: Sequence[str],
-    log: Path,
-    variables: Mapping[str, str] | None = None,
-    *,
-    folder: Path | None = None,
-    piped: bool = False,
+    line: Sequence[str], log: Path, variables: Mapping[str, str] | None = None, *, piped: bool = False
 ) -> subprocess.Popen[str]:
     """Start a tethered child whose standard error (and output, unless `piped`) goes to the file `log`.
 
-    `variables` are added to its environment; `folder` is where it runs, by default here. The child is a
-    session of its own: Ctrl-C at the terminal reaches this process only, which then ends its children in
-    order.
+    `variables` are added to its environment. The child is a session of its own: Ctrl-C at the terminal
+    reaches this process only, which then ends its children in order.
     """
     with log.open("ab") as file:
         return subprocess.Popen(
@@ -36,7 +30,6 @@ def start(
             stderr=file,
             text=True,
             errors="replace",
-            cwd=folder,
             start_new_session=True,
         )
 

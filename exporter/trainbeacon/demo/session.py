@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from types import FrameType
 
 from trainbeacon.demo import binaries, processes, progress, tether
@@ -165,8 +166,10 @@ class Session:
         """Say which ranks failed; returns the exit status of the demo."""
         failed = [(rank, result) for rank, result in enumerate(ranks.results()) if result]
         for rank, result in failed:
-            lines = processes.last_lines(ranks.log(rank), 1)
-            self.terminal.say(f"rank {rank}: {describe(result)}" + (f": {lines}" if result > 0 else ""))
+            why = f": {shorten(processes.last_lines(ranks.log(rank), 1), 150)}" if result > 0 else ""
+            self.terminal.say(f"rank {rank}: {describe(result)}{why}")
+        if ranks.alive:
+            self.terminal.say("the time is up and ranks still wait: ending them")
         return 1 if failed and self.options.fault != "crash" else 0
 
     def _wait_for_notifications(self) -> None:

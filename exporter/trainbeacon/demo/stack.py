@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from trainbeacon.demo import binaries, debian, processes, rendering, web
+from trainbeacon.demo import binaries, processes, rendering, web
 from trainbeacon.demo.launch import free_port
 from trainbeacon.demo.receiver import Notification, Receiver
 
@@ -127,8 +127,7 @@ class Stack:
         if binary is None:
             raise StackError(binaries.HOW_TO_GET.format(cache=binaries.cache_dir()))
         log = self.folder / f"{name}.log"
-        program, where = debian.runnable(binary)
-        process = processes.start([str(program), *options], log, folder=where)
+        process = processes.start([str(binary), *options], log)
         closing.callback(processes.stop, [process])
         if not self._ready(process, url):
             raise StackError(f"{name} is not ready at {url}:\n{processes.last_lines(log)}")
