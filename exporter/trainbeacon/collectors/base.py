@@ -10,7 +10,6 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
-    InfoMetricFamily,
 )
 from prometheus_client.metrics_core import Metric as Family
 
@@ -84,14 +83,15 @@ _TYPES = {
     "counter": CounterMetricFamily,
     "gauge": GaugeMetricFamily,
     "histogram": HistogramMetricFamily,
-    "info": InfoMetricFamily,
+    # OpenMetrics' own info type leaves `_info` off the family's name, which may then be that of another
+    # family (training_hyperparameter): a parser refuses that.
+    "info": GaugeMetricFamily,
 }
 
 
 def new_family(metric: catalogue.Metric) -> Family:
     """An empty family for a metric of the catalogue."""
     name = metric.name.removesuffix("_total") if metric.type == "counter" else metric.name
-    name = name.removesuffix("_info") if metric.type == "info" else name
     unit = metric.unit if metric.unit and name.endswith(f"_{metric.unit}") else ""
     family: Family = (
         _TYPES[metric.type](name, metric.help, unit=unit) if unit else _TYPES[metric.type](name, metric.help)
