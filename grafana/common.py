@@ -52,16 +52,16 @@ STATES = {
 ALERT_COLORS = {"critical": "red", "warning": "orange", "info": "blue"}
 PHASES = {
     "init": "#8e8e8e",
-    "resume": "#a3a3c2",
-    "compile": "#b877d9",
-    "warmup": "#705da0",
-    "data_wait": "#e02f44",
-    "h2d": "#ff7383",
+    "resume": "#6e7a8a",
+    "compile": "#705da0",
+    "warmup": "#a3a3c2",
+    "data_wait": "#ff9830",
+    "h2d": "#ffcb7d",
     "forward": "#5794f2",
     "backward": "#1f60c4",
     "optimizer": "#56a64b",
-    "communication": "#f2cc0c",
-    "evaluate": "#ff9830",
+    "communication": "#8ab8ff",
+    "evaluate": "#b877d9",
     "checkpoint": "#fade2a",
     "other": "#5a5a5a",
 }

@@ -35,12 +35,14 @@ NAN = {"type": "special", "options": {"match": "nan", "result": {"text": "NaN", 
 
 
 def unit_of(expr: str) -> str:
-    """Grafana's unit for the first catalogue metric in `expr`; `short` where there is none.
+    """Grafana's unit for the first metric or recorded series in `expr`; `short` where there is none.
 
     What an expression does to the unit (a rate, a quotient) is for the source to say with `unit=`;
     a contract test works the unit out from the expression and compares.
     """
-    for name in re.findall(r"[a-zA-Z_:]+", expr):
+    for name in re.findall(r"[\w:]+", expr):
+        if ":" in name:  # a recorded series, level:metric:operation
+            return UNITS.get(name.split(":")[1].rpartition("_")[2], "short")
         metric = BY_NAME.get(name) or BY_NAME.get(re.sub("_(bucket|sum|count)$", "", name))
         if metric:
             return UNITS[metric.unit]
@@ -85,8 +87,8 @@ def expand(expr: str, selectors: Mapping[str, str]) -> str:
 class Query:
     """One PromQL expression. `legend` names its series; in a table it names the value's column.
 
-    In a table `unit`, `thresholds` and `mappings` belong to that column, and a query without a legend
-    brings its labels only.
+    `thresholds` are for what the legend names; in a table so are `unit` and `mappings`, and a query
+    without a legend brings its labels only.
     """
 
     expr: str
@@ -100,7 +102,7 @@ class Query:
 class Panel:
     """What all kinds of panels share. Width and height are in grid units, by default the row's.
 
-    `unit` is that of the first catalogue metric where it is not given; `colors` fixes the colour of
+    `unit` is that of the first metric where it is not given; `colors` fixes the colour of
     series by name; `mappings` shows values as (text, colour); `empty` stands where there is no data.
     """
 
@@ -141,7 +143,11 @@ class Panel:
         return {}
 
     def _overrides(self) -> list[Json]:
-        return [_override(name, {"color": _fixed(color)}) for name, color in self.colors.items()]
+        colors = [_override(name, {"color": _fixed(color)}) for name, color in self.colors.items()]
+        steps = [
+            _override(q.legend, {"thresholds": _steps(q.thresholds)}) for q in self.targets if q.thresholds
+        ]
+        return colors + steps
 
     def _transformations(self) -> list[Json]:
         return []
@@ -252,6 +258,9 @@ class Band(TimeSeries):
 class Stat(Panel):
     """One figure a series, on a background that the thresholds colour."""
 
+    _: KW_ONLY
+    empty: str = "none"
+
     type: ClassVar[str] = "stat"
     instant: ClassVar[bool] = True
 
@@ -293,14 +302,14 @@ class Table(Panel):
     """One row for each combination of the labels that all queries share.
 
     `labels` are the label columns, in order, with their widths in pixels (0: what is left); then come
-    the queries that have a legend. `sort` names the column whose highest value comes first. `colors`,
-    by text, is for the cells of the columns named in `colored`.
+    the queries that have a legend. `sort` names the columns whose highest value comes first, by weight.
+    `colors`, by text, is for the cells of the columns named in `colored`.
     """
 
     _: KW_ONLY
     labels: Mapping[str, int] = field(default_factory=dict)
     colored: tuple[str, ...] = ()
-    sort: str = ""
+    sort: tuple[str, ...] = ()
 
     type: ClassVar[str] = "table"
     instant: ClassVar[bool] = True
@@ -341,11 +350,9 @@ class Table(Panel):
         }
         steps = [] if single else [{"id": "merge", "options": {}}]
         steps.append({"id": "organize", "options": organize})
-        if self.sort:
-            steps.append(
-                {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": self.sort, "desc": True}]}}
-            )
-        return steps
+        # Grafana sorts by one column at a time, and stably.
+        sorts = [[{"field": name, "desc": True}] for name in reversed(self.sort)]
+        return steps + [{"id": "sortBy", "options": {"fields": {}, "sort": sort}} for sort in sorts]
 
 
 @dataclass(frozen=True)
@@ -390,7 +397,7 @@ class Heatmap(Panel):
 
 @dataclass(frozen=True)
 class Text(Panel):
-    """Words between panels, in Markdown; the description is what is shown."""
+    """Words in Markdown: the description is what is shown."""
 
     type: ClassVar[str] = "text"
 

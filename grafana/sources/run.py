@@ -8,7 +8,8 @@ from grafana.panels import Band, BarGauge, Heatmap, Query, Stat, StateTimeline, 
 
 # As in the rules: a rank counts as silent from 10 s, as lost from 30 s; a run as stalled from 120 s.
 SILENT = ((None, "transparent"), (10, "orange"), (30, "red"))
-STALLED = ((None, "transparent"), (60, "orange"), (120, "red"))
+SLOW = ((None, "transparent"), (120, "orange"))
+STALLED = ((None, "transparent"), (120, "red"))
 ANY = ((None, "transparent"), (1, "red"))
 SUSPICIONS = {
     5: ("crashed", "red"),
@@ -36,12 +37,15 @@ PLACE = (
 )
 BEHIND = "scalar(max(training_step{<run>})) - max by (rank) (last_over_time(training_step{<ranks>}[15m]))"
 
-# One number for each phase makes a rank one lane; `@ end()` keeps the same ranks over the time shown.
-PHASE_NUMBER = " or ".join(
+# One number for each phase makes a rank one lane, and a greater one marks its silence; `@ end()` keeps
+# the same ranks over the time shown.
+LANE_COLORS = dict(enumerate([*PHASES.items(), ("silent", "red")], 1))
+LANE = " or ".join(
     f'{i} * run_rank:training_phase:current{{<ranks>, phase="{phase}"}}' for i, phase in enumerate(PHASES, 1)
 )
+MUTE = f"{len(LANE_COLORS)} * (run_rank:training_silence_seconds:age{{<ranks>}} > bool 0)"
 HEARD = "max by (rank) (last_over_time(training_heartbeat_timestamp_seconds{<ranks>}[15m] @ end()))"
-LANES = f"max by (rank) ({PHASE_NUMBER}) and on (rank) bottomk(24, {HEARD})"
+LANES = f"max by (rank) ({LANE} or {MUTE}) and on (rank) bottomk(24, {HEARD})"
 
 PHASE_RATE = "rate(training_phase_seconds_total{<ranks>}[$__rate_interval])"
 OWN = 'training_phase_seconds_total{<ranks>, phase=~"data_wait|h2d|forward|optimizer|other"}'
@@ -64,18 +68,27 @@ GLANCE = Row(
                     "missing",
                 ),
             ),
-            width=6,
+            width=5,
             colors=STATES,
             empty="not served",
         ),
         Stat(
-            "Standing still",
-            "Time without a step, start-up, evaluation and checkpoints excused. TrainingStalled judges it.",
-            "max(run:training_standstill_seconds:age{<run>})",
-            width=3,
-            thresholds=STALLED,
+            "Last step",
+            "Time since the run's last step; and the same, start-up, evaluation and checkpoints excused, as"
+            " TrainingStalled judges it.",
+            (
+                Query(
+                    "time() - max(run:training_last_progress_timestamp_seconds:max{<run>})",
+                    "ago",
+                    thresholds=SLOW,
+                ),
+                Query(
+                    "max(run:training_standstill_seconds:age{<run>})", "standing still", thresholds=STALLED
+                ),
+            ),
+            width=4,
             decimals=0,
-            empty="not running",
+            empty="not served",
         ),
         Stat("Step", "Last completed step.", "max(training_step{<ranks>})"),
         Stat(
@@ -99,15 +112,16 @@ GLANCE = Row(
             "Accuracy",
             "Validation accuracy, mean over the ranks.",
             'avg(training_accuracy_ratio{<ranks>, split="validation"})',
-        ),
-        Stat(
-            "Samples/s", "All ranks together, over ten seconds.", "sum(training_samples_per_second{<ranks>})"
-        ),
-        Stat(
-            "Tokens/s",
-            "All ranks together, over ten seconds.",
-            "sum(training_tokens_per_second{<ranks>})",
             width=3,
+        ),
+        Stat(
+            "Throughput",
+            "All ranks together, over about ten seconds.",
+            (
+                Query("sum(training_samples_per_second{<ranks>})", "samples/s"),
+                Query("sum(training_tokens_per_second{<ranks>})", "tokens/s"),
+            ),
+            width=4,
         ),
         Table(
             "Firing alerts",
@@ -123,8 +137,8 @@ GLANCE = Row(
             labels={"severity": 90, "alertname": 0, "rank": 60},
             colored=("severity",),
             colors=ALERT_COLORS,
-            sort="since",
-            empty="No alert is firing",
+            sort=("since",),
+            empty="none",
         ),
         Table(
             "Ranks to look at",
@@ -148,7 +162,7 @@ GLANCE = Row(
             labels={"rank": 60, "hostname": 0, "gpu": 60, "state": 90, "phase": 110},
             colored=("state",),
             colors=STATES,
-            sort="suspicion",
+            sort=("suspicion", "losses not finite", "silent"),
         ),
     ),
     width=2,
@@ -256,7 +270,7 @@ TIME = Row(
             Query(LANES, "rank {{rank}}"),
             width=24,
             height=9,
-            mappings=dict(enumerate(PHASES.items(), 1)),
+            mappings=LANE_COLORS,
         ),
     ),
     width=12,

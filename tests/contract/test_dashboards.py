@@ -1,0 +1,380 @@
+"""The promise of the dashboards: every panel asks for what exists, in its unit, at any size of run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import promql_parser as promql
+import pytest
+import yaml
+
+from grafana.build import generate
+from trainbeacon.catalogue import BY_NAME
+
+Json = dict[str, Any]
+MODELS: dict[str, Json] = {name: json.loads(text) for name, text in generate().items()}
+RULES: dict[str, str] = {}
+for file in sorted((Path(__file__).parents[2] / "prometheus/rules").rglob("*.yml")):
+    for group in yaml.safe_load(file.read_text())["groups"]:
+        RULES |= {rule["record"]: rule["expr"] for rule in group["rules"] if "record" in rule}
+
+#: What Prometheus itself serves, with its labels.
+OWN = {
+    "up": set(),
+    "ALERTS": {"alertname", "alertstate", "severity", "run", "rank"},
+    "ALERTS_FOR_STATE": {"alertname", "severity", "run", "rank"},
+}
+TARGET = {"cluster", "namespace", "job", "instance"}  # labels that the scrape adds, or does not
+HISTOGRAM = re.compile("_(bucket|sum|count)$")
+GRAFANA_UNITS = {
+    "": "short",
+    "1/s": "cps",
+    "seconds": "s",
+    "ratio": "percentunit",
+    "bytes": "bytes",
+    "bytes/s": "Bps",
+    "celsius": "celsius",
+    "watts": "watt",
+}
+NUMBER = "number"  # a literal takes the unit of what stands beside it
+
+
+def panels(model: Json) -> Iterator[Json]:
+    """All panels but the rows, also those of collapsed rows."""
+    for panel in model["panels"]:
+        yield from panel.get("panels", [])
+        if panel["type"] != "row":
+            yield panel
+
+
+PANELS = [
+    pytest.param(panel, id=f"{Path(name).stem}: {panel['title']}")
+    for name, model in MODELS.items()
+    for panel in panels(model)
+    if panel["type"] != "text"
+]
+dashboards = pytest.mark.parametrize("model", MODELS.values(), ids=[Path(name).stem for name in MODELS])
+each_panel = pytest.mark.parametrize("panel", PANELS)
+
+
+def parse(expr: str) -> promql.Expr:
+    """The expression as Grafana would send it, with some value for each of its own variables."""
+    return promql.parse(expr.replace("$__rate_interval", "1m").replace("$__interval", "15s"))
+
+
+def children(node: promql.Expr) -> Iterator[promql.Expr]:
+    """The expressions right below one."""
+    for name in ("expr", "lhs", "rhs", "param", "vector_selector"):
+        if (child := getattr(node, name, None)) is not None:
+            yield child
+    yield from getattr(node, "args", ())
+
+
+def walk(node: promql.Expr) -> Iterator[promql.Expr]:
+    """An expression and all below it."""
+    yield node
+    for child in children(node):
+        yield from walk(child)
+
+
+def selectors(expr: str) -> list[promql.VectorSelector]:
+    """All selectors of series in an expression."""
+    return [node for node in walk(parse(expr)) if isinstance(node, promql.VectorSelector)]
+
+
+def labels_of(name: str) -> set[str]:
+    """The labels that the series of a name can have; fails for a name that nobody serves."""
+    if name in OWN:
+        return OWN[name] | TARGET
+    if name in RULES:
+        return set().union(*(labels_of(each.name) for each in selectors(RULES[name])))
+    metric = BY_NAME.get(name) or BY_NAME.get(HISTOGRAM.sub("", name))
+    assert metric is not None, f"neither the catalogue nor a rule has {name}"
+    assert (metric.type == "histogram") == bool(HISTOGRAM.search(name)), name
+    return {*metric.label_names, *TARGET} | ({"le"} if name.endswith("_bucket") else set())
+
+
+def is_counter(name: str) -> bool:
+    """Whether the series of a name only ever grow while their process lives."""
+    metric = BY_NAME.get(HISTOGRAM.sub("", name)) or BY_NAME.get(name)
+    return metric is not None and metric.type in {"counter", "histogram"}
+
+
+def unit_of(node: promql.Expr) -> str:
+    """The unit of an expression's value, worked out from the catalogue's units."""
+    if isinstance(node, promql.NumberLiteral):
+        return NUMBER
+    if isinstance(node, promql.VectorSelector):
+        return _selector_unit(node.name)
+    if isinstance(node, promql.Call):
+        return _call_unit(node)
+    if isinstance(node, promql.AggregateExpr):
+        return "" if str(node.op) in {"count", "group"} else unit_of(node.expr)
+    if isinstance(node, promql.BinaryExpr):
+        return _binary_unit(node)
+    return unit_of(next(children(node)))
+
+
+def _selector_unit(name: str) -> str:
+    if name in RULES:
+        return unit_of(parse(RULES[name]))
+    if name in OWN:
+        return "seconds" if name == "ALERTS_FOR_STATE" else ""
+    metric = BY_NAME.get(name) or BY_NAME[HISTOGRAM.sub("", name)]
+    return "" if name.endswith(("_bucket", "_count")) else metric.unit
+
+
+def _call_unit(node: promql.Call) -> str:
+    if node.func.name in {"time", "timestamp"}:
+        return "seconds"
+    if node.func.name == "histogram_quantile":
+        bucket = next(each for each in walk(node) if isinstance(each, promql.VectorSelector))
+        return BY_NAME[HISTOGRAM.sub("", bucket.name)].unit
+    unit = unit_of(node.args[-1])
+    per_second = {"seconds": "ratio", "": "1/s", "bytes": "bytes/s"}
+    return per_second[unit] if node.func.name == "rate" else unit
+
+
+def _binary_unit(node: promql.BinaryExpr) -> str:
+    left, right, operator = unit_of(node.lhs), unit_of(node.rhs), str(node.op)
+    if operator in {"and", "or", "unless"}:
+        return left
+    if operator in {"==", "!=", "<", ">", "<=", ">="}:
+        return "" if node.modifier and node.modifier.return_bool else left
+    if operator == "*":
+        zeroed = isinstance(node.lhs, promql.NumberLiteral) and node.lhs.val == 0
+        return NUMBER if zeroed else max({left, right} - {NUMBER}, key=len, default=NUMBER)
+    if operator == "/":
+        if NUMBER in {left, right}:
+            return left
+        return {("", "1/s"): "seconds", (right, right): "ratio"}.get((left, right), left)
+    assert left == right or NUMBER in {left, right}, (
+        f"{left or 'count'} {operator} {right or 'count'}: {node}"
+    )
+    return right if left == NUMBER else left
+
+
+def overridden(panel: Json, name: str, key: str) -> Any:
+    """What a panel says of one field by name, else None."""
+    for override in panel["fieldConfig"]["overrides"]:
+        if override["matcher"] == {"id": "byName", "options": name}:
+            for each in override["properties"]:
+                if each["id"] == key:
+                    return each["value"]
+    return None
+
+
+def test_committed_files_are_what_the_sources_say(repository: Path) -> None:
+    """Each committed dashboard equals its source, and building twice gives the same text."""
+    committed = {
+        str(path.relative_to(repository)): path.read_text()
+        for path in sorted((repository / "grafana/dashboards").iterdir())
+    }
+    assert generate() == committed == generate()
+
+
+@dashboards
+def test_dashboard_fits_every_grafana(model: Json) -> None:
+    """It has a stable address, an old schema, panels that Grafana 10 to 13 have, and fits a ConfigMap."""
+    known = {"timeseries", "stat", "bargauge", "table", "heatmap", "state-timeline", "text"}
+    assert re.fullmatch("trainbeacon-[a-z-]{1,28}", model["uid"])
+    assert model["schemaVersion"] == 39
+    assert {panel["type"] for panel in panels(model)} <= known
+    assert not model["editable"]
+    assert len(json.dumps(model, separators=(",", ":"))) < 200_000
+
+
+def test_addresses_and_titles_are_unique() -> None:
+    """No dashboard takes another's address or name."""
+    for key in ("uid", "title"):
+        assert len(MODELS) == len({model[key] for model in MODELS.values()})
+
+
+@dashboards
+def test_panels_share_the_grid_without_overlap(model: Json) -> None:
+    """Every panel has an id and a place of its own, within the 24 columns."""
+    everything = [*panels(model), *(panel for panel in model["panels"] if panel["type"] == "row")]
+    cells = [
+        (place["x"] + x, place["y"] + y)
+        for place in (panel["gridPos"] for panel in everything)
+        for x in range(place["w"])
+        for y in range(place["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+    assert len(everything) == len({panel["id"] for panel in everything})
+
+
+@dashboards
+def test_no_data_source_is_hard_coded(model: Json) -> None:
+    """The user chooses the data source; until then it is Grafana's default, and nothing names another."""
+    first = model["templating"]["list"][0]
+    assert ("datasource", "datasource", "Data source") == (first["type"], first["name"], first["label"])
+    assert {"text": "default", "value": "default"} == first["current"]
+    chosen = {"type": "prometheus", "uid": "${datasource}"}
+    for panel in panels(model):
+        if panel["type"] != "text":
+            assert [chosen] * (1 + len(panel["targets"])) == [
+                panel["datasource"],
+                *(target["datasource"] for target in panel["targets"]),
+            ]
+    for each in (*model["templating"]["list"][1:], *model["annotations"]["list"]):
+        assert chosen == each["datasource"]
+
+
+@dashboards
+def test_variables_narrow_down_and_all_matches_a_missing_label(model: Json) -> None:
+    """Cluster, namespace, run and rank follow each other; All also works where a label does not exist."""
+    variables = model["templating"]["list"][1:]
+    order = ["cluster", "namespace", "run", "rank"]
+    assert [name for name in order if name in {each["name"] for each in variables}] == [
+        each["name"] for each in variables
+    ]
+    for number, variable in enumerate(variables):
+        inner, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"]).groups()
+        (selector,) = selectors(inner)
+        assert label in labels_of(selector.name)
+        assert [each["name"] for each in variables[:number]] == [
+            matcher.name for matcher in selector.matchers.matchers
+        ]
+        assert variable["definition"] == variable["query"]["query"]
+        assert variable["refresh"] == 2
+        assert not variable["includeAll"] or (".*", ["$__all"]) == (
+            variable["allValue"],
+            variable["current"]["value"],
+        )
+
+
+@dashboards
+def test_dashboards_link_to_each_other(model: Json) -> None:
+    """The menu lists all dashboards by a tag that this one has too, and keeps time and variables."""
+    (link,) = model["links"]
+    assert link["tags"][0] in model["tags"]
+    assert link["keepTime"]
+    assert link["includeVars"]
+
+
+@dashboards
+def test_events_are_marked(model: Json) -> None:
+    """Annotations ask for what exists, of the chosen run, and name the alert."""
+    for annotation in model["annotations"]["list"]:
+        used = set().union(*(labels_of(each.name) for each in selectors(annotation["expr"])))
+        assert set(re.findall(r"{{(\w+)}}", annotation["titleFormat"] + annotation["textFormat"])) <= used
+        assert 'run="$run"' in annotation["expr"]
+
+
+@each_panel
+def test_panel_says_what_it_shows(panel: Json) -> None:
+    """A panel has a title, a description that is a sentence, and queries."""
+    assert panel["title"]
+    assert re.fullmatch(r"[A-Z].*\.", panel["description"])
+    assert panel["targets"]
+
+
+@each_panel
+def test_series_have_names(panel: Json) -> None:
+    """Every series has a legend, or it would be shown as an expression; no two queries have the same."""
+    names = [target["legendFormat"] for target in panel["targets"]]
+    if panel["type"] == "table":
+        names = [name for name in names if name]
+    assert all(names)
+    assert len(names) == len(set(names))
+
+
+@each_panel
+def test_metrics_and_labels_exist(panel: Json) -> None:
+    """Every metric is in the catalogue or recorded, and every label of a query or legend belongs to it."""
+    for target in panel["targets"]:
+        known = set().union(*(labels_of(each.name) for each in selectors(target["expr"])))
+        for selector in selectors(target["expr"]):
+            assert {each.name for each in selector.matchers.matchers} <= labels_of(selector.name)
+        used = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+        for node in walk(parse(target["expr"])):
+            modifier = getattr(node, "modifier", None)
+            used |= set(getattr(modifier, "labels", ()))
+            used |= set(getattr(getattr(modifier, "matching", None), "labels", ()))
+        assert used <= known
+
+
+@each_panel
+def test_panel_is_of_the_chosen_run(panel: Json) -> None:
+    """Every selector names cluster, namespace and run, or is narrowed to the run's own GPUs and nodes."""
+    for target in panel["targets"]:
+        for selector in selectors(target["expr"]):
+            metric = BY_NAME.get(selector.name)
+            if metric and metric.level in {"gpu", "node"}:
+                assert re.search(
+                    r"and on \(cluster, namespace, instance(, gpu)?\) \S+{.*run=", target["expr"]
+                )
+            else:
+                chosen = {(each.name, each.value) for each in selector.matchers.matchers}
+                assert chosen >= {("cluster", "$cluster"), ("namespace", "$namespace"), ("run", "$run")}
+
+
+@each_panel
+def test_counters_are_rated_over_grafanas_interval(panel: Json) -> None:
+    """A counter stands only in rate() or increase(), these take only counters, over $__rate_interval."""
+    for target in panel["targets"]:
+        ranges = [
+            (node.func.name in {"rate", "irate", "increase"}, argument.vector_selector.name)
+            for node in walk(parse(target["expr"]))
+            if isinstance(node, promql.Call)
+            for argument in node.args
+            if isinstance(argument, promql.MatrixSelector)
+        ]
+        rated = sorted(name for is_rate, name in ranges if is_rate)
+        assert rated == sorted(each.name for each in selectors(target["expr"]) if is_counter(each.name))
+        assert len(rated) == target["expr"].count("[$__rate_interval]")
+
+
+@each_panel
+def test_unit_of_the_panel_is_the_unit_of_the_metric(panel: Json) -> None:
+    """The unit that a panel shows is the one that follows from the catalogue and the expression."""
+    for target in panel["targets"]:
+        unit = overridden(panel, target["legendFormat"], "unit") or panel["fieldConfig"]["defaults"]["unit"]
+        worked_out = unit_of(parse(target["expr"])).replace(NUMBER, "")
+        if panel["type"] != "table" or target["legendFormat"]:
+            assert GRAFANA_UNITS[worked_out] == unit, target["expr"]
+
+
+@each_panel
+def test_panel_stays_readable_with_thousands_of_ranks(panel: Json) -> None:
+    """What is shown for each rank, node or GPU is limited to a few by topk or bottomk."""
+    single = {"rank", "instance", "gpu", "hostname"}
+    columns = {name for each in panel["transformations"] for name in each["options"].get("indexByName", ())}
+    for target in panel["targets"]:
+        shown = set(re.findall(r"{{(\w+)}}", target["legendFormat"])) | columns
+        bounded = re.search(r"(top|bottom)k\((\d|1\d|2[0-4]), ", target["expr"])
+        assert (
+            bounded or not shown & single or "ALERTS" in target["expr"]
+        )  # alerts are bounded by their rules
+
+
+def test_units_are_worked_out_from_expressions() -> None:
+    """The check of units can tell right from wrong: a rate, a quotient, an age, a sum of unlike things."""
+    worked_out = {
+        "rate(training_phase_seconds_total[1m])": "ratio",
+        "training_host_memory_used_bytes / training_host_memory_total_bytes": "ratio",
+        "rate(training_host_disk_read_bytes_total[1m])": "bytes/s",
+        "time() - training_heartbeat_timestamp_seconds": "seconds",
+        "training_step / rate(training_steps_total[1m])": "seconds",
+        "histogram_quantile(0.5, rate(training_step_duration_seconds_bucket[1m]))": "seconds",
+        "count(training_gpu_power_watts > 300)": "",
+    }
+    assert worked_out == {expr: unit_of(parse(expr)) for expr in worked_out}
+    with pytest.raises(AssertionError, match="seconds - bytes"):
+        unit_of(parse("time() - training_checkpoint_bytes"))
+
+
+def test_provisioning_lets_grafana_find_the_files(repository: Path) -> None:
+    """The data source tells Grafana the scrape interval that Prometheus has, and dashboards come from files."""
+    folder = repository / "grafana/provisioning"
+    (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
+    scrape = yaml.safe_load((repository / "prometheus/prometheus.yml").read_text())["global"]
+    (provider,) = yaml.safe_load((folder / "dashboards/trainbeacon.yml").read_text())["providers"]
+    assert (scrape["scrape_interval"], "prometheus") == (source["jsonData"]["timeInterval"], source["type"])
+    assert ("file", False) == (provider["type"], provider["allowUiUpdates"])
