@@ -1,0 +1,270 @@
+"""The rules keep house: what promtool accepts and an operator would still regret.
+
+`problems` reads one rule as pint would, against the catalogue and the other rules. Each kind of problem
+has a broken rule below that shows that it is found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import promql_parser as promql
+import pytest
+import yaml
+
+from trainbeacon import catalogue
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FILES = sorted(REPOSITORY.glob("prometheus/rules/*/*.yml"))
+RUNBOOKS = "https://github.com/trainbeacon/trainbeacon/blob/main/prometheus/runbooks"
+SEVERITIES = {"critical", "warning", "info", "none"}
+ANNOTATIONS = {"summary", "description", "action", "runbook_url"}
+TARGET_LABELS = {"cluster", "namespace", "job", "instance"}
+KEPT = {"cluster", "namespace"}
+OTHERS = {"up": set[str](), "ALERTS": {"alertname", "alertstate", "severity"}}
+COUNTER_FUNCTIONS = {"rate", "irate", "increase", "resets"}
+UNSTABLE = {"topk", "bottomk", "limitk", "limit_ratio", "count_values"}
+EXPERIMENTAL = {
+    "mad_over_time",
+    "sort_by_label",
+    "sort_by_label_desc",
+    "info",
+    "double_exponential_smoothing",
+}
+KINDS = {"By": "by", "Without": "without", "Include": "on", "Exclude": "ignoring"}
+COMPARISONS = {"==", "!=", "<", "<=", ">", ">="}
+RECORDED = re.compile(r"\b[a-z]+(?:_[a-z]+)*:[a-z0-9_]+:[a-z0-9_]+\b")
+
+Rule = dict[str, Any]
+
+
+def groups() -> Iterator[tuple[Path, dict[str, Any]]]:
+    for file in FILES:
+        for group in yaml.safe_load(file.read_text())["groups"]:
+            yield file, group
+
+
+RULES: list[Rule] = [rule for _, group in groups() for rule in group["rules"]]
+ALERTS: list[Rule] = [rule for rule in RULES if "alert" in rule]
+RECORDS: dict[str, Rule] = {rule["record"]: rule for rule in RULES if "record" in rule}
+
+
+def walk(node: Any) -> Iterator[Any]:
+    """The node and all below it."""
+    yield node
+    children = [getattr(node, name, None) for name in ("lhs", "rhs", "expr", "param", "vector_selector")]
+    for child in (*children, *(getattr(node, "args", None) or ())):
+        if child is not None and not isinstance(child, (str, float)):
+            yield from walk(child)
+
+
+def selectors(node: Any) -> list[Any]:
+    return [each for each in walk(node) if isinstance(each, promql.VectorSelector)]
+
+
+def labels_of(name: str) -> set[str] | None:
+    """The labels that a series of that name can have, or None if nothing makes such a series."""
+    base = re.sub(r"_(sum|count|bucket)$", "", name)
+    if metric := catalogue.BY_NAME.get(name) or catalogue.BY_NAME.get(base):
+        return TARGET_LABELS | set(metric.label_names) | ({"le"} if metric.buckets else set())
+    if name in RECORDS:
+        parts = selectors(promql.parse(RECORDS[name]["expr"]))
+        return set[str]().union(*(labels_of(part.name) or set() for part in parts if part.name != name))
+    return TARGET_LABELS | OTHERS[name] if name in OTHERS else None
+
+
+def grouping(node: Any) -> list[tuple[str, set[str]]]:
+    """How a node names the labels that it keeps, drops or matches on."""
+    modifier = getattr(node, "modifier", None)
+    modifier = getattr(modifier, "matching", modifier)
+    if modifier is None:
+        return [("by", set())] if isinstance(node, promql.AggregateExpr) else []
+    return [(KINDS[str(modifier.type).rpartition(".")[2]], set(modifier.labels))]
+
+
+def selector_problems(node: Any) -> Iterator[str]:
+    known = labels_of(node.name)
+    if known is None:
+        yield f"nothing makes {node.name}"
+        return
+    for matcher in node.matchers.matchers:
+        if matcher.name not in known:
+            yield f"{node.name} has no label {matcher.name}"
+        if node.name == "run:training_threshold:max" and matcher.value not in catalogue.THRESHOLDS:
+            yield f"no run can set the threshold {matcher.value}"
+
+
+def call_problems(node: Any) -> Iterator[str]:
+    if node.func.name in EXPERIMENTAL:
+        yield f"{node.func.name} is experimental"
+    for selector in selectors(node) if node.func.name in COUNTER_FUNCTIONS else ():
+        metric = catalogue.BY_NAME.get(re.sub(r"_(sum|count|bucket)$", "", selector.name))
+        if metric is None or metric.type not in ("counter", "histogram"):
+            yield f"{node.func.name} of {selector.name}, which is no counter"
+
+
+def label_problems(node: Any) -> Iterator[str]:
+    known = set[str]().union(*(labels_of(each.name) or set() for each in selectors(node)))
+    for kind, labels in grouping(node):
+        if labels - known:
+            yield f"{kind} names the unknown labels {sorted(labels - known)}"
+        if kind in ("by", "on") and not labels >= KEPT:
+            yield f"{kind} loses cluster or namespace"
+
+
+def division_problems(node: Any) -> Iterator[str]:
+    divisor = node.rhs.expr if isinstance(node.rhs, promql.ParenExpr) else node.rhs
+    guarded = isinstance(divisor, promql.BinaryExpr) and str(divisor.op) in (">", "!=")
+    if not guarded and not isinstance(divisor, promql.NumberLiteral):
+        yield "naked division"
+
+
+def expression_problems(rule: Rule) -> Iterator[str]:
+    nodes = list(walk(promql.parse(rule["expr"])))
+    for node in nodes:
+        yield from label_problems(node)
+        if isinstance(node, promql.VectorSelector):
+            yield from selector_problems(node)
+        elif isinstance(node, promql.Call):
+            yield from call_problems(node)
+        elif isinstance(node, promql.AggregateExpr) and str(node.op) in UNSTABLE:
+            yield f"{node.op} changes its mind"
+        elif isinstance(node, promql.BinaryExpr) and str(node.op) == "/":
+            yield from division_problems(node)
+    functions = {node.func.name for node in nodes if isinstance(node, promql.Call)}
+    if functions & {"absent", "absent_over_time"} and rule.get("for", "0s") == "0s":
+        yield "absent without for"
+    thresholds = rule["expr"].count("run:training_threshold:max{")
+    if len(re.findall(r"run:training_threshold:max\{[^}]*\}\s+or\b", rule["expr"])) != thresholds:
+        yield "threshold without a default behind or"
+
+
+def alert_problems(rule: Rule) -> Iterator[str]:
+    name, labels, annotations = rule["alert"], rule.get("labels", {}), rule.get("annotations", {})
+    if name != "Watchdog" and not re.fullmatch(r"(Training|TrainBeacon)[A-Z][A-Za-z]+", name):
+        yield "name without our prefix"
+    if labels.get("severity") not in SEVERITIES:
+        yield "no severity"
+    if set(labels) - {"severity", "reason"} or "{{" in str(labels):
+        yield "labels beside severity and reason, or with a value in them"
+    if set(annotations) != ANNOTATIONS:
+        yield f"annotations are not {sorted(ANNOTATIONS)}"
+    if "{{" in annotations.get("summary", "") + annotations.get("action", ""):
+        yield "summary and action are fixed sentences"
+    if annotations.get("runbook_url") != f"{RUNBOOKS}/{name}.md":
+        yield "runbook_url of another alert"
+    if "for" not in rule or ("keep_firing_for" not in rule and name != "Watchdog"):
+        yield "for and keep_firing_for are not said"
+    nodes = list(walk(promql.parse(rule["expr"])))
+    judged = any(str(getattr(node, "op", "")) in COMPARISONS for node in nodes)
+    if not judged and not any(getattr(node, "name", "") in RECORDS for node in nodes):
+        yield "fires whenever the series exists"
+    for used in RECORDED.findall(annotations.get("description", "")):
+        if used not in RECORDS:
+            yield f"nothing makes {used}"
+
+
+def problems(rule: Rule) -> list[str]:
+    """What is wrong with one rule."""
+    found = list(expression_problems(rule))
+    if "alert" in rule:
+        found += alert_problems(rule)
+    elif not RECORDED.fullmatch(rule["record"]):
+        found.append("name is not level:metric:operations")
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_rule_keeps_house(rule: Rule) -> None:
+    """No rule of ours has a problem that is known to mislead whoever relies on it."""
+    assert problems(rule) == []
+
+
+BROKEN = {
+    "nothing makes training_lossy": {"expr": "training_lossy"},
+    "training_loss has no label phase": {"expr": 'training_loss{phase="x"}'},
+    "no run can set the threshold stall": {"expr": 'run:training_threshold:max{name="stall"} or vector(1)'},
+    "threshold without a default behind or": {"expr": 'run:training_threshold:max{name="stall_seconds"} > 1'},
+    "increase of training_loss, which is no counter": {"expr": "increase(training_loss[5m])"},
+    "mad_over_time is experimental": {"expr": "mad_over_time(training_loss[5m])"},
+    "by names the unknown labels ['rang']": {"expr": "max by (cluster, namespace, rang) (training_loss)"},
+    "by loses cluster or namespace": {"expr": "max by (run) (training_loss)"},
+    "on loses cluster or namespace": {"expr": "training_loss and on (run) training_step"},
+    "topk changes its mind": {"expr": "topk(1, training_loss)"},
+    "naked division": {"expr": "training_loss / training_step"},
+    "absent without for": {"expr": 'absent(up{job="trainbeacon"})'},
+    "name is not level:metric:operations": {"record": "training_thing", "expr": "training_loss"},
+    "name without our prefix": {"alert": "LossHigh"},
+    "no severity": {"labels": {"severity": "page"}},
+    "labels beside severity and reason, or with a value in them": {
+        "labels": {"severity": "info", "reason": "{{ $value }}"}
+    },
+    f"annotations are not {sorted(ANNOTATIONS)}": {"annotations": {}},
+    "summary and action are fixed sentences": {"annotations": {"summary": "{{ $value }}"}},
+    "runbook_url of another alert": {"annotations": {"runbook_url": f"{RUNBOOKS}/Other.md"}},
+    "for and keep_firing_for are not said": {"alert": "TrainingNew"},
+    "fires whenever the series exists": {"alert": "TrainingNew", "expr": "training_loss"},
+    "nothing makes run:training_nothing:max": {
+        "annotations": {"description": 'query "run:training_nothing:max"'}
+    },
+}
+
+
+@pytest.mark.parametrize(("problem", "broken"), BROKEN.items(), ids=BROKEN)
+def test_lint_finds(problem: str, broken: Rule) -> None:
+    """A rule broken in one way is told that way."""
+    name = {} if "record" in broken else {"alert": "TrainingNew"}
+    assert problem in problems({"expr": "training_loss > 1", **name, **broken})
+
+
+def test_groups_are_portable() -> None:
+    """Only keys that Prometheus 2.42 knows, no interval of their own, no name twice."""
+    assert [set(group) for _, group in groups() if set(group) != {"name", "rules"}] == []
+    names = [group["name"] for _, group in groups()]
+    assert sorted(set(names)) == sorted(names)
+    assert len(RECORDS) == sum("record" in rule for rule in RULES)
+
+
+def test_recorded_series_of_other_groups_are_never_in_a_hurry() -> None:
+    """An alert reads steps of its own group, evaluated just before it, and of rules/recording only."""
+    shared = {
+        rule["record"]
+        for file, group in groups()
+        if file.parent.name == "recording"
+        for rule in group["rules"]
+    }
+    for _, group in groups():
+        before: set[str] = set()
+        for rule in group["rules"]:
+            used = {each.name for each in selectors(promql.parse(rule["expr"]))} & set(RECORDS)
+            assert used <= shared | before, rule.get("alert") or rule["record"]
+            before.add(rule.get("record", ""))
+
+
+def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
+    """The link in a message leads to a page that says what is meant, what is hurt, and what to do."""
+    pages = {page.stem: page.read_text() for page in REPOSITORY.glob("prometheus/runbooks/*.md")}
+    assert set(pages) == {rule["alert"] for rule in ALERTS}
+    for name, text in pages.items():
+        headings = [line for line in text.splitlines() if line.startswith("#")]
+        assert headings == [f"# {name}", "## Meaning", "## Impact", "## Diagnosis", "## Mitigation"]
+        for used in RECORDED.findall(text):
+            assert used in RECORDS, (name, used)
+        for used in re.findall(r"\b(?:training|trainbeacon)_[a-z_]+\b", RECORDED.sub("", text)):
+            assert used in catalogue.BY_NAME, (name, used)
+
+
+def test_every_alert_is_tested_firing_and_quiet() -> None:
+    """Each alert has a scenario in which it fires and a moment in which it does not."""
+    cases = [
+        (case["alertname"], bool(case["exp_alerts"]))
+        for file in REPOSITORY.glob("tests/rules/*.test.yml")
+        for test in yaml.safe_load(file.read_text())["tests"]
+        for case in test.get("alert_rule_test", ())
+    ]
+    firing = {name for name, fires in cases if fires}
+    quiet = {name for name, fires in cases if not fires} | {"Watchdog"}  # which is never quiet
+    assert firing == quiet == {rule["alert"] for rule in ALERTS}
