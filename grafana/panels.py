@@ -6,12 +6,11 @@ Grafana versions from 10 to 13 have. To add a kind: a subclass of `Panel` with i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
-from trainbeacon.catalogue import BY_NAME
+from grafana.units import unit_of
 
 Json = dict[str, Any]
 #: Colours by value: (from, colour), the first from None.
@@ -20,33 +19,9 @@ Steps = tuple[tuple[float | None, str], ...]
 Texts = Mapping[Any, tuple[str, str]]
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-#: Grafana's unit for each unit of the catalogue.
-UNITS = {
-    "": "short",
-    "seconds": "s",
-    "bytes": "bytes",
-    "ratio": "percentunit",
-    "celsius": "celsius",
-    "watts": "watt",
-}
 CELL: Json = {"custom.cellOptions": {"type": "color-background", "mode": "basic"}}
 PLAIN: Steps = ((None, "transparent"),)
 NAN = {"type": "special", "options": {"match": "nan", "result": {"text": "NaN", "color": "red", "index": 99}}}
-
-
-def unit_of(expr: str) -> str:
-    """Grafana's unit for the first metric or recorded series in `expr`; `short` where there is none.
-
-    What an expression does to the unit (a rate, a quotient) is for the source to say with `unit=`;
-    a contract test works the unit out from the expression and compares.
-    """
-    for name in re.findall(r"[\w:]+", expr):
-        if ":" in name:  # a recorded series, level:metric:operation
-            return UNITS.get(name.split(":")[1].rpartition("_")[2], "short")
-        metric = BY_NAME.get(name) or BY_NAME.get(re.sub("_(bucket|sum|count)$", "", name))
-        if metric:
-            return UNITS[metric.unit]
-    return "short"
 
 
 def _steps(steps: Steps) -> Json:
@@ -196,7 +171,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class TimeSeries(Panel):
-    """Lines over time, or a stack, or bars; from 0 unless `minimum=None`. `dashed` names limits."""
+    """Lines over time, or stacked areas or bars; from 0 unless `minimum=None`. `dashed` names limits."""
 
     _: KW_ONLY
     minimum: float | None = 0
@@ -221,7 +196,7 @@ class TimeSeries(Panel):
             "fillOpacity": 70 if self.stacked or self.bars else 0,
             "showPoints": "auto",
             "spanNulls": False,
-            "stacking": {"mode": "normal" if self.stacked else "none", "group": "A"},
+            "stacking": {"mode": "normal" if self.stacked or self.bars else "none", "group": "A"},
             "scaleDistribution": {"type": "log", "log": 10} if self.log else {"type": "linear"},
         }
 

@@ -50,6 +50,7 @@ LANES = f"max by (rank) ({LANE} or {MUTE}) and on (rank) bottomk(24, {HEARD})"
 PHASE_RATE = "rate(training_phase_seconds_total{<ranks>}[$__rate_interval])"
 OWN = 'training_phase_seconds_total{<ranks>, phase=~"data_wait|h2d|forward|optimizer|other"}'
 STEP_RATE = "sum by (le) (rate(training_step_duration_seconds_bucket{<ranks>}[$__rate_interval]))"
+EVENTS = "sum(increase({}{{<ranks>}}[$__rate_interval]))"
 OF_GPUS = " and on (cluster, namespace, instance, gpu) instance_gpu:training_rank:info{<ranks>}"
 OF_HOSTS = " and on (cluster, namespace, instance) training_rank_info{<ranks>}"
 
@@ -155,14 +156,14 @@ GLANCE = Row(
                     "in phase",
                 ),
                 Query(f"({BEHIND})" + WORST, "steps behind"),
-                Query(NONFINITE + WORST, "losses not finite", thresholds=ANY),
+                Query(NONFINITE + WORST, "NaN or inf", thresholds=ANY),
             ),
             width=16,
             height=10,
             labels={"rank": 60, "hostname": 0, "gpu": 60, "state": 90, "phase": 110},
             colored=("state",),
             colors=STATES,
-            sort=("suspicion", "losses not finite", "silent"),
+            sort=("suspicion", "NaN or inf", "silent"),
         ),
     ),
     width=2,
@@ -202,19 +203,10 @@ LEARNING = Row(
             "Spikes and values that are not finite",
             "Events of all ranks. Every loss and gradient norm is judged, not only those scraped.",
             (
-                Query("sum(increase(training_loss_spikes_total{<ranks>}[$__rate_interval]))", "loss spikes"),
-                Query(
-                    "sum(increase(training_loss_nonfinite_total{<ranks>}[$__rate_interval]))",
-                    "losses not finite",
-                ),
-                Query(
-                    "sum(increase(training_gradient_nonfinite_total{<ranks>}[$__rate_interval]))",
-                    "gradients not finite",
-                ),
-                Query(
-                    "sum(increase(training_optimizer_steps_skipped_total{<ranks>}[$__rate_interval]))",
-                    "steps skipped",
-                ),
+                Query(EVENTS.format("training_loss_spikes_total"), "loss spikes"),
+                Query(EVENTS.format("training_loss_nonfinite_total"), "losses not finite"),
+                Query(EVENTS.format("training_gradient_nonfinite_total"), "gradients not finite"),
+                Query(EVENTS.format("training_optimizer_steps_skipped_total"), "steps skipped"),
             ),
             width=12,
             bars=True,
@@ -391,10 +383,8 @@ CHECKPOINTS = Row(
             "Checkpoints begun and failed",
             "All ranks together.",
             (
-                Query("sum(increase(training_checkpoints_total{<ranks>}[$__rate_interval]))", "begun"),
-                Query(
-                    "sum(increase(training_checkpoint_failures_total{<ranks>}[$__rate_interval]))", "failed"
-                ),
+                Query(EVENTS.format("training_checkpoints_total"), "begun"),
+                Query(EVENTS.format("training_checkpoint_failures_total"), "failed"),
             ),
             bars=True,
             colors={"begun": "blue", "failed": "red"},

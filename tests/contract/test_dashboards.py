@@ -371,7 +371,7 @@ def test_units_are_worked_out_from_expressions() -> None:
 
 
 def test_provisioning_lets_grafana_find_the_files(repository: Path) -> None:
-    """The data source tells Grafana the scrape interval that Prometheus has, and dashboards come from files."""
+    """The data source has Prometheus' own scrape interval, and dashboards come from files."""
     folder = repository / "grafana/provisioning"
     (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
     scrape = yaml.safe_load((repository / "prometheus/prometheus.yml").read_text())["global"]
