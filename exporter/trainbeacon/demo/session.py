@@ -89,9 +89,11 @@ class Session:
             try:
                 status = self._run(closing)
             except _Interrupted as interruption:
+                _ignore_signals()
+                self._look()
                 status = 0 if interruption.number == signal.SIGINT else 128 + interruption.number
             finally:
-                _ignore_signals()  # the end takes seconds, and a second Ctrl-C must not leave it half done
+                _ignore_signals()  # the end takes seconds; a second Ctrl-C must not leave it half done
         self._summarise()
         return status
 
