@@ -2,7 +2,7 @@
 
     header     magic, size, and the words that publish the rest; each is stored last
     slots      single values, each whole by itself
-    blocks     two copies of the values that must agree of one step; `SEQUENCE` names the whole one
+    blocks     copies of the values that must agree of one step; `SEQUENCE` names the newest whole one
     ring       the last 1,024 steps
     journal    append-only lines of JSON: identity, the name of each slot, texts
 
@@ -35,13 +35,20 @@ SLOT_COUNT = 1024
 #: A slot without a name: what has no room is stored here, so that a caller need not ask.
 SINK = SLOT_COUNT - 1
 BLOCK_SLOTS = 128
+#: So many that a reader has the time of six commits to read the newest one; a power of two.
+BLOCK_COPIES = 8
+#: Words of a block: the sequence that its values belong to. The writer stores one mark before the
+#: values and one after them; a reader looks at them in the opposite order, so that equal marks mean
+#: whole values, in whatever order the values themselves were copied.
+DONE = 0
+BEGUN = BLOCK_SLOTS - 1
 RING_STEPS = 1024
 RING_FIELDS = 5
 JOURNAL_BYTES = 128 * 1024
 
 SLOTS_AT = HEADER_BYTES
 BLOCKS_AT = SLOTS_AT + SLOT_COUNT * WORD
-RING_AT = BLOCKS_AT + 2 * BLOCK_SLOTS * WORD
+RING_AT = BLOCKS_AT + BLOCK_COPIES * BLOCK_SLOTS * WORD
 JOURNAL_AT = RING_AT + RING_STEPS * RING_FIELDS * WORD
 SIZE = JOURNAL_AT + JOURNAL_BYTES
 

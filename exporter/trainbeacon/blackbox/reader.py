@@ -229,18 +229,28 @@ class BoxDirectory:
 def _read_values(source: Source) -> tuple[array[int], array[float], array[float]]:
     """Header words, slots, and a block that is whole: tried a bounded number of times."""
     for _ in range(_READ_TRIES):
-        head = source.read(0, layout.RING_AT)
-        if len(head) != layout.RING_AT or head[: layout.WORD] != layout.MAGIC:
+        head = source.read(0, layout.BLOCKS_AT)
+        if len(head) != layout.BLOCKS_AT or head[: layout.WORD] != layout.MAGIC:
             raise InvalidBoxError("no black box")
         words = array("Q", head[: 8 * layout.WORD])
-        sequence = words[layout.SEQUENCE]
-        at = layout.BLOCKS_AT + (sequence & 1) * layout.BLOCK_SLOTS * layout.WORD
-        step = array("d", head[at : at + layout.BLOCK_SLOTS * layout.WORD])
         if words[layout.SIZE_WORD] != layout.SIZE:
             raise InvalidBoxError("another size than it says")
-        if step[0] == step[-1] == sequence:
+        step = _read_block(source, words[layout.SEQUENCE])
+        if step is not None:
             return words, array("d", head[layout.SLOTS_AT : layout.BLOCKS_AT]), step
     raise InvalidBoxError("no whole block")
+
+
+def _read_block(source: Source, sequence: int) -> array[float] | None:
+    """The values of that sequence number or of a later one, None if they were being written."""
+    at = layout.BLOCKS_AT + sequence % layout.BLOCK_COPIES * layout.BLOCK_SLOTS * layout.WORD
+    done = source.read(at + layout.DONE * layout.WORD, layout.WORD)
+    block = source.read(at, layout.BLOCK_SLOTS * layout.WORD)
+    begun = source.read(at + layout.BEGUN * layout.WORD, layout.WORD)
+    if len(block) != layout.BLOCK_SLOTS * layout.WORD:
+        raise InvalidBoxError("truncated")
+    mark = array("d", done)[0]
+    return array("d", block) if done == begun and mark >= max(1, sequence) else None
 
 
 def _named(names: Sequence[tuple[Name, int]], numbers: array[float]) -> Iterator[tuple[Name, float]]:
@@ -325,12 +335,16 @@ def _is_known(metric: str, labels: tuple[str, ...], kind: str) -> bool:
 
 
 def _ring(source: Source, words: array[int]) -> tuple[layout.RingEntry, ...]:
-    """The steps of the ring, oldest first; the one that may be overwritten right now is left out."""
+    """The steps of the ring, oldest first, without those that were overwritten during the reading."""
     count = words[layout.RING_COUNT]
     data = source.read(layout.RING_AT, layout.JOURNAL_AT - layout.RING_AT)
+    after = source.read(layout.RING_COUNT * layout.WORD, layout.WORD)
+    if len(data) != layout.JOURNAL_AT - layout.RING_AT:
+        raise InvalidBoxError("truncated")
     numbers = array("d", data)
     bits = array("Q", data)
-    first = max(0, count - layout.RING_STEPS + 1)
+    # Of the entry after the newest one, some words may have been written as well.
+    first = max(0, array("Q", after)[0] - layout.RING_STEPS + 1)
     entries = []
     for position in range(first, count):
         at = position % layout.RING_STEPS * layout.RING_FIELDS

@@ -20,6 +20,7 @@ from . import format as layout
 from .directory import BOX_SUFFIX, TEMPORARY_PREFIX, default_directory, open_directory
 
 _ALL = slice(None)
+_BEGUN, _SEQUENCE, _LAST_COPY = layout.BEGUN, layout.SEQUENCE, layout.BLOCK_COPIES - 1
 _UNSET_BLOCK = layout.UNSET_BYTES * layout.BLOCK_SLOTS
 
 #: Boxes that this process has mapped, by device and inode. A reader in the same process must go
@@ -46,13 +47,14 @@ class Writer:
         self._descriptor = descriptor
         self._key: tuple[int, int] | None = None
         self._slot_count = 0
-        self._step_count = 1  # the first and the last word of a block repeat the sequence
+        self._step_count = 1  # the first and the last word of a block are its marks
         self._journal_used = 0
         self._sequence = 0
         self._ring_count = 0
         self.dropped = 0
         self._map(memory)
         self.step = array("d", _UNSET_BLOCK)
+        self._step_values = memoryview(self.step)[1:-1]
         self.slots.cast("B")[:] = layout.UNSET_BYTES * layout.SLOT_COUNT
         _writers.add(self)
 
@@ -128,12 +130,13 @@ class Writer:
     # Values
 
     def commit(self) -> None:
-        """Publish `step`: written to the copy that readers do not look at, then named by one store."""
+        """Publish `step`: written to the oldest copy, at which no reader looks, then named by one store."""
         sequence = self._sequence = self._sequence + 1
-        step = self.step
-        step[0] = step[-1] = sequence
-        self._blocks[sequence & 1][_ALL] = step
-        self._words[layout.SEQUENCE] = sequence
+        copy, values = self._blocks[sequence & _LAST_COPY]
+        copy[_BEGUN] = sequence
+        values[_ALL] = self._step_values
+        copy[0] = sequence
+        self._words[_SEQUENCE] = sequence
 
     def add_to_ring(self, step: float, timestamp: float, duration: float, loss: float, norm: float) -> None:
         """Append one step to the ring of the last 1,024; `format.UNSET` where nothing was logged."""
@@ -207,11 +210,9 @@ class Writer:
         whole = memoryview(memory)
         self._words: memoryview[int] = whole[: layout.HEADER_BYTES].cast("Q")
         self.slots = whole[layout.SLOTS_AT : layout.BLOCKS_AT].cast("d")
-        half = layout.BLOCKS_AT + layout.BLOCK_SLOTS * layout.WORD
-        self._blocks = (
-            whole[layout.BLOCKS_AT : half].cast("d"),
-            whole[half : layout.RING_AT].cast("d"),
-        )
+        blocks = whole[layout.BLOCKS_AT : layout.RING_AT].cast("d")
+        copies = [blocks[at : at + layout.BLOCK_SLOTS] for at in range(0, len(blocks), layout.BLOCK_SLOTS)]
+        self._blocks = [(copy, copy[1:-1]) for copy in copies]
         self._ring = whole[layout.RING_AT : layout.JOURNAL_AT].cast("d")
         self._journal = whole[layout.JOURNAL_AT : layout.SIZE]
 
