@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trainbeacon import catalogue
 from trainbeacon.blackbox.format import SINK
 from trainbeacon.config import Config
+from trainbeacon.graphs import keep_out_of_graphs
 from trainbeacon.helper import Helper
 from trainbeacon.identity import Identity, current
 from trainbeacon.launch import keeper_for
@@ -270,6 +271,7 @@ class Beacon:
     def _watch(self, model: Any, optimizers: Sequence[torch.optim.Optimizer], scaler: Any) -> None:
         from trainbeacon.hooks import Hooks, gpu_of
 
+        keep_out_of_graphs()
         if optimizers:
             self.claim_steps("optimizer")
         self._hooks.append(Hooks(self.recorder, model, optimizers, scaler, self._optimizer_stepped))

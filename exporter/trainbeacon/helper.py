@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from trainbeacon.blackbox import format as layout
+from trainbeacon.graphs import keep_out_of_graphs
 from trainbeacon.recorder import Recorder
 
 INTERVAL_SECONDS = 1.0
@@ -52,6 +53,7 @@ class Helper:
             guard("helper", self._beat)
             guard("helper", self._measure_rates)
             guard("blackbox", self._recorder.writer.hold_lock)
+            guard("hooks", keep_out_of_graphs)
             guard("exporter", self._watch_exporter)
             while self._jobs:
                 guard("helper", self._jobs.popleft())

@@ -29,7 +29,7 @@ COMMON = (
 WRITE = (
     {"scalars", "probes", "timeline"},
     {"recorder"},
-    {"helper", "hooks", "launch", "spans"},
+    {"graphs", "helper", "hooks", "launch", "spans"},
     {"beacon"},
     {"integrations"},
 )

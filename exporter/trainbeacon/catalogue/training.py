@@ -55,14 +55,14 @@ _QUALITY = (
         "training_loss_spikes_total",
         "counter",
         "",
-        "Training losses that stood far above their own recent course. Every logged loss is judged.",
+        "Training losses that stood far above their own recent course; every logged one is judged.",
     ),
     Metric(
         "quality",
         "training_loss_nonfinite_total",
         "counter",
         "",
-        "Training losses that were NaN or infinite. Every logged loss is judged.",
+        "Training losses that were NaN or infinite; every logged one is judged.",
     ),
     Metric(
         "quality",

@@ -22,7 +22,7 @@ WHO = (
         "training_run_info",
         "info",
         "",
-        "The run. Two run_id under one run mean that two jobs share a name.",
+        "The run; two run_id under one run mean that two jobs share a name.",
         facts(
             run_id="identity of the job, equal over restarts",
             project="project of the run",
@@ -46,7 +46,7 @@ WHO = (
         "training_rank_info",
         "info",
         "",
-        "Where the rank runs. Join it only through the recorded info rules.",
+        "Where the rank runs; join it only through the recorded info rules.",
         facts(
             local_rank="rank within the node",
             hostname="host name",
