@@ -24,9 +24,12 @@ SUSPICION = (
     "6 - max by (rank) (run_rank:training_suspect:reason{<ranks>} or run_rank:training_lost:reason{<ranks>})"
 )
 SILENCE = "time() - max by (rank) (last_over_time(training_heartbeat_timestamp_seconds{<ranks>}[15m]))"
-NONFINITE = "max by (rank) (run_rank:training_loss_nonfinite:last5m{<ranks>})"
+# Steps since the loss was last finite: most on the rank that was first, as the alert judges it.
+NONFINITE = (
+    "scalar(max(training_step{<run>})) - max by (rank) (run_rank:training_last_finite_step:estimate{<ranks>})"
+)
 # The ranks worth a look, however many there are. What vanished is kept for 15 minutes.
-WORST = f" and on (rank) topk(8, 1000 * ({SUSPICION}) or on (rank) {NONFINITE} or on (rank) {SILENCE})"
+WORST = f" and on (rank) topk(8, 1000 * ({SUSPICION}) or on (rank) ({NONFINITE}) or on (rank) {SILENCE})"
 STATE = (
     "max by (rank, state) (run_rank:training_state:newest_start{<ranks>})"
     " or on (rank) max by (rank, state) (last_over_time(training_state{<ranks>}[15m]) == 1)"
@@ -143,8 +146,8 @@ GLANCE = Row(
         ),
         Table(
             "Ranks to look at",
-            "At most eight: under suspicion, with most losses not finite, or silent longest. A loss turns"
-            " NaN on all ranks soon after the first: the highest count was first.",
+            "At most eight: under suspicion, with a loss not finite for most steps (a NaN reaches all ranks soon"
+            " after the first), or silent longest.",
             (
                 Query(f"({STATE})" + WORST),
                 Query("max by (rank, phase) (run_rank:training_phase:current{<ranks>})" + WORST),
@@ -156,14 +159,14 @@ GLANCE = Row(
                     "in phase",
                 ),
                 Query(f"({BEHIND})" + WORST, "steps behind"),
-                Query(NONFINITE + WORST, "NaN or inf", thresholds=ANY),
+                Query(f"({NONFINITE})" + WORST, "not finite", thresholds=ANY),
             ),
             width=16,
             height=10,
             labels={"rank": 60, "hostname": 0, "gpu": 60, "state": 90, "phase": 110},
             colored=("state",),
             colors=STATES,
-            sort=("suspicion", "NaN or inf", "silent"),
+            sort=("suspicion", "not finite", "silent"),
         ),
     ),
     width=2,

@@ -23,7 +23,7 @@ QUIET = {
     ("Ranks", "missing"),
     ("Firing alerts", "since"),
     ("Ranks to look at", "suspicion"),
-    ("Ranks to look at", "NaN or inf"),
+    ("Ranks to look at", "not finite"),
 }
 CHOICE = {"$__rate_interval": "10s", "$cluster": ".*", "$namespace": ".*", "$rank": ".*", "$run": "demo"}
 
