@@ -146,8 +146,8 @@ GLANCE = Row(
         ),
         Table(
             "Ranks to look at",
-            "At most eight: under suspicion, with a loss not finite for most steps (a NaN reaches all ranks soon"
-            " after the first), or silent longest.",
+            "At most eight: under suspicion, with a loss not finite for most steps (a NaN reaches all ranks"
+            " soon after the first), or silent longest.",
             (
                 Query(f"({STATE})" + WORST),
                 Query("max by (rank, phase) (run_rank:training_phase:current{<ranks>})" + WORST),
