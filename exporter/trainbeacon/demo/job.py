@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
     fault_of(options).arm(model, rank)
 
     with trainbeacon.start(
-        run=RUN,
+        run=options.run,
         project="trainbeacon",
         owner="demo",
         hyperparameters={"learning_rate": options.learning_rate, "batch_size": options.batch_size},
@@ -211,6 +211,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--seconds", type=float, default=300.0, help="train about this long")
     add("--steps", type=int, default=0, help="train this many steps; 0: as many as fit into the time")
+    add("--run", default=RUN, help="name of the run")
     add("--port", type=int, default=9797, help="where /metrics is served, on loopback")
     add("--directory", help="where the black boxes lie")
     add("--checkpoint", type=Path, default=Path("demo-checkpoint.pt"), help="file of the checkpoint")
