@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric as Family
 
 from trainbeacon import catalogue
 from trainbeacon.blackbox.reader import BoxDirectory
-from trainbeacon.collectors.base import Collector, Families
+from trainbeacon.collectors.base import Collector, Families, new_family
 from trainbeacon.collectors.gpu import GpuCollector
 from trainbeacon.collectors.health import Health, HealthCollector
 from trainbeacon.collectors.host import HostCollector
@@ -45,8 +45,8 @@ class GuardedCollectors:
         self._failing: set[str] = set()
 
     def describe(self) -> list[Family]:
-        """Nothing, so that registering does not collect."""
-        return []
+        """What could be there, so that registering does not collect and `?name[]=` finds us."""
+        return [new_family(metric) for metric in catalogue.ALL]
 
     def collect(self) -> Iterator[Family]:
         """One scrape."""

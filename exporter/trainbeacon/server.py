@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import html
+import math
 import os
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cheroot.makefile import MakeFile, StreamReader
 from cheroot.server import HTTPConnection, HTTPRequest
 from cheroot.wsgi import Server as WSGIServer
 from prometheus_client import CollectorRegistry
@@ -20,9 +23,15 @@ from trainbeacon._version import __version__
 from trainbeacon.blackbox.reader import Box
 from trainbeacon.collectors.health import Health
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 THREADS = 4
 QUEUE = 32
+#: How long a connection may be idle, and an answer may wait for its reader.
 TIMEOUT_SECONDS = 10
+#: How long the head of a request may take from its first byte on: until then it has one of the threads.
+REQUEST_SECONDS = 3
 MOST_HEADER_BYTES = 16 * 1024
 #: Ports tried from the wanted one on, when a stranger holds it.
 PORTS_TRIED = 16
@@ -62,8 +71,10 @@ class Application:
             self._health.refused("method")
             return _answer(start_response, "405 Method Not Allowed", "only GET and HEAD\n", Allow="GET, HEAD")
         if path == "/metrics":
-            body: Iterable[bytes] = self._metrics(environ, start_response)
-            self._on_scrape()
+            # What prometheus-client makes of it refuses HEAD.
+            body: Iterable[bytes] = self._metrics({**environ, "REQUEST_METHOD": "GET"}, start_response)
+            if method == "GET":
+                self._on_scrape()
         elif path == "/healthz":
             body = _answer(start_response, "200 OK", "ok\n")
         elif path == "/":
@@ -116,7 +127,7 @@ class Server:
         self.host = host
         self.port = _first_free(host, port)
         self.moved = port not in (0, self.port)
-        self._server = WSGIServer(
+        self._server = _PatientServer(
             (host, self.port),
             application,
             numthreads=THREADS,
@@ -124,13 +135,11 @@ class Server:
             request_queue_size=QUEUE,
             timeout=TIMEOUT_SECONDS,
             accepted_queue_size=QUEUE,
-            accepted_queue_timeout=TIMEOUT_SECONDS,
+            accepted_queue_timeout=1,
+            shutdown_timeout=1,
             server_name="trainbeacon",
         )
-        self._server.max_request_header_size = MOST_HEADER_BYTES
-        self._server.max_request_body_size = MOST_HEADER_BYTES
-        self._server.ConnectionClass = _connection_class(health)
-        self._server.error_log = _quiet  # type: ignore[method-assign,assignment]
+        self._server.health = health
         self._server.prepare()
         self.port = self._server.socket.getsockname()[1]
         self._thread = threading.Thread(target=self._server.serve, name="trainbeacon-http", daemon=True)
@@ -172,21 +181,72 @@ def _first_free(host: str, port: int) -> int:
     )
 
 
-def _connection_class(health: Health) -> type[HTTPConnection]:
-    class Request(HTTPRequest):
-        def simple_response(self, status: Any, msg: str = "") -> None:
-            """What cheroot answers by itself: a request that is no proper HTTP."""
-            health.refused("malformed")
-            super().simple_response(status, msg)
+class _TimedSocket(socket.SocketIO):
+    """Reads from a socket until a deadline, however many bytes drip in before it."""
 
-    class Connection(HTTPConnection):
-        RequestHandlerClass = Request
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock, "rb")
+        self._socket = sock
+        self.deadline = math.inf
 
-    return Connection
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
+        """Read what is there. Raises TimeoutError at the deadline."""
+        remaining = self.deadline - time.monotonic()
+        self._socket.settimeout(min(TIMEOUT_SECONDS, max(0.001, remaining)))
+        return super().readinto(buffer)
 
 
-def _quiet(message: str = "", level: int = 20, traceback: bool = False) -> None:
-    """Clients that hang up are everyday; cheroot would print them to the job's output."""
+class _TimedReader(StreamReader):
+    """cheroot's reader of requests over a `_TimedSocket`."""
+
+    def __init__(self, sock: socket.socket, size: int) -> None:
+        super(StreamReader, self).__init__(_TimedSocket(sock), size)
+        self.bytes_read = 0
+
+
+def _make_file(sock: socket.socket, mode: str, size: int) -> Any:
+    return _TimedReader(sock, size) if "r" in mode else MakeFile(sock, mode, size)
+
+
+class _Request(HTTPRequest):
+    def parse_request(self) -> None:
+        """Read the head of a request, in bounded time."""
+        self.conn.rfile.raw.deadline = time.monotonic() + REQUEST_SECONDS
+        super().parse_request()
+        self.conn.socket.settimeout(TIMEOUT_SECONDS)
+
+    def simple_response(self, status: Any, msg: str = "") -> None:
+        """What cheroot answers by itself: a request that is no proper HTTP."""
+        self.server.health.refused("malformed")
+        super().simple_response(status, msg)
+
+
+class _Connection(HTTPConnection):
+    RequestHandlerClass = _Request
+
+    def __init__(self, server: Any, sock: socket.socket, makefile: Any = None) -> None:
+        super().__init__(server, sock, _make_file)
+        self.is_new = True
+
+
+class _PatientServer(WSGIServer):
+    """Gives a connection to a thread only once it has sent something: idle ones take none."""
+
+    ConnectionClass = _Connection
+    max_request_header_size = MOST_HEADER_BYTES
+    max_request_body_size = MOST_HEADER_BYTES
+    health: Health
+
+    def process_conn(self, conn: HTTPConnection) -> None:
+        """Take a connection that was accepted just now, or one that has something to read."""
+        if isinstance(conn, _Connection) and conn.is_new:
+            conn.is_new = False
+            self.put_conn(conn)
+        else:
+            super().process_conn(conn)
+
+    def error_log(self, msg: str = "", level: int = 20, traceback: bool = False) -> None:
+        """Clients that hang up are everyday; cheroot would print them to the job's output."""
 
 
 def _close_in_child() -> None:
