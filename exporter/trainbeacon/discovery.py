@@ -16,6 +16,7 @@ class DiscoveryFiles:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._written: list[str] = []
+        self._pid = os.getpid()
 
     def write(self, port: int) -> None:
         """Write the address into every file asked for. Raises OSError."""
@@ -28,7 +29,9 @@ class DiscoveryFiles:
             replace_file(path, text)
 
     def remove(self) -> None:
-        """Take the files away: the target is gone."""
+        """Take the files away: the target is gone. In a forked child they are the parent's."""
+        if os.getpid() != self._pid:
+            return
         for path in self._written:
             with contextlib.suppress(OSError):
                 os.unlink(path)

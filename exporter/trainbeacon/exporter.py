@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
+import queue
 import threading
 import time
 
@@ -43,7 +45,9 @@ class Exporter:
         self._last_live = time.monotonic()
         self._next_cleaning = 0.0
         self._scrapes_of_the_end = 0
-        self._over = threading.Event()
+        self._stopped = self._at_once = False
+        # Not an Event: setting one in a signal handler can wait for ever for the thread it interrupted.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     @property
     def is_serving(self) -> bool:
@@ -73,7 +77,7 @@ class Exporter:
             self._lock = None
             raise
         self._last_live = time.monotonic()
-        self._over.clear()
+        self._scrapes_of_the_end = 0
         self._server.start()
         self._lock.publish(ExporterNote(os.getpid(), self.url, __version__))
         self._announce()
@@ -111,7 +115,8 @@ class Exporter:
         """Look after the directory; once a second."""
         now = time.monotonic()
         boxes = self._boxes.scan()
-        if any(box.alive for box in boxes):
+        # A box just left without a word counts as running for some seconds still: no end to be seen yet.
+        if any(box.alive or box.state == "running" for box in boxes):
             self._last_live = now
             self._scrapes_of_the_end = 0
         if now >= self._next_cleaning:
@@ -131,29 +136,36 @@ class Exporter:
 
     def run(self, until_idle: bool) -> None:
         """Serve until `stop`, or, with `until_idle`, until the linger is over."""
-        while not self._over.is_set() and not (until_idle and self.is_idle):
+        while not self._stopped and not (until_idle and self.is_idle):
             self._guarded_turn()
-            self._over.wait(TURN_SECONDS)
+            self._wait(TURN_SECONDS)
 
     def drain(self) -> None:
         """Serve on until two scrapes saw the end, 30 s at most, or `stop` is called again: for SIGTERM."""
-        self._over.clear()
         deadline = time.monotonic() + DRAIN_SECONDS
-        while not self._over.is_set() and time.monotonic() < deadline and not self.end_was_seen:
+        while not self._at_once and time.monotonic() < deadline and not self.end_was_seen:
             self._guarded_turn()
-            self._over.wait(0.2)
+            self._wait(0.2)
+
+    def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(queue.Empty):
+            self._wake.get(timeout=seconds)
 
     def run_in_thread(self) -> None:
         """Serve in a thread of this process until the linger is over, then give up the lock."""
+        atexit.register(self._discovery.remove)  # all else goes with the process by itself
         threading.Thread(target=self._run_and_close, name="trainbeacon-exporter", daemon=True).start()
 
     def _run_and_close(self) -> None:
         self.run(until_idle=True)
+        atexit.unregister(self._discovery.remove)
         self.close()
 
-    def stop(self) -> None:
-        """Have `run` and `drain` return soon; may be called from a signal handler."""
-        self._over.set()
+    def stop(self, *, at_once: bool = True) -> None:
+        """Have `run` return soon, and `drain` too with `at_once`; may be called from a signal handler."""
+        self._stopped = True
+        self._at_once |= at_once
+        self._wake.put(None)
 
     def close(self) -> None:
         """Close the port and give up the lock."""
@@ -176,7 +188,8 @@ class Exporter:
         return select(self._boxes.scan(), time.time(), self._config.linger_seconds)
 
     def _scraped(self) -> None:
-        self._scrapes_of_the_end += 1
+        if time.monotonic() - self._last_live > TURN_SECONDS * 1.5:  # else it may have seen a live rank
+            self._scrapes_of_the_end += 1
 
 
 def clean(folder: int, boxes: list[Box], now: float, retention_seconds: float) -> None:

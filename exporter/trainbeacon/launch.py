@@ -43,20 +43,50 @@ class ProcessKeeper:
     def __init__(self, config: Config, local_rank: int) -> None:
         self._config = config
         self._directory = open_directory(config.directory)
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: int | None = None
+        self._failures = 0
         # The first rank of the node starts it; the others step in if that did not work.
         self._next_start = time.monotonic() + (random.uniform(3.0, 5.0) if local_rank else 0.0)  # noqa: S311
 
     def look(self) -> None:
-        """Start an exporter if none holds the lock; at most one try in some seconds."""
-        if self._child is not None and self._child.poll() is not None:
-            self._child = None  # reaped
-        now = time.monotonic()
-        if now < self._next_start or exporter_is_there(self._directory):
+        """Start an exporter if none holds the lock; at most one try in some seconds.
+
+        Raises:
+            OSError: the exporter that was started could not serve; the next try comes later each time.
+        """
+        failure = self._reap()
+        if failure:
+            self._failures += 1
+            self._next_start = time.monotonic() + _pause(self._failures)
+            raise OSError(f"the exporter ended with status {failure}: see {_log_path(self._config)}")
+        if time.monotonic() < self._next_start or exporter_is_there(self._directory):
             return
-        self._next_start = now + random.uniform(3.0, 5.0)  # noqa: S311 - time for it to take the lock
+        self._next_start = time.monotonic() + _pause(0)  # time for it to take the lock
         if self._child is None:
             self._child = start_exporter(self._config)
+
+    def _reap(self) -> int:
+        """The status of the child if it has ended by its own will since the last look, else 0."""
+        if self._child is None:
+            return 0
+        try:
+            pid, status = os.waitpid(self._child, os.WNOHANG)
+        except ChildProcessError:  # reaped by other code of the process
+            pid, status = self._child, 0
+        if not pid:
+            return 0
+        self._child = None
+        return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
+
+
+def _pause(failures: int) -> float:
+    """Seconds to the next try, with jitter; up to a minute where it fails again and again."""
+    return random.uniform(3.0, 5.0) * 2.0 ** min(failures, 4)  # noqa: S311
+
+
+#: Exporters in threads of this process, by directory. There must not be two for one: the second would
+#: get the lock too, and closing its file would free the lock of the first.
+_threads: dict[str, Exporter] = {}
 
 
 class ThreadKeeper:
@@ -64,18 +94,25 @@ class ThreadKeeper:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._key = os.path.realpath(config.directory or default_directory())
         self._exporter: Exporter | None = None
 
     def look(self) -> None:
         """Serve, if nobody does."""
+        serving = _threads.get(self._key)
+        if serving is not None and serving.is_serving:
+            return
         if self._exporter is None:
             from trainbeacon.exporter import Exporter
 
             self._exporter = Exporter(self._config, mode="thread")
-        if self._exporter.is_serving:
-            return
         if self._exporter.start():
+            _threads[self._key] = self._exporter
             self._exporter.run_in_thread()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.clear)  # the threads stay the parent's
 
 
 def keeper_for(config: Config, local_rank: int) -> Keeper:
@@ -87,17 +124,16 @@ def keeper_for(config: Config, local_rank: int) -> Keeper:
     return NoKeeper()
 
 
-def start_exporter(config: Config) -> subprocess.Popen[bytes]:
-    """Start the exporter as a process that outlives this one.
+def start_exporter(config: Config) -> int:
+    """Start the exporter as a process that outlives this one, and return its id.
 
     A new session and no inherited streams: else it would die with the rank's process group, and a
     pipe that the job's output goes through would not close before the exporter ends.
     """
-    log_path = os.path.join(config.directory or default_directory(), EXPORTER_LOG)
-    with open(log_path, "ab") as log:
+    with open(_log_path(config), "ab") as log:
         if log.tell() > _LOG_LIMIT:
             log.truncate(0)
-        return subprocess.Popen(
+        child = subprocess.Popen(
             [sys.executable, "-c", _BOOT, _PACKAGE_PARENT, "agent", "--started-by-rank", *_arguments(config)],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -105,6 +141,12 @@ def start_exporter(config: Config) -> subprocess.Popen[bytes]:
             cwd="/",
             start_new_session=True,
         )
+    child.returncode = 0  # it is meant to outlive us, of which Popen would warn at our end
+    return child.pid
+
+
+def _log_path(config: Config) -> str:
+    return os.path.join(config.directory or default_directory(), EXPORTER_LOG)
 
 
 def _arguments(config: Config) -> list[str]:

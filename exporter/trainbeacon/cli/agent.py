@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        config = Config.load(_settings(arguments))
+        # A rank hands over all that matters; a relative path in its environment would now lead elsewhere.
+        config = Config.load(_settings(arguments), environ={} if arguments.started_by_rank else None)
         folder = open_directory(config.directory)
     except (ConfigError, DirectoryError) as error:
         print(f"trainbeacon agent: {error}", file=sys.stderr)
@@ -76,9 +77,9 @@ def _serve(config: Any, *, started_by_rank: bool) -> int:
     except OSError as error:
         print(f"trainbeacon agent: {error.strerror or error}", file=sys.stderr)
         return 2
-    terminated = _on_signals(exporter)
+    signals = _on_signals(exporter)
     exporter.run(until_idle=started_by_rank)
-    if terminated:
+    if signals == [signal.SIGTERM]:
         exporter.drain()
     exporter.close()
     return 0
@@ -86,13 +87,12 @@ def _serve(config: Any, *, started_by_rank: bool) -> int:
 
 def _on_signals(exporter: Exporter) -> list[int]:
     """SIGINT ends at once; SIGTERM lets the end be scraped first, and at once when it comes again."""
-    terminated: list[int] = []
+    signals: list[int] = []
 
     def end(number: int, frame: Any) -> None:
-        exporter.stop()
-        if number == signal.SIGTERM and not terminated:
-            terminated.append(number)
+        signals.append(number)
+        exporter.stop(at_once=signals != [signal.SIGTERM])
 
     signal.signal(signal.SIGINT, end)
     signal.signal(signal.SIGTERM, end)
-    return terminated
+    return signals
