@@ -16,7 +16,7 @@ import threading
 import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from trainbeacon import catalogue
@@ -56,7 +56,7 @@ Name = tuple[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Box:
-    """One look at a black box."""
+    """One look at a black box. `alive` is true of a process that holds its lock, or did very lately."""
 
     name: str
     identity: BoxIdentity
@@ -133,11 +133,13 @@ class BoxFile:
         """Look at the box now. Raises InvalidBoxError."""
         try:
             return self._read(source, ring)
-        except (KeyError, TypeError, RecursionError, UnicodeError, ArithmeticError) as error:
+        except InvalidBoxError:
+            raise
+        except (LookupError, TypeError, ValueError, RecursionError, ArithmeticError) as error:
             raise InvalidBoxError(f"damaged: {error!r}") from error
 
     def _read(self, source: Source, ring: bool) -> Box:
-        alive = source.lock_held()
+        held = source.lock_held()
         words, slots, step = _read_values(source)
         journal = self._read_journal(source, words[layout.JOURNAL_USED])
         values = dict((*_named(journal.slots, slots), *_named(journal.steps, step)))
@@ -145,13 +147,13 @@ class BoxFile:
         state = _STATES.get(words[layout.STATE])
         if state is None:
             raise InvalidBoxError(f"unknown state {words[layout.STATE]}")
-        box = Box(
-            self.name, identity, state, alive, values, journal.infos, _ring(source, words) if ring else ()
-        )
-        if state != "running" or alive:
+        recent = _ring(source, words) if ring else ()
+        box = Box(self.name, identity, state, held, values, journal.infos, recent)
+        if state != "running" or held:
             return box
-        recent = abs(time.time() - box.last_sign) < HEARTBEAT_GRACE_SECONDS
-        return box if recent else Box(**{**box.__dict__, "state": "crashed"})
+        if abs(time.time() - box.last_sign) < HEARTBEAT_GRACE_SECONDS:
+            return replace(box, alive=True)
+        return replace(box, state="crashed")
 
     def _read_journal(self, source: Source, used: int) -> _Journal:
         journal = self._journal
@@ -292,7 +294,7 @@ def _parse(journal: bytes, used: int) -> _Journal:
 
 def _identity(fields: dict[str, object]) -> BoxIdentity:
     run, rank, start = fields["run"], fields["rank"], fields["start"]
-    if not isinstance(run, str) or not 0 < len(run) <= _TEXT_LIMIT:
+    if not run:
         raise InvalidBoxError("run")
     if not isinstance(rank, int) or not 0 <= rank < 1 << 31:
         raise InvalidBoxError("rank")
@@ -300,12 +302,12 @@ def _identity(fields: dict[str, object]) -> BoxIdentity:
         raise InvalidBoxError("start")
     pid, namespace = fields.get("pid", 0), fields.get("pid_namespace", 0)
     return BoxIdentity(
-        run=run,
+        run=_text(run),
         rank=rank,
         start=float(start),
         pid=pid if isinstance(pid, int) and 0 < pid < 1 << 31 else 0,
         pid_namespace=namespace if isinstance(namespace, int) else 0,
-        boot_id=str(fields.get("boot_id", "")),
+        boot_id=_text(fields.get("boot_id", "")),
     )
 
 
@@ -316,16 +318,22 @@ def _keep(into: list[tuple[Name, int]], metric: object, labels: tuple[str, ...],
 
 
 def _texts(labels: list[object]) -> tuple[str, ...]:
-    texts = tuple(labels)
-    for text in texts:
-        if not isinstance(text, str) or len(text) > _TEXT_LIMIT:
-            raise InvalidBoxError("label")
-    return texts  # type: ignore[return-value]
+    return tuple(_text(label) for label in labels)
+
+
+def _text(text: object) -> str:
+    """A text that can be served: half a surrogate pair in it would break the whole scrape."""
+    if not isinstance(text, str) or len(text) > _TEXT_LIMIT:
+        raise InvalidBoxError("text")
+    return text.encode(errors="replace").decode()
 
 
 def _is_known(metric: str, labels: tuple[str, ...], kind: str) -> bool:
+    """Whether a box may say this: of its rank or its run, and not what readers work out themselves."""
     known = catalogue.BY_NAME.get(metric)
-    if known is None or known.source not in ("ranks", "health") or (known.type == "info") != (kind == "info"):
+    if known is None or known.level not in ("rank", "run") or known.source not in ("ranks", "health"):
+        return False
+    if metric in layout.DERIVED or (known.type == "info") != (kind == "info"):
         return False
     if known.type == "histogram":
         return len(labels) == 1 and labels in set(layout.slots_of(known))
