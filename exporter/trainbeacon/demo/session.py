@@ -25,7 +25,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_BE_LATE = 30.0  # start of the ranks, and the last steps of a slow one
 _SECONDS_FOR_VICTIMS = 20.0  # ranks that cannot go on without one that died
-_SECONDS_FOR_NOTIFICATIONS = 90.0
+_SECONDS_FOR_NOTIFICATIONS = 60.0  # after the fault
 _SECONDS_AFTER_NOTIFICATION = 8.0
 
 
@@ -175,11 +175,12 @@ class Session:
         return 1 if failed and self.options.fault != "crash" else 0
 
     def _wait_for_notifications(self) -> None:
-        """After the end of training, give the alerts on a fault the time that they need."""
-        if self.fault_at is None or (self.changes and not self._just_notified()):
+        """After the end of training, give the alerts on a fresh fault the time that they need."""
+        if self.fault_at is None:
             return
-        self.terminal.say("training has ended; waiting for what Prometheus makes of it ...")
-        end = time.monotonic() + _SECONDS_FOR_NOTIFICATIONS
+        end = self.fault_at + _SECONDS_FOR_NOTIFICATIONS
+        if not self.changes and time.monotonic() < end:
+            self.terminal.say("training has ended; waiting for what Prometheus makes of it ...")
         while time.monotonic() < end and (not self.changes or self._just_notified()):
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             self._look()
