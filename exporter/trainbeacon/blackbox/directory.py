@@ -28,7 +28,7 @@ def open_directory(path: str | None) -> int:
     (0700) and no link. A directory that the user names keeps its own mode: who shares it is theirs
     to say. Raises DirectoryError.
     """
-    where = path or default_directory()
+    where = default_directory() if path is None else path
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     try:
         if path is None:
@@ -38,7 +38,10 @@ def open_directory(path: str | None) -> int:
             os.makedirs(where, mode=0o770, exist_ok=True)
         descriptor = os.open(where, flags)
     except OSError as error:
-        raise DirectoryError(f"directory={where!r} cannot be used: {error.strerror or error}") from error
+        reason = "it is a link" if path is None and os.path.islink(where) else error.strerror or error
+        raise DirectoryError(
+            f"directory {where!r} cannot be used: {reason}; name another with directory="
+        ) from error
     if path is None:
         _refuse_foreign(descriptor, where)
     return descriptor

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from . import format as layout
 from .directory import EXPORTER_LOCK
 
-_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in its place must not stop us
 _NOTE_LIMIT = 4096
 
 
@@ -73,10 +73,12 @@ def exporter_is_there(directory: int) -> bool:
 
 def read_note(directory: int) -> ExporterNote | None:
     """What the present or last exporter of the directory wrote, None if nothing or nonsense."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
         descriptor = os.open(EXPORTER_LOCK, os.O_RDONLY | _FLAGS, dir_fd=directory)
         try:
-            return ExporterNote(**json.loads(os.pread(descriptor, _NOTE_LIMIT, 0)))
+            note = ExporterNote(**json.loads(os.pread(descriptor, _NOTE_LIMIT, 0)))
+            texts = isinstance(note.url, str) and isinstance(note.version, str)
+            return note if texts and isinstance(note.pid, int) else None
         finally:
             os.close(descriptor)
     return None

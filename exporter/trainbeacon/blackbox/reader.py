@@ -23,7 +23,7 @@ from trainbeacon import catalogue
 
 from . import format as layout
 from .directory import BOX_SUFFIX
-from .writer import own_boxes
+from .writer import Writer, own_boxes
 
 #: A process that lost its lock by accident takes it again within a second or two. Only a box with a
 #: free lock *and* an older heartbeat is dead.
@@ -101,8 +101,8 @@ class _File:
 class _Own:
     """A box of this very process, which must not be opened: see `writer.own_boxes`."""
 
-    def __init__(self, key: tuple[int, int]) -> None:
-        self._writer = own_boxes[key]
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
 
     def read(self, offset: int, length: int) -> bytes:
         return self._writer.read(offset, length)
@@ -209,9 +209,9 @@ class BoxDirectory:
         if not stat.S_ISREG(status.st_mode) or status.st_size != layout.SIZE:
             raise InvalidBoxError("not a file of the right size")
         file = self._files.setdefault((name, status.st_ino), BoxFile(name))
-        key = (status.st_dev, status.st_ino)
-        if key in own_boxes:
-            return file.read(_Own(key), ring=ring)
+        own = own_boxes.get((status.st_dev, status.st_ino))
+        if own is not None:
+            return file.read(_Own(own), ring=ring)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             descriptor = os.open(name, flags, dir_fd=self.descriptor)

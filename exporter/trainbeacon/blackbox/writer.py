@@ -27,6 +27,8 @@ _UNSET_BLOCK = layout.UNSET_BYTES * layout.BLOCK_SLOTS
 #: through the mapping: closing any other descriptor of the file would free the lock.
 own_boxes: dict[tuple[int, int], Writer] = {}
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+#: Mappings whose descriptors other code closed. An mmap has a descriptor of its own, and its number may
+#: be a file of that code by now, which taking the mapping down would close: so it never is.
 _abandoned: list[mmap.mmap] = []
 
 
@@ -91,16 +93,18 @@ class Writer:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             writer = cls(mmap.mmap(descriptor, layout.SIZE), descriptor=descriptor)
             writer._describe(identity)
+            writer._key = _key(descriptor)
+            own_boxes[writer._key] = writer  # before a reader in this process can see the file
             name = f"{_safe(str(identity.get('run', '')))}.{identity.get('rank', 0)}.{token}{BOX_SUFFIX}"
             os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
+            own_boxes.pop(_key(descriptor), None)
             os.close(descriptor)
             os.unlink(temporary, dir_fd=folder)
             raise
-        writer.path = os.path.join(os.path.abspath(directory or default_directory()), name)
-        status = os.fstat(descriptor)
-        writer._key = (status.st_dev, status.st_ino)
-        own_boxes[writer._key] = writer
+        writer.path = os.path.join(
+            os.path.abspath(default_directory() if directory is None else directory), name
+        )
         return writer
 
     # Names
@@ -176,10 +180,10 @@ class Writer:
             return
         if not self._is_ours():
             descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            status = os.fstat(descriptor)
-            if (status.st_dev, status.st_ino) != self._key:
+            if _key(descriptor) != self._key:
                 os.close(descriptor)
                 raise OSError(errno.ESTALE, "the black box was replaced by another file", self.path)
+            _abandoned.append(self._memory)
             self._descriptor = descriptor
         if os.fstat(self._descriptor).st_nlink == 0:
             raise OSError(errno.ENOENT, "the black box was removed; this rank is not served", self.path)
@@ -192,8 +196,6 @@ class Writer:
         if self._is_ours():
             os.close(self._descriptor)
         elif self._key is not None:
-            # Our descriptors were closed by other code, and their numbers may be files of that code
-            # now: the mapping must never be taken down, since that would close one of them.
             _abandoned.append(memory)
         if self._key is not None:
             own_boxes.pop(self._key, None)
@@ -234,15 +236,19 @@ class Writer:
 
     def _is_ours(self) -> bool:
         try:
-            status = os.fstat(self._descriptor)
+            return _key(self._descriptor) == self._key
         except OSError:
             return False
-        return (status.st_dev, status.st_ino) == self._key
 
     def _detach(self) -> None:
         """Go on in private memory: the stores of a stray caller must not reach a box that is over."""
         self._map(mmap.mmap(-1, layout.SIZE))
         self.slots.cast("B")[:] = layout.UNSET_BYTES * layout.SLOT_COUNT
+
+
+def _key(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 def _allocate(descriptor: int) -> None:
