@@ -52,7 +52,7 @@ class ExporterLock:
     def publish(self, note: ExporterNote) -> None:
         """Write where this exporter serves, for people and tools."""
         text = json.dumps(asdict(note)).encode()
-        os.pwrite(self._descriptor, text.ljust(_NOTE_LIMIT // 8), 0)
+        os.pwrite(self._descriptor, text.ljust(_NOTE_LIMIT), 0)
 
     def release(self) -> None:
         """Give the lock up, as the end of the process does by itself."""
