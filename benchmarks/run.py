@@ -1,0 +1,92 @@
+"""Run every benchmark, keep the raw data under results/ and write the table of README.md.
+
+python -m benchmarks            # about four minutes
+python -m benchmarks --quick    # about one; the figures are rougher, and only printed unless --write is given
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import hooked_step, recording, scrape_interference, startup
+from benchmarks.measure import surroundings
+from benchmarks.report import table, write_readme
+
+HERE = Path(__file__).resolve().parent
+PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
+    "recording": recording.measure,
+    "hooked_step": hooked_step.measure,
+    "startup": startup.measure,
+    "scrape_interference": scrape_interference.measure,
+}
+
+
+def main() -> int:
+    """Measure, print, and keep."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter repetitions")
+    parser.add_argument("--only", choices=list(PARTS), help="run one part, print its raw data, write nothing")
+    parser.add_argument("--write", action="store_true", help="write results and README even with --quick")
+    arguments = parser.parse_args()
+    if arguments.only:
+        print(json.dumps(PARTS[arguments.only](arguments.quick), indent=1))
+        return 0
+    results = run(arguments.quick)
+    print(table(results))
+    if arguments.write or not arguments.quick:
+        print("written:", *keep(results))
+    return 0
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """The raw data of all parts."""
+    start = time.monotonic()
+    results: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": _commit(),
+        "quick": quick,
+        "surroundings": surroundings(),
+    }
+    for name, measure in PARTS.items():
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        results[name] = measure(quick)
+    results["seconds"] = round(time.monotonic() - start)
+    return results
+
+
+def keep(results: dict[str, Any]) -> list[str]:
+    """Write the raw data and the table; returns the paths."""
+    folder = HERE / "results"
+    folder.mkdir(exist_ok=True)
+    raw = folder / f"{results['date']}.json"
+    raw.write_text(_compact(results) + "\n", encoding="utf-8")
+    write_readme(HERE / "README.md", results, raw.name)
+    return [str(raw.relative_to(HERE.parent)), "benchmarks/README.md"]
+
+
+def _compact(value: Any, indent: int = 0) -> str:
+    """JSON with lists of numbers on one line."""
+    pad = " " * (indent + 1)
+    if isinstance(value, dict) and value:
+        rows = [f"{pad}{json.dumps(key)}: {_compact(inner, indent + 1)}" for key, inner in value.items()]
+        return "{\n" + ",\n".join(rows) + "\n" + " " * indent + "}"
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _commit() -> str:
+    try:
+        command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

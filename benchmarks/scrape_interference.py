@@ -1,0 +1,255 @@
+"""What a scrape of some 1,200 series costs a trainer, and what a busy trainer costs the scrape.
+
+Four trainers take turns: not scraped; serving with prometheus-client's thread; TrainBeacon with its exporter
+in a process of its own; TrainBeacon with a thread. One trains while the others wait for their turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from benchmarks.measure import load, percentile, significant, summary
+
+SERVING = ("prometheus-client", "process", "thread")
+MODES = ("none", *SERVING)
+SERIES = 1200
+SCRAPE_INTERVAL = 1.0
+#: In place of a scrape where there is none: what the machine's noise alone does to steps in such a window.
+PHANTOM_SECONDS = 0.015
+#: What Prometheus asks for.
+HEADERS = {
+    "Accept": "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+    "Accept-Encoding": "gzip",
+}
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """One scrape on the machine's monotonic clock."""
+
+    start: float
+    end: float
+
+
+@dataclass
+class Trainer:
+    """A worker process, and where it is scraped."""
+
+    mode: str
+    process: subprocess.Popen[str]
+    port: int
+
+    def run(self, seconds: float, work: str) -> tuple[list[float], list[float], list[Scrape]]:
+        """Let it train, scraped meanwhile. Returns starts and durations of its steps, and the scrapes."""
+        scrapes: list[Scrape] = []
+        over = threading.Event()
+        scraper = threading.Thread(target=self._scrape_until, args=(over, scrapes))
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(seconds, work, file=self.process.stdin, flush=True)
+        scraper.start()
+        answer = json.loads(self.process.stdout.readline())
+        over.set()
+        scraper.join()
+        return answer["starts"], answer["durations"], scrapes
+
+    def _scrape_until(self, over: threading.Event, scrapes: list[Scrape]) -> None:
+        due = time.monotonic() + SCRAPE_INTERVAL / 2
+        while not over.wait(max(0.0, due - time.monotonic())):
+            start = time.monotonic()
+            if self.mode == "none":
+                scrapes.append(Scrape(start, start + PHANTOM_SECONDS))
+            else:
+                scrape(self.port)
+                scrapes.append(Scrape(start, time.monotonic()))
+            due = max(due + SCRAPE_INTERVAL, time.monotonic())
+
+
+@dataclass
+class Figures:
+    """What the runs of one mode with one kind of work showed; seconds."""
+
+    during: list[float] = field(default_factory=list)
+    between: list[float] = field(default_factory=list)
+    lost: list[float] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+
+    def add(self, starts: Sequence[float], durations: Sequence[float], scrapes: Sequence[Scrape]) -> None:
+        """Tell the steps during a scrape from the others, and what the scrape added to them."""
+        ends = [start + duration for start, duration in zip(starts, durations, strict=True)]
+        scrapes = [one for one in scrapes if starts and one.start > starts[0] and one.end < ends[-1]]
+        hit = [
+            {at for at, start in enumerate(starts) if start < one.end and ends[at] > one.start}
+            for one in scrapes
+        ]
+        every = set().union(*hit)
+        between = [duration for at, duration in enumerate(durations) if at not in every]
+        usual = statistics.median(between)
+        self.between += between
+        self.during += [durations[at] for at in sorted(every)]
+        self.lost += [sum(durations[at] - usual for at in steps) for steps in hit]
+        self.latencies += [one.end - one.start for one in scrapes]
+
+    def told(self) -> dict[str, Any]:
+        """In milliseconds."""
+        return {
+            "step_between_scrapes": _distribution(self.between),
+            "step_during_a_scrape": _distribution(self.during),
+            "lost_to_a_scrape": {**_summary(self.lost), "raw": _milliseconds(self.lost)},
+            "scrape": {**_summary(self.latencies), "raw": _milliseconds(self.latencies)},
+        }
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """Milliseconds, by what else keeps the machine busy and by mode."""
+    begun = load()
+    rounds, seconds = (1, 4.5) if quick else (4, 5.5)
+    with _trainers() as trainers:
+        series = {mode: _count_series(trainers[mode].port) for mode in SERVING}
+        told = {
+            "a core to spare": _in_rounds(trainers, MODES, "mixed", rounds, seconds),
+            "holding the GIL": _in_rounds(trainers, SERVING, "gil", (rounds + 1) // 2, seconds),
+        }
+        if not quick:
+            with _worker("burner"):
+                told["every core busy"] = _in_rounds(trainers, MODES, "mixed", 2, seconds)
+    return {"load_average": [begun, load()], "series": series, "milliseconds": told}
+
+
+def _in_rounds(
+    trainers: dict[str, Trainer], modes: Sequence[str], work: str, rounds: int, seconds: float
+) -> dict[str, Any]:
+    figures = {mode: Figures() for mode in modes}
+    for number in range(rounds):
+        turn = number % len(modes)
+        for mode in (*modes[turn:], *modes[:turn]):
+            figures[mode].add(*trainers[mode].run(seconds, work))
+    return {mode: found.told() for mode, found in figures.items()}
+
+
+def scrape(port: int, headers: dict[str, str] = HEADERS) -> bytes:
+    """One scrape as Prometheus does it."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/metrics", headers=headers)
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
+def _count_series(port: int) -> int:
+    lines = scrape(port, {}).decode().splitlines()
+    return sum(1 for line in lines if line and not line.startswith("#"))
+
+
+@contextlib.contextmanager
+def _trainers() -> Iterator[dict[str, Trainer]]:
+    with contextlib.ExitStack() as stack:
+        trainers = {}
+        for mode in MODES:
+            port = _free_port()
+            arguments = [f"--port={port}", f"--series={SERIES}"]
+            if mode in ("process", "thread"):
+                directory = stack.enter_context(
+                    tempfile.TemporaryDirectory(
+                        dir="/dev/shm" if os.path.isdir("/dev/shm") else None, ignore_cleanup_errors=True
+                    )
+                )
+                arguments.append(f"--directory={directory}")
+                stack.callback(_await_silence, port)
+                stack.enter_context(_worker("ranks", f"--directory={directory}"))
+            trainers[mode] = Trainer(mode, stack.enter_context(_worker(mode, *arguments)), port)
+            if mode != "none":
+                _await_serving(port)
+        time.sleep(1.5)  # each helper thread has had a turn
+        yield trainers
+
+
+@contextlib.contextmanager
+def _worker(mode: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.interference_worker", mode, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        if process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"the worker {mode} did not start")
+        yield process
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def _await_serving(port: int, seconds: float = 30.0) -> None:
+    """Until a scrape is answered."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            scrape(port)
+            return
+        except (OSError, http.client.HTTPException):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+def _await_silence(port: int, seconds: float = 20.0) -> None:
+    """Until nothing listens there any more: the exporter process ends by itself."""
+    end = time.monotonic() + seconds
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        while time.monotonic() < end:
+            scrape(port)
+            time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _milliseconds(values: Sequence[float]) -> list[float]:
+    return [significant(value * 1e3, 4) for value in values]
+
+
+def _summary(values: Sequence[float]) -> dict[str, Any]:
+    return asdict(summary(_milliseconds(values))) if values else {}
+
+
+def _distribution(values: Sequence[float]) -> dict[str, Any]:
+    if not values:
+        return {}
+    return {**_summary(values), "p99": significant(percentile(values, 0.99) * 1e3, 4)}
+
+
+if __name__ == "__main__":
+    told = measure(quick="--full" not in sys.argv)
+    print(told["series"], told["load_average"])
+    for kind, modes in told["milliseconds"].items():
+        for mode, figures in modes.items():
+            print(kind, "|", mode)
+            for name, values in figures.items():
+                print("   ", name, {key: value for key, value in values.items() if key != "raw"})
