@@ -115,8 +115,7 @@ class Exporter:
         """Look after the directory; once a second."""
         now = time.monotonic()
         boxes = self._boxes.scan()
-        # A box just left without a word counts as running for some seconds still: no end to be seen yet.
-        if any(box.alive or box.state == "running" for box in boxes):
+        if any(box.alive for box in boxes):
             self._last_live = now
             self._scrapes_of_the_end = 0
         if now >= self._next_cleaning:

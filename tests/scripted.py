@@ -1,0 +1,71 @@
+"""The scripted job on two real ranks, served in one of the three ways."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.serving import Node, node, request, wait_for
+from trainbeacon.testing import ScriptedJob, read_exposition, series
+
+WAYS = ("process", "thread", "agent")
+GOLDEN = Path(__file__).with_name("golden") / "exposition.txt"
+GPU = """count=1
+driver=555.42.02
+gpu0.uuid=GPU-11111111
+gpu0.name=NVIDIA H100 80GB HBM3
+gpu0.utilization=37
+gpu0.memory_total=85899345920
+gpu0.memory_reserved=536870912
+gpu0.memory_used=8589934592
+gpu0.temperature=41
+gpu0.power=312500
+gpu0.power_limit=700000
+"""
+#: What a rank's helper thread or a second scrape adds: until it is there, the scrape is not whole.
+LATE = ("training_checkpoint_bytes", "training_samples_per_second", "training_tokens_per_second")
+
+
+@dataclass(frozen=True)
+class Service:
+    way: str
+    node: Node
+    url: str
+    #: The first whole scrape, as text.
+    text: str
+
+
+@contextlib.contextmanager
+def serving(way: str, folder: Path, library: Path) -> Iterator[Service]:
+    """Two ranks that have recorded the scripted job and live on, and their exporter.
+
+    `library` holds the stand-in for NVML (tests/nvml_stub).
+    """
+    folder.mkdir(parents=True)
+    gpus = folder / "gpus"
+    gpus.write_text(GPU)
+    settings = {
+        "run": ScriptedJob().run,
+        "serve": "off" if way == "agent" else way,
+        "gpu": True,
+        "sd_file": str(folder / "sd" / "one.json"),
+        "sd_dir": str(folder / "sd" / "all"),
+    }
+    with node(folder / "boxes", **settings) as made:
+        made.environment = {"LD_LIBRARY_PATH": str(library), "NVML_STUB": str(gpus)}
+        if way == "agent":
+            made.agent(f"--sd-file={settings['sd_file']}", f"--sd-dir={settings['sd_dir']}", "--linger=3")
+        ranks = [made.rank(number, 2, ready=False, script=True) for number in range(2)]
+        for rank in ranks:
+            rank.wait_until_ready()
+        url = made.url()
+        yield Service(way, made, url, wait_for(lambda: _whole(url), what="whole scrape"))
+
+
+def _whole(url: str) -> str:
+    text = request(url).text
+    found = read_exposition(text)
+    names = [series(name, run=ScriptedJob().run, rank=rank) for name in LATE for rank in range(2)]
+    return text if all(name in found for name in [*names, series("training_host_cpu_ratio")]) else ""
