@@ -14,6 +14,10 @@ from .base import Families, RankProcess
 
 _HISTOGRAM = "training_step_duration_seconds"
 _PHASE_TOTALS = "training_phase_seconds_total"
+#: The helper thread of the rank renews these every second. Of a process that is stopped they would stay
+#: as they were, and a sum over the ranks would never fall to zero.
+_RATES = ("training_samples_per_second", "training_tokens_per_second")
+RATES_LAST_SECONDS = 15.0
 
 
 class RanksCollector:
@@ -72,9 +76,10 @@ def _add_box(families: Families, box: Box) -> None:
     run, rank = box.identity.run, str(box.identity.rank)
     buckets = [0.0] * (len(catalogue.STEP_BUCKETS) + 1)
     total = 0.0
+    silent = time.time() - box.last_sign > RATES_LAST_SECONDS
     for (name, labels), number in _values(box).items():
         metric = catalogue.BY_NAME.get(name)
-        if metric is None or not (box.alive or metric.survives):
+        if metric is None or not (box.alive or metric.survives) or (name in _RATES and silent):
             continue
         if metric.type == "histogram":
             if labels[0] == layout.HISTOGRAM_SUM:
