@@ -17,6 +17,7 @@ from trainbeacon.blackbox.writer import Writer
 PHASE = {name: index for index, name in enumerate(catalogue.PHASES)}
 INIT, WARMUP, DATA_WAIT, OTHER = PHASE["init"], PHASE["warmup"], PHASE["data_wait"], PHASE["other"]
 EVALUATE, CHECKPOINT = PHASE["evaluate"], PHASE["checkpoint"]
+_PAUSES = (EVALUATE, CHECKPOINT)  # no part of a step's duration
 
 _BUCKETS = catalogue.STEP_BUCKETS
 
@@ -47,6 +48,8 @@ class Timeline:
         self._ring_lacks_loss = False
         self._stack: list[int] = []
         self._excluded = 0.0
+        self._pauses = 0
+        self._pause_start = 0.0
         # The totals are kept here as well: to store a number is cheaper than to read one back.
         self._phase_totals = [0.0] * len(catalogue.PHASES)
         self._buckets = [0] * (len(_BUCKETS) + 1)
@@ -87,13 +90,19 @@ class Timeline:
         """Begin a phase that the script declares; phases that hooks see wait until it ends."""
         self._stack.append(self._phase)
         self._switch(phase)
+        if phase in _PAUSES:
+            if not self._pauses:
+                self._pause_start = self._phase_start
+            self._pauses += 1
 
     def leave(self) -> None:
         """End the phase of the last `enter` and go back to the one before."""
-        phase, start = self._phase, self._phase_start
+        phase = self._phase
         self._switch(self._stack.pop() if self._stack else OTHER)
-        if phase in (EVALUATE, CHECKPOINT):
-            self._excluded += self._phase_start - start
+        if phase in _PAUSES and self._pauses:
+            self._pauses -= 1
+            if not self._pauses:  # whatever else was declared in between belongs to the pause
+                self._excluded += self._phase_start - max(self._pause_start, self._step_start)
 
     def see(self, phase: int) -> None:
         """A hook saw a phase begin. Counts as warm-up until the first step is done."""

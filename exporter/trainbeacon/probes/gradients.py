@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -75,9 +75,16 @@ def total_norm(tensors: Sequence[torch.Tensor]) -> float:
     import torch
 
     with torch.no_grad():
-        norms: list[Any] = [
-            torch.linalg.vector_norm(tensor.detach(), dtype=torch.float32) for tensor in tensors
-        ]
-        return float(
-            torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms])).item()
-        )
+        norms = [_norm(tensor.detach()) for tensor in tensors]
+        norms = [norm.to(norms[0].device, torch.float32) for norm in norms]
+        return float(torch.linalg.vector_norm(torch.stack(norms)).item())
+
+
+def _norm(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    if tensor.is_sparse:  # an embedding's: rows that occur more than once count as their sum
+        tensor = tensor.coalesce().values()
+    is_half = tensor.dtype in (torch.float16, torch.bfloat16)
+    norm: torch.Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float32 if is_half else None)
+    return norm

@@ -191,6 +191,36 @@ def test_forked_children_neither_keep_the_box_alive_nor_write_it(tmp_path: Path)
                 os.kill(pid, signal.SIGKILL)
 
 
+BEACON_FORKS = """
+import trainbeacon
+beacon = trainbeacon.start(run="demo", directory=sys.argv[1], serve="off")
+beacon.log(loss=1.0, quality=1.0)
+child = os.fork()
+if child == 0:
+    for number in range(100):
+        with beacon.step(samples=7):
+            beacon.log(loss=50.0, quality=50.0, gradient_norm=50.0)
+    with beacon.evaluate():
+        beacon.log(loss=50.0)
+    beacon.finish()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+ready()
+sys.stdin.readline()
+"""
+
+
+def test_what_a_forked_child_logs_is_not_recorded(tmp_path: Path) -> None:
+    """The beacon of a loader worker does nothing: neither numbers nor the end of the run are its own."""
+    with process(BEACON_FORKS, tmp_path):
+        box = only_box(tmp_path, ring=True)
+        assert (box.state, box.alive, box.ring) == ("running", True, ())
+        assert box.number("training_loss", "train") == 1.0
+        assert box.number("training_metric", "quality", "train") == 1.0
+        assert box.number("training_steps_total") == 0.0
+        assert box.number("training_gradient_norm") is None
+
+
 KILLED_IN_COMMIT = (
     RECORDING
     + """
