@@ -35,7 +35,7 @@ WRITE = (
 )
 READ = ({"collectors"}, {"registry"}, {"server", "discovery"}, {"exporter"})
 #: Stand above both sides and may import either.
-ON_TOP = {"__init__", "__main__", "cli", "demo", "testing"}
+ON_TOP = {"__init__", "__main__", "cli", "demo", "shipped", "testing"}
 #: Where one side starts the other, inside a function: `serve="thread"` has its exporter in the process.
 SEAMS = {("launch", "exporter")}
 

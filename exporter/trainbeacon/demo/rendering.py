@@ -8,21 +8,8 @@ from typing import Any
 
 import yaml
 
-import trainbeacon
-
 #: Name of the job in the shipped prometheus.yml that scrapes exporters.
 JOB = "trainbeacon"
-
-
-def bundle_dir() -> Path:
-    """The folder with `prometheus/` and `alertmanager/`: in an installed package, or in the checkout."""
-    package = Path(trainbeacon.__file__).parent
-    for folder in (package / "bundle", package.parent.parent):
-        if (folder / "prometheus" / "prometheus.yml").is_file():
-            return folder
-    raise FileNotFoundError(
-        f"no prometheus/prometheus.yml in {package / 'bundle'} or {package.parent.parent}"
-    )
 
 
 def prometheus_config(

@@ -15,6 +15,7 @@ import yaml
 from trainbeacon.demo import binaries, processes, rendering, web
 from trainbeacon.demo.launch import free_port
 from trainbeacon.demo.receiver import Notification, Receiver
+from trainbeacon.shipped import bundle_dir
 
 _SECONDS_TO_READY = 30.0
 
@@ -48,7 +49,7 @@ class Stack:
         self._longest_wait = longest_wait
         self._prometheus = f"127.0.0.1:{prometheus_port or free_port()}"
         self._alertmanager = f"127.0.0.1:{alertmanager_port or free_port()}"
-        self._bundle = bundle or rendering.bundle_dir()
+        self._bundle = bundle or bundle_dir()
         self._tools = tools or binaries.find()
         self._closing = ExitStack()
         self.receiver = Receiver(on_change)

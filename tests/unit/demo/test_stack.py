@@ -13,11 +13,12 @@ import yaml
 from trainbeacon.demo import rendering
 from trainbeacon.demo.binaries import Binaries
 from trainbeacon.demo.stack import Stack, StackError
+from trainbeacon.shipped import bundle_dir
 
 
 @pytest.fixture
 def prometheus_config() -> dict[str, Any]:
-    return rendering.prometheus_config(rendering.bundle_dir(), ["127.0.0.1:1"], 2.0, "own:1", "am:2")
+    return rendering.prometheus_config(bundle_dir(), ["127.0.0.1:1"], 2.0, "own:1", "am:2")
 
 
 def test_intervals_and_addresses_change_and_rules_stay(
@@ -40,7 +41,7 @@ def test_intervals_and_addresses_change_and_rules_stay(
 def test_routes_stay_and_every_channel_becomes_the_webhook(repository: Path) -> None:
     """Matchers, grouping, receivers and inhibition are as shipped, waiting is short, nobody stays nobody."""
     shipped = yaml.safe_load((repository / "alertmanager" / "alertmanager.yml").read_text())
-    config = rendering.alertmanager_config(rendering.bundle_dir(), "http://hook/", 2.0)
+    config = rendering.alertmanager_config(bundle_dir(), "http://hook/", 2.0)
     assert config["inhibit_rules"] == shipped["inhibit_rules"]
     assert without_waits(config["route"]) == without_waits(shipped["route"])
     assert config["route"]["group_wait"] == "2s"
@@ -80,7 +81,7 @@ def test_the_watchdog_arrives_and_nothing_is_left(prometheus: str, alertmanager:
 def test_a_server_that_ends_says_why(prometheus: str, alertmanager: str, tmp_path: Path) -> None:
     """A rule that Prometheus refuses becomes an error with its last words, and nothing is left running."""
     bundle = tmp_path / "bundle"
-    subprocess.run(["cp", "-r", str(rendering.bundle_dir() / "alertmanager"), str(tmp_path)], check=True)
+    subprocess.run(["cp", "-r", str(bundle_dir() / "alertmanager"), str(tmp_path)], check=True)
     bundle.mkdir()
     (tmp_path / "alertmanager").rename(bundle / "alertmanager")
     (bundle / "prometheus" / "rules").mkdir(parents=True)
