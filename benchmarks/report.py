@@ -36,7 +36,9 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _parts(results: dict[str, Any]) -> list[str]:
-    return [name for name, part in results.items() if isinstance(part, dict) and "load_average" in part]
+    return [
+        name for name in ("recording", "hooked_step", "startup", "scrape_interference") if name in results
+    ]
 
 
 def _recording(part: dict[str, Any]) -> Iterator[Row]:
@@ -108,19 +110,24 @@ def _interference(part: dict[str, Any]) -> Iterator[Row]:
     labels = {"process": 'serve="process"', "thread": 'serve="thread"'}
     for kind, modes in part["milliseconds"].items():
         for mode, label in labels.items():
-            ours, theirs, none = modes[mode], modes["prometheus-client"], modes.get("none")
+            ours, theirs = modes[mode], modes["prometheus-client"]
             if kind != "holding the GIL":
-                noise = (
-                    f", {_spread(none['lost_to_a_scrape'])} ms in windows without a scrape" if none else ""
-                )
+                others = [("for prometheus-client's thread", theirs), ("with no scrape", modes["none"])]
+                others.append(("with other work of 50 ms in place of it", modes["other work"]))
+                beside = "; ".join(f"{_lost(figures)} {name}" for name, figures in others)
                 yield (
                     f"training time lost to a scrape of {part['series'][mode]} series, {kind}, {label}",
-                    f"{_spread(ours['lost_to_a_scrape'])} ms",
-                    f"{_spread(theirs['lost_to_a_scrape'])} ms prometheus-client's thread{noise}",
+                    _lost(ours),
+                    beside,
                     "none with a core to spare" if kind == "a core to spare" and mode == "process" else "",
                 )
             budget = "10 ms median, 50 ms worst" if kind == "holding the GIL" and mode == "process" else ""
             yield f"the scrape, {kind}, {label}", _latency(ours["scrape"]), _latency(theirs["scrape"]), budget
+
+
+def _lost(figures: dict[str, Any]) -> str:
+    lost, share = figures["lost_to_a_scrape"], figures["lost_share_of_the_scrape"]
+    return f"{_spread(lost)} ms, {share['median']:.2f} of its time" if lost else "-"
 
 
 def _latency(figures: dict[str, Any]) -> str:

@@ -39,9 +39,9 @@ def main() -> int:
         print(json.dumps(PARTS[arguments.only](arguments.quick), indent=1))
         return 0
     results = run(arguments.quick)
-    print(table(results))
     if arguments.write or not arguments.quick:
-        print("written:", *keep(results))
+        keep(results)
+    print(table(results))
     return 0
 
 
@@ -61,14 +61,13 @@ def run(quick: bool) -> dict[str, Any]:
     return results
 
 
-def keep(results: dict[str, Any]) -> list[str]:
-    """Write the raw data and the table; returns the paths."""
+def keep(results: dict[str, Any]) -> None:
+    """Write the raw data, and the table into README.md."""
     folder = HERE / "results"
     folder.mkdir(exist_ok=True)
     raw = folder / f"{results['date']}.json"
     raw.write_text(_compact(results) + "\n", encoding="utf-8")
     write_readme(HERE / "README.md", results, raw.name)
-    return [str(raw.relative_to(HERE.parent)), "benchmarks/README.md"]
 
 
 def _compact(value: Any, indent: int = 0) -> str:

@@ -1,7 +1,8 @@
 """What a scrape of some 1,200 series costs a trainer, and what a busy trainer costs the scrape.
 
-Four trainers take turns: not scraped; serving with prometheus-client's thread; TrainBeacon with its exporter
-in a process of its own; TrainBeacon with a thread. One trains while the others wait for their turn.
+Five trainers take turns: not scraped; not scraped while something else works; serving with
+prometheus-client's thread; TrainBeacon with its exporter in a process of its own; TrainBeacon with a
+thread. One trains while the others wait for their turn.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from typing import Any
 from benchmarks.measure import load, percentile, significant, summary
 
 SERVING = ("prometheus-client", "process", "thread")
-MODES = ("none", *SERVING)
+#: Not scraped; and not scraped while some other program works for as long as a scrape takes. The second shows
+#: what a machine whose cores share caches and clock takes from a trainer whoever it is that works beside it.
+UNSCRAPED = ("none", "other work")
+MODES = (*UNSCRAPED, *SERVING)
 SERIES = 1200
 SCRAPE_INTERVAL = 1.0
 #: In place of a scrape where there is none: what the machine's noise alone does to steps in such a window.
-PHANTOM_SECONDS = 0.015
+PHANTOM_SECONDS = 0.05
 #: What Prometheus asks for.
 HEADERS = {
     "Accept": "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
@@ -72,9 +76,13 @@ class Trainer:
             start = time.monotonic()
             if self.mode == "none":
                 scrapes.append(Scrape(start, start + PHANTOM_SECONDS))
+                continue
+            if self.mode == "other work":
+                while time.monotonic() < start + PHANTOM_SECONDS:
+                    pass
             else:
                 scrape(self.port)
-                scrapes.append(Scrape(start, time.monotonic()))
+            scrapes.append(Scrape(start, time.monotonic()))
             due = max(due + SCRAPE_INTERVAL, time.monotonic())
 
 
@@ -109,6 +117,7 @@ class Figures:
             "step_between_scrapes": _distribution(self.between),
             "step_during_a_scrape": _distribution(self.during),
             "lost_to_a_scrape": {**_summary(self.lost), "raw": _milliseconds(self.lost)},
+            "lost_share_of_the_scrape": _shares(self.lost, self.latencies),
             "scrape": {**_summary(self.latencies), "raw": _milliseconds(self.latencies)},
         }
 
@@ -116,7 +125,7 @@ class Figures:
 def measure(quick: bool) -> dict[str, Any]:
     """Milliseconds, by what else keeps the machine busy and by mode."""
     begun = load()
-    rounds, seconds = (1, 4.5) if quick else (4, 5.5)
+    rounds, seconds = (1, 4.5) if quick else (3, 5.5)
     with _trainers() as trainers:
         series = {mode: _count_series(trainers[mode].port) for mode in SERVING}
         told = {
@@ -171,8 +180,9 @@ def _trainers() -> Iterator[dict[str, Trainer]]:
                 arguments.append(f"--directory={directory}")
                 stack.callback(_await_silence, port)
                 stack.enter_context(_worker("ranks", f"--directory={directory}"))
-            trainers[mode] = Trainer(mode, stack.enter_context(_worker(mode, *arguments)), port)
-            if mode != "none":
+            worker = "none" if mode in UNSCRAPED else mode
+            trainers[mode] = Trainer(mode, stack.enter_context(_worker(worker, *arguments)), port)
+            if mode in SERVING:
                 _await_serving(port)
         time.sleep(1.5)  # each helper thread has had a turn
         yield trainers
@@ -237,6 +247,13 @@ def _milliseconds(values: Sequence[float]) -> list[float]:
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:
     return asdict(summary(_milliseconds(values))) if values else {}
+
+
+def _shares(lost: Sequence[float], latencies: Sequence[float]) -> dict[str, Any]:
+    """Time lost for each unit of time that a scrape lasted."""
+    return (
+        asdict(summary([part / whole for part, whole in zip(lost, latencies, strict=True)])) if lost else {}
+    )
 
 
 def _distribution(values: Sequence[float]) -> dict[str, Any]:
