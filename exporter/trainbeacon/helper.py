@@ -17,6 +17,7 @@ from trainbeacon.recorder import Recorder
 
 INTERVAL_SECONDS = 1.0
 RATE_WINDOW_SECONDS = 10.0
+HEARTBEAT_MARGIN_SECONDS = 0.05
 
 _RATES = (
     ("training_samples_total", "training_samples_per_second"),
@@ -65,7 +66,9 @@ class Helper:
         now, wall = time.monotonic(), time.time()
         recorder.timeline.wall_offset = wall - now
         recorder.timeline.heartbeat = now  # before readers can see it: see Timeline._stamp
-        recorder.set(layout.HEARTBEAT, now)
+        # A little back: a phase that closes this very moment has read its clock already, and its
+        # total must not come out below what a reader makes of the open phase and this heartbeat.
+        recorder.set(layout.HEARTBEAT, now - HEARTBEAT_MARGIN_SECONDS)
         recorder.set("training_heartbeat_timestamp_seconds", wall)
 
     def _measure_rates(self) -> None:

@@ -135,6 +135,8 @@ class Timeline:
         self._phase_totals[old] = total
         self._phase = phase
         self._phase_start = now
+        if old == INIT and not self.warm:
+            self._step_start = now  # what went before is no part of the first step
         values = self._writer.step
         values[self._phase_at + old] = total
         values[self._now_at] = phase
