@@ -323,3 +323,11 @@ def test_a_step_without_a_loss_has_none(rank: Rank) -> None:
     rank.step(1.0)
     rank.step(1.0)
     assert [(entry.loss, entry.gradient_norm) for entry in rank.box().ring] == [(1.0, 9.0), (None, None)]
+
+
+def test_the_first_step_does_not_count_the_start(rank: Rank) -> None:
+    """Minutes of loading before the first batch are no step time, also not of the first step."""
+    rank.wait(120.0)
+    rank.timeline.see(DATA_WAIT)
+    rank.step(2.0)
+    assert rank.duration() == 2.0
