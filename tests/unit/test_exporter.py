@@ -8,15 +8,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.serving import environment, free_port, request, wait_for
+from trainbeacon import exporter as module
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.election import read_note
 from trainbeacon.blackbox.reader import BoxDirectory
+from trainbeacon.blackbox.writer import Writer
 from trainbeacon.config import Config
 from trainbeacon.exporter import Exporter, clean
+from trainbeacon.testing import FakeClock
 
 WRITE = """
 import sys, time
@@ -160,3 +164,29 @@ def test_discovery_file_that_cannot_be_written_does_not_stop_serving(
     exporter.close()
     assert 'trainbeacon_errors_total{rank="",run="",where="discovery"} 1.0' in text
     assert "service discovery" in caplog.text
+
+
+def test_end_of_each_job_must_be_scraped_anew(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scrapes of one job's end do not count for the next: an agent would leave before it was seen."""
+    clock = FakeClock()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock, time=time.time))
+    exporter = Exporter(config, mode="agent")
+    assert exporter.start()
+    seen = []
+    for start in (1.0, 2.0):
+        writer = Writer.create(str(tmp_path), {"run": "r", "rank": 0, "start": start})
+        writer.slots[writer.declare("training_heartbeat_timestamp_seconds")] = time.time()
+        exporter.turn()
+        request(exporter.url)  # the rank lives: this one does not count
+        writer.end("finished")
+        writer.close()
+        clock.advance(2)
+        for _ in range(2):
+            exporter.turn()
+            seen.append(exporter.end_was_seen)
+            request(exporter.url)
+        seen.append(exporter.end_was_seen)
+    exporter.close()
+    assert [False, False, True] * 2 == seen

@@ -63,6 +63,13 @@ def served() -> Iterator[Served]:
     made.server.stop()
 
 
+def assert_free(port: int) -> None:
+    """The next server gets this port, and not the one after it."""
+    following = Served(port)
+    following.server.stop()
+    assert port == following.server.port
+
+
 def seconds_of_a_scrape(served: Served) -> float:
     begun = time.monotonic()
     assert 200 == request(f"{served.url}/metrics", timeout=30).status
@@ -185,14 +192,14 @@ def test_threads_are_bounded_and_end(served: Served) -> None:
 
 def test_stop_frees_the_port_soon_although_clients_hang_on() -> None:
     """An exporter that ends does not wait for idle or half-done clients."""
-    made = Served()
+    made = Served(free_port())
     made.server.start()
     with made.connect(), made.connect() as half:
         half.sendall(HEAD)
         begun = time.monotonic()
         made.server.stop()
         assert time.monotonic() - begun < 4
-    Served(made.server.port).server.stop()  # bound again
+    assert_free(made.server.port)
 
 
 def test_taken_port_moves_to_the_next() -> None:
@@ -226,7 +233,7 @@ def test_address_that_is_not_ours_names_the_setting() -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_forked_child_lets_go_of_the_port() -> None:
     """A child forked while we serve does not keep the port when we are gone."""
-    made = Served()
+    made = Served(free_port())
     made.server.start()
     leave, wait = os.pipe()
     child = os.fork()
@@ -236,7 +243,7 @@ def test_forked_child_lets_go_of_the_port() -> None:
         os._exit(0)
     try:
         made.server.stop()
-        Served(made.server.port).server.stop()
+        assert_free(made.server.port)
     finally:
         os.close(wait)
         os.close(leave)
