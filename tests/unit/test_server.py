@@ -235,18 +235,21 @@ def test_forked_child_lets_go_of_the_port() -> None:
     """A child forked while we serve does not keep the port when we are gone."""
     made = Served(free_port())
     made.server.start()
-    leave, wait = os.pipe()
+    said, says = os.pipe()
+    told, tells = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(wait)
-        os.read(leave, 1)
+        os.close(tells)
+        os.write(says, b"!")  # what is to be done after a fork has been done
+        os.read(told, 1)
         os._exit(0)
     try:
+        assert b"!" == os.read(said, 1)
         made.server.stop()
         assert_free(made.server.port)
     finally:
-        os.close(wait)
-        os.close(leave)
+        for descriptor in (said, says, told, tells):
+            os.close(descriptor)
         os.waitpid(child, 0)
 
 
