@@ -8,14 +8,12 @@ Records the scripted job (setting `script`) or nothing yet, says `ready`, and ob
     finish        leave the run well, and end
     again         start a second run in this process  answers its name
     fork          start a loader worker that outlives this process  answers its pid
-    kill          kill -9 oneself
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 from typing import Any
@@ -55,8 +53,6 @@ def obey(beacon: trainbeacon.Beacon, settings: dict[str, Any]) -> None:
             print(beacon.run, flush=True)
         elif command == "fork":
             print(fork(), flush=True)
-        elif command == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:
