@@ -127,13 +127,13 @@ def _interference(part: dict[str, Any]) -> Iterator[Row]:
 
 def _lost(figures: dict[str, Any]) -> str:
     lost, share = figures["lost_to_a_scrape"], figures["lost_share_of_the_scrape"]
-    return f"{_spread(lost)} ms, {share['median']:.2f} of its time" if lost else "-"
+    return f"{_spread(lost)} ms, {share['median']:.2f} of its time" if share else "-"
 
 
 def _latency(figures: dict[str, Any]) -> str:
     return (
         f"{figures['median']:.3g} ms median, {figures['most']:.3g} ms worst of {figures['count']}"
-        if figures
+        if "median" in figures
         else "-"
     )
 
@@ -147,7 +147,7 @@ def _ratio(case: dict[str, Any], base: str) -> str:
 
 
 def _spread(figures: dict[str, Any]) -> str:
-    if not figures:
+    if "median" not in figures:
         return "-"
     low, high = figures["quartiles"]
     return f"{figures['median']:.3g} ({low:.3g} to {high:.3g})"

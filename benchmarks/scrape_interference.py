@@ -95,12 +95,14 @@ class Figures:
     during: list[float] = field(default_factory=list)
     between: list[float] = field(default_factory=list)
     lost: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
 
     def add(self, starts: Sequence[float], durations: Sequence[float], scrapes: Sequence[Scrape]) -> None:
         """Tell the steps during a scrape from the others, and what the scrape added to them."""
         ends = [start + duration for start, duration in zip(starts, durations, strict=True)]
-        scrapes = [one for one in scrapes if starts and one.start > starts[0] and one.end < ends[-1]]
+        self.latencies += [one.end - one.start for one in scrapes]
+        scrapes = [one for one in scrapes if one.end < ends[-1]]  # seen by the trainer from end to end
         hit = [
             {at for at, start in enumerate(starts) if start < one.end and ends[at] > one.start}
             for one in scrapes
@@ -115,8 +117,9 @@ class Figures:
                 duration for at, duration in between.items() if abs(starts[at] - one.start) < NEAR_SECONDS
             ]
             usual = statistics.median(near or between.values())
-            self.lost.append(sum(durations[at] - usual for at in steps))
-        self.latencies += [one.end - one.start for one in scrapes]
+            lost = sum(durations[at] - usual for at in steps)
+            self.lost.append(lost)
+            self.shares.append(lost / (one.end - one.start))
 
     def told(self) -> dict[str, Any]:
         """In milliseconds."""
@@ -124,7 +127,7 @@ class Figures:
             "step_between_scrapes": _distribution(self.between),
             "step_during_a_scrape": _distribution(self.during),
             "lost_to_a_scrape": {**_summary(self.lost), "raw": _milliseconds(self.lost)},
-            "lost_share_of_the_scrape": _shares(self.lost, self.latencies),
+            "lost_share_of_the_scrape": asdict(summary(self.shares)) if self.shares else {},
             "scrape": {**_summary(self.latencies), "raw": _milliseconds(self.latencies)},
         }
 
@@ -254,13 +257,6 @@ def _milliseconds(values: Sequence[float]) -> list[float]:
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:
     return asdict(summary(_milliseconds(values))) if values else {}
-
-
-def _shares(lost: Sequence[float], latencies: Sequence[float]) -> dict[str, Any]:
-    """Time lost for each unit of time that a scrape lasted."""
-    return (
-        asdict(summary([part / whole for part, whole in zip(lost, latencies, strict=True)])) if lost else {}
-    )
 
 
 def _distribution(values: Sequence[float]) -> dict[str, Any]:
