@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 from prometheus_client import generate_latest
 
-from trainbeacon.collectors import gpu
 from trainbeacon.collectors.base import Families
+from trainbeacon.collectors.gpu import GpuCollector
+from trainbeacon.collectors.gpu import collector as gpu
 
 
 class _Registry:
@@ -25,7 +26,7 @@ class _Registry:
         return iter(self.families)
 
 
-def exposition(collector: gpu.GpuCollector) -> str:
+def exposition(collector: GpuCollector) -> str:
     families = Families()
     raised = ""
     try:
@@ -37,7 +38,7 @@ def exposition(collector: gpu.GpuCollector) -> str:
 
 def main() -> None:
     now = 1000.0
-    collector = gpu.GpuCollector(clock=lambda: now)
+    collector = GpuCollector(clock=lambda: now)
     for line in sys.stdin:
         command, *arguments = line.split()
         if command == "collect":

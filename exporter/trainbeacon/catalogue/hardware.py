@@ -1,12 +1,37 @@
-"""Metrics of the machine: GPUs, the node, and the training process as the operating system sees it."""
+"""Metrics of the machine: GPUs, the node, and the training process as system and allocator see it.
+
+The GPU fields were tried against a scripted stand-in of NVML only, hence experimental.
+"""
 
 from __future__ import annotations
 
-from .model import Metric, Type, facts
+from .model import Label, Metric, Type, facts
+
+#: Why a GPU's clocks are held down.
+THROTTLE_REASONS = (
+    "power_cap",
+    "software_thermal",
+    "hardware_thermal",
+    "power_brake",
+    "hardware_slowdown",
+    "sync_boost",
+)
+#: What an XID is of; docs/gpu.md says which number goes where.
+XID_CLASSES = (
+    "application",
+    "memory_contained",
+    "memory_uncorrectable",
+    "nvlink",
+    "driver",
+    "gpu_lost",
+    "other",
+)
+
+_DIRECTION = Label("direction", "seen from the GPU", ("transmitted", "received"))
 
 
-def _gpu(name: str, unit: str, help: str) -> Metric:
-    return Metric("GPU", name, "gauge", unit, help, level="gpu", source="gpu")
+def _gpu(name: str, unit: str, help: str, *labels: Label, type: Type = "gauge") -> Metric:
+    return Metric("GPU", name, type, unit, help, labels, level="gpu", source="gpu", stability="experimental")
 
 
 _GPU = (
@@ -21,6 +46,117 @@ _GPU = (
     _gpu("training_gpu_temperature_celsius", "celsius", "Temperature of the GPU."),
     _gpu("training_gpu_power_watts", "watts", "Power drawn by the GPU."),
     _gpu("training_gpu_power_limit_watts", "watts", "Power that the GPU may draw as it is set now."),
+    _gpu(
+        "training_gpu_energy_joules_total",
+        "joules",
+        "Energy drawn by the GPU since its driver was loaded.",
+        type="counter",
+    ),
+    _gpu(
+        "training_gpu_clock_hertz",
+        "hertz",
+        "Present frequency of the GPU's clocks.",
+        Label("clock", "part of the GPU", ("graphics", "sm", "memory")),
+    ),
+    _gpu(
+        "training_gpu_throttled",
+        "",
+        "1 while the clocks are held down for this reason.",
+        Label("reason", "what holds them down", THROTTLE_REASONS),
+    ),
+    _gpu(
+        "training_gpu_xid_errors_total",
+        "",
+        "XIDs, errors reported by the driver, since the exporter began to watch the GPU.",
+        Label("class", "what the XID is of", XID_CLASSES),
+        type="counter",
+    ),
+    _gpu("training_gpu_xid_last", "", "Number of the newest XID that the exporter saw."),
+    _gpu("training_gpu_xid_last_timestamp_seconds", "seconds", "When the newest XID came, as Unix time."),
+    _gpu(
+        "training_gpu_xid_watched",
+        "",
+        "1 while the GPU's XIDs are watched, 0 if the driver does not tell them.",
+    ),
+    _gpu(
+        "training_gpu_ecc_errors_total",
+        "",
+        "Memory errors since the driver was loaded, up to 30 s old.",
+        Label("kind", "whether ECC put it right", ("corrected", "uncorrected")),
+        type="counter",
+    ),
+    _gpu(
+        "training_gpu_remapped_rows",
+        "",
+        "Memory rows replaced by spares, and 1 if a reset is pending or remapping failed, up to 30 s old.",
+        Label("kind", "why replaced, or what is amiss", ("corrected", "uncorrected", "pending", "failed")),
+    ),
+    _gpu(
+        "training_gpu_recovery_action",
+        "",
+        "What the driver asks for: 0 nothing, 1 reset, 2 reboot, 3 drain peers, 4 drain and reset.",
+    ),
+    _gpu(
+        "training_gpu_nvlink_bytes_total",
+        "bytes",
+        "Payload over all NVLink links of the GPU.",
+        _DIRECTION,
+        type="counter",
+    ),
+    _gpu(
+        "training_gpu_nvlink_errors_total",
+        "",
+        "Errors over all NVLink links of the GPU, up to 30 s old; not on Blackwell.",
+        Label("kind", "what went wrong", ("crc_flit", "crc_data", "replay", "recovery")),
+        type="counter",
+    ),
+    _gpu("training_gpu_nvlink_links_active", "", "NVLink links of the GPU that are up, up to 30 s old."),
+    _gpu(
+        "training_gpu_pcie_bytes_total",
+        "bytes",
+        "Traffic over PCIe as the GPU counts it; absent on GPUs that only sample it.",
+        _DIRECTION,
+        type="counter",
+    ),
+    _gpu(
+        "training_gpu_pcie_errors_total",
+        "",
+        "Errors of the PCIe link, up to 30 s old.",
+        Label("kind", "what went wrong", ("replay", "correctable", "nonfatal", "fatal")),
+        type="counter",
+    ),
+    _gpu(
+        "training_gpu_sm_active_ratio",
+        "ratio",
+        "Share of the multiprocessors that were busy since the last scrape (Hopper and later).",
+    ),
+    _gpu(
+        "training_gpu_sm_occupancy_ratio",
+        "ratio",
+        "Active warps over the most there can be, since the last scrape (Hopper and later).",
+    ),
+    _gpu(
+        "training_gpu_tensor_active_ratio",
+        "ratio",
+        "Share of the time in which tensor cores worked, since the last scrape (Hopper and later).",
+    ),
+    _gpu(
+        "training_gpu_memory_active_ratio",
+        "ratio",
+        "Memory bandwidth used over the most there is, since the last scrape (Hopper and later).",
+    ),
+    _gpu("training_gpu_mig_enabled", "", "1 if the GPU is cut into MIG instances, up to 30 s old."),
+    Metric(
+        "GPU",
+        "training_gpu_mig_info",
+        "info",
+        "",
+        "The MIG instances of the GPU, up to 30 s old.",
+        (Label("uuid", "UUID of the instance", limit=7), Label("name", "product name and profile", limit=1)),
+        level="gpu",
+        source="gpu",
+        stability="experimental",
+    ),
     Metric(
         "GPU",
         "training_gpu_info",
@@ -30,6 +166,42 @@ _GPU = (
         facts(uuid="UUID of the GPU", name="product name", driver="driver version"),
         level="gpu",
         source="gpu",
+        stability="experimental",
+    ),
+)
+
+_ALLOCATOR = (
+    Metric(
+        "torch allocator",
+        "training_allocator_bytes",
+        "gauge",
+        "bytes",
+        "GPU memory in PyTorch's allocator, over all devices of the rank, sampled every 5 s.",
+        (
+            Label(
+                "kind",
+                "held by tensors now and at most, or taken from the driver",
+                ("allocated", "peak", "reserved"),
+            ),
+        ),
+        survives=False,
+        stability="experimental",
+    ),
+    Metric(
+        "torch allocator",
+        "training_allocator_retries_total",
+        "counter",
+        "",
+        "Allocations that succeeded only after PyTorch had given its cache back.",
+        stability="experimental",
+    ),
+    Metric(
+        "torch allocator",
+        "training_allocator_oom_total",
+        "counter",
+        "",
+        "Allocations that failed because the GPU's memory was full.",
+        stability="experimental",
     ),
 )
 
@@ -99,4 +271,4 @@ _HOST = (
     ),
 )
 
-HARDWARE = (*_GPU, *_PROCESS, *_HOST)
+HARDWARE = (*_GPU, *_ALLOCATOR, *_PROCESS, *_HOST)

@@ -54,6 +54,7 @@ GPU0 = gpu_series(
     temperature_celsius=41.0,
     power_watts=312.5,
     power_limit_watts=700.0,
+    xid_watched=0.0,
 )
 GPU1 = gpu_series(
     1,
@@ -65,6 +66,7 @@ GPU1 = gpu_series(
     temperature_celsius=67.0,
     power_watts=698.0,
     power_limit_watts=700.0,
+    xid_watched=0.0,
 )
 GPU1_LOST = {'training_gpu_up{gpu="1"}': 0.0}
 
