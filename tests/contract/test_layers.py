@@ -33,7 +33,7 @@ WRITE = (
     {"beacon"},
     {"integrations"},
 )
-READ = ({"collectors"}, {"registry"}, {"server", "discovery"}, {"exporter"})
+READ = ({"collectors"}, {"registry", "exposition"}, {"server", "discovery"}, {"exporter"})
 #: Stand above both sides and may import either.
 ON_TOP = {"__init__", "__main__", "cli", "demo", "shipped", "testing"}
 #: Where one side starts the other, inside a function: `serve="thread"` has its exporter in the process.

@@ -25,6 +25,8 @@ class Families:
 
     def __init__(self) -> None:
         self._families: dict[str, Family] = {}
+        #: What is not in the catalogue: metrics of the user's own, each name once.
+        self.foreign: list[Family] = []
 
     def add(self, name: str, value: float, *labels: str) -> None:
         """Add one sample of a counter or a gauge."""
@@ -52,6 +54,10 @@ class Families:
         family.add_sample(f"{name}_sum", base, total)
         family.add_sample(f"{name}_count", base, cumulated)
 
+    def add_foreign(self, family: Family) -> None:
+        """Add a whole family of the user's own; every sample has the labels `run` and `rank`."""
+        self.foreign.append(family)
+
     def merge(self, other: Families) -> None:
         """Take over all samples of another collector."""
         for name, family in other._families.items():
@@ -60,17 +66,19 @@ class Families:
                 self._families[name] = family
             else:
                 mine.samples.extend(family.samples)
+        self.foreign += other.foreign
 
     def get(self, name: str) -> Family | None:
         """The family of that name, if any sample was added to it."""
         return self._families.get(name)
 
     def __iter__(self) -> Iterator[Family]:
-        """The families in the order of the catalogue, so that two scrapes read alike."""
+        """The families in the order of the catalogue, so that two scrapes read alike; then the user's."""
         for metric in catalogue.ALL:
             family = self._families.get(metric.name)
             if family is not None:
                 yield family
+        yield from self.foreign
 
     def _family(self, name: str) -> Family:
         family = self._families.get(name)
@@ -89,14 +97,23 @@ _TYPES = {
 }
 
 
+#: What the name of a family lacks of its metric's, by type: it belongs to the samples.
+NAME_SUFFIXES = {"counter": "_total"}
+
+
 def new_family(metric: catalogue.Metric) -> Family:
     """An empty family for a metric of the catalogue."""
-    name = metric.name.removesuffix("_total") if metric.type == "counter" else metric.name
+    name = metric.name.removesuffix(NAME_SUFFIXES.get(metric.type, ""))
     unit = metric.unit if metric.unit and name.endswith(f"_{metric.unit}") else ""
     family: Family = (
         _TYPES[metric.type](name, metric.help, unit=unit) if unit else _TYPES[metric.type](name, metric.help)
     )
     return family
+
+
+def is_ours(family: Family) -> bool:
+    """Whether a family is one of the catalogue, and so has its names, types and plain samples."""
+    return f"{family.name}{NAME_SUFFIXES.get(family.type, '')}" in catalogue.BY_NAME
 
 
 def _labels(metric: catalogue.Metric, values: Sequence[str]) -> dict[str, str]:
