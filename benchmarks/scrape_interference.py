@@ -76,15 +76,12 @@ class Trainer:
         due = time.monotonic() + SCRAPE_INTERVAL / 2
         while not over.wait(max(0.0, due - time.monotonic())):
             start = time.monotonic()
-            if self.mode == "none":
-                scrapes.append(Scrape(start, start + PHANTOM_SECONDS))
-                continue
-            if self.mode == "other work":
-                while time.monotonic() < start + PHANTOM_SECONDS:
-                    pass
-            else:
+            if self.mode in SERVING:
                 scrape(self.port)
-            scrapes.append(Scrape(start, time.monotonic()))
+            while self.mode == "other work" and time.monotonic() < start + PHANTOM_SECONDS:
+                pass
+            end = start + PHANTOM_SECONDS if self.mode == "none" else time.monotonic()
+            scrapes.append(Scrape(start, end))
             due = max(due + SCRAPE_INTERVAL, time.monotonic())
 
 
