@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from math import prod
 from typing import Literal
@@ -58,7 +59,7 @@ class Metric:
     since: str = "0.1.0"
     buckets: tuple[float, ...] = ()
 
-    @property
+    @cached_property
     def label_names(self) -> tuple[str, ...]:
         """All labels of a series, identity labels first."""
         return LEVEL_LABELS[self.level] + tuple(label.name for label in self.labels)

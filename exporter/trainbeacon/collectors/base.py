@@ -30,9 +30,7 @@ class Families:
 
     def add(self, name: str, value: float, *labels: str) -> None:
         """Add one sample of a counter or a gauge."""
-        family = self._family(name)
-        metric = catalogue.BY_NAME[name]
-        family.add_sample(name, _labels(metric, labels), value)
+        self._family(name).add_sample(name, _labels(catalogue.BY_NAME[name], labels), value)
 
     def add_info(self, name: str, *labels: str) -> None:
         """Add one series of an info metric; its value is always 1."""
@@ -120,7 +118,7 @@ def _labels(metric: catalogue.Metric, values: Sequence[str]) -> dict[str, str]:
     names = metric.label_names
     if len(values) != len(names):
         raise ValueError(f"{metric.name} has the labels {names}, not {values}")
-    return dict(zip(names, values, strict=True))
+    return dict(zip(names, values))  # noqa: B905 - their lengths are equal
 
 
 @dataclass(frozen=True)
