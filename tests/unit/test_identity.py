@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -57,7 +58,7 @@ class TestPlain:
     def test_everything(self):
         """A process that nobody launched is rank 0 of 1, named by its script and its start in UTC."""
         expected = Identity(
-            run="train-20251009-085320",
+            run=identify({}, FACTS).run,
             run_id=identify({}, FACTS).run_id,
             hostname="node-a",
             attempt=1_760_000_000,
@@ -65,6 +66,7 @@ class TestPlain:
         )
 
         assert expected == identify({}, FACTS)
+        assert re.fullmatch("train-20251009-085320-[0-9a-f]{4}", expected.run)
         assert (0, 0, 0, 1, 1, ()) == (
             expected.rank,
             expected.local_rank,
@@ -79,6 +81,10 @@ class TestPlain:
         run_ids = {identify({}, facts).run_id for facts in (FACTS, on("node-a", pid=101), on("node-b"))}
 
         assert len(run_ids) == 3
+
+    def test_started_in_the_same_second(self):
+        """Runs that a loop in a shell starts at once do not share a name."""
+        assert identify({}, FACTS).run != identify({}, on("node-a", pid=101)).run
 
 
 class TestTorchrun:
@@ -139,13 +145,13 @@ class TestTorchrun:
 
         assert len(runs) == 3
 
-    def test_one_id_used_twice_on_one_node(self):
-        """Two jobs given one --rdzv-id share the name but not the run_id."""
-        environ = ONE_NODE | {"TORCHELASTIC_RUN_ID": "mine"}
-        first, second = (identify(environ, on("node-a", launcher=pid)) for pid in (90, 91))
+    def test_elastic_job_keeps_its_name_on_one_node(self):
+        """A job with an id that shrinks to the ranks of one node is still the same run."""
+        environ = TORCHRUN | {"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0"}
+        large, small = identify(environ, FACTS), identify(environ | {"WORLD_SIZE": "2"}, FACTS)
 
-        assert first.run == second.run == "train-mine"
-        assert first.run_id != second.run_id
+        assert (small.run, small.run_id) == (large.run, large.run_id)
+        assert (large.world_size, small.world_size) == (8, 2)
 
 
 class TestByHand:
@@ -299,7 +305,7 @@ class TestThisProcess:
 
     def test_without_proc(self, monkeypatch):
         """Where there is no /proc (macOS) the process id and the host have to do."""
-        monkeypatch.setattr("trainbeacon.identity._read", lambda path: "")
+        monkeypatch.setattr("trainbeacon.identity.process._read", lambda path: "")
 
         assert str(os.getpid()) in read_facts().process.split()
         assert str(os.getppid()) in read_facts().launcher.split()
