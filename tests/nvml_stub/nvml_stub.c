@@ -11,11 +11,19 @@
  *     init=driver_not_loaded        nvmlInit fails
  *     epoch=2                       another number than at init: the driver was reloaded since
  *     hang=1                        every call about a GPU waits until this line is gone
+ *     gpu0.field138=4096            a field of nvmlDeviceGetFieldValues; gpu0.field165.3 of scope 3
+ *     gpu0.gpm5=250                 a profile metric: what the GPU has counted up to now ...
+ *     gpu0.gpm_clock=10             ... at this time; a metric is the increase over the time between
+ *     gpu0.mig0=MIG-1111            the UUID of a MIG instance; places without a line are empty
+ *     gpu0.events=8                 kinds of events that the GPU tells
+ *     event1=0 79                   the first event of all, after those at init: an XID 79 of GPU 0
+ *     wait=unknown                  waiting for events fails
  *
- * To add a getter: one line in the tables at the end, NUMBER for one integer, TEXT for a string;
+ * To add a getter: one line in the tables at the end, NUMBER for one integer;
  * getters that fill a struct are functions of their own below them.
  */
 
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,15 +31,17 @@
 #include <time.h>
 
 typedef unsigned int Return;
-typedef struct { unsigned index; int lost; } Device;
+typedef struct Device { unsigned index; int lost; unsigned long long watched; int instance; } Device;
 
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, GPU_IS_LOST = 15 };
-enum { MAX_GPUS = 64, GENERATIONS = 16, LINE = 256 };
+enum { NOT_FOUND = 6, TIMEOUT = 10 };
+enum { MAX_GPUS = 64, GENERATIONS = 16, LINE = 256, MOST_INSTANCES = 7, MOST_SAMPLES = 4 };
 
 static const struct { const char *name; Return code; } ERRORS[] = {
     {"uninitialized", UNINITIALIZED},
     {"not_supported", NOT_SUPPORTED},
     {"no_permission", 4},
+    {"not_found", 6},
     {"insufficient_power", 8},
     {"driver_not_loaded", 9},
     {"function_not_found", 13},
@@ -84,11 +94,15 @@ static void wait_while_hung(void) {
     while (lookup("hang", value)) nanosleep(&pause, NULL);
 }
 
+static int is_gpu(const Device *device) {
+    return device >= devices[generation] && device < devices[generation] + MAX_GPUS;
+}
+
 static Return check_device(Device *device) {
     char key[LINE], value[LINE];
     Return code = check_library();
     if (code) return code;
-    if (device < devices[generation] || device >= devices[generation] + MAX_GPUS) return INVALID_ARGUMENT;
+    if (!is_gpu(device)) return INVALID_ARGUMENT;
     wait_while_hung();
     snprintf(key, sizeof key, "gpu%u.fault", device->index);
     lookup(key, value);
@@ -128,7 +142,7 @@ Return nvmlInitWithFlags(unsigned flags) {
     check_library(); /* a reload ends what was open before */
     if (references++ == 0) {
         generation = (generation + 1) % GENERATIONS;
-        for (unsigned i = 0; i < MAX_GPUS; i++) devices[generation][i] = (Device){i, 0};
+        for (unsigned i = 0; i < MAX_GPUS; i++) devices[generation][i] = (Device){i, 0, 0, -1};
         lookup("epoch", epoch);
     }
     return SUCCESS;
@@ -170,16 +184,31 @@ Return nvmlDeviceGetHandleByIndex_v2(unsigned index, Device **out) {
 
 #define NUMBER(function, key) \
     Return function(Device *device, unsigned *out) { return small(device, key, out); }
-#define TEXT(function, key) \
-    Return function(Device *device, char *out, unsigned size) { \
-        char value[LINE]; \
-        Return code = field(device, key, value); \
-        if (code == SUCCESS) snprintf(out, size, "%s", value); \
-        return code; \
-    }
+static Device instances[MAX_GPUS][MOST_INSTANCES];
 
-TEXT(nvmlDeviceGetUUID, "uuid")
-TEXT(nvmlDeviceGetName, "name")
+static int is_instance(const Device *device) {
+    return device >= &instances[0][0] && device < &instances[MAX_GPUS - 1][MOST_INSTANCES];
+}
+
+/* The text of a GPU, or of an instance: mig0 is its UUID, and its name that of the GPU with a profile. */
+static Return described(Device *device, const char *key, char *out, unsigned size) {
+    char value[LINE], place[LINE];
+    Device *gpu = is_instance(device) ? &devices[generation][device->index] : device;
+    snprintf(place, sizeof place, "mig%d", device->instance);
+    Return code = field(gpu, is_instance(device) && strcmp(key, "uuid") == 0 ? place : key, value);
+    if (code == SUCCESS)
+        snprintf(out, size, "%s%s", value, is_instance(device) && strcmp(key, "name") == 0 ? " MIG 1g.10gb" : "");
+    return code;
+}
+
+Return nvmlDeviceGetUUID(Device *device, char *out, unsigned size) {
+    return described(device, "uuid", out, size);
+}
+
+Return nvmlDeviceGetName(Device *device, char *out, unsigned size) {
+    return described(device, "name", out, size);
+}
+
 NUMBER(nvmlDeviceGetPowerUsage, "power")                /* milliwatts */
 NUMBER(nvmlDeviceGetEnforcedPowerLimit, "power_limit")  /* milliwatts */
 
@@ -221,4 +250,207 @@ Return nvmlDeviceGetMemoryInfo_v2(Device *device, MemoryV2 *out) {
     Return code = memory(device, &out->total, &out->reserved, &out->used);
     out->free = out->total - out->reserved - out->used;
     return code;
+}
+
+#define BIG(function, key) \
+    Return function(Device *device, unsigned long long *out) { return number(device, key, out); }
+
+BIG(nvmlDeviceGetTotalEnergyConsumption, "energy") /* millijoules */
+BIG(nvmlDeviceGetCurrentClocksEventReasons, "event_reasons")
+BIG(nvmlDeviceGetCurrentClocksThrottleReasons, "throttle_reasons")
+NUMBER(nvmlDeviceGetPcieReplayCounter, "pcie_replays")
+
+Return nvmlDeviceGetClockInfo(Device *device, unsigned type, unsigned *out) { /* megahertz */
+    static const char *const NAMES[] = {"clock_graphics", "clock_sm", "clock_memory", "clock_video"};
+    return type < 4 ? small(device, NAMES[type], out) : INVALID_ARGUMENT;
+}
+
+Return nvmlDeviceGetTotalEccErrors(Device *device, unsigned kind, unsigned counter, unsigned long long *out) {
+    static const char *const NAMES[2][2] = {{"ecc_corrected", "ecc_corrected_lifetime"},
+                                            {"ecc_uncorrected", "ecc_uncorrected_lifetime"}};
+    return kind < 2 && counter < 2 ? number(device, NAMES[kind][counter], out) : INVALID_ARGUMENT;
+}
+
+Return nvmlDeviceGetRemappedRows(Device *device, unsigned *corrected, unsigned *uncorrected, unsigned *pending,
+                                 unsigned *failed) {
+    Return code = small(device, "rows_corrected", corrected);
+    if (code == SUCCESS) code = small(device, "rows_uncorrected", uncorrected);
+    if (code == SUCCESS) code = small(device, "rows_pending", pending);
+    return code ? code : small(device, "rows_failed", failed);
+}
+
+typedef struct {
+    uint32_t id, scope;
+    int64_t timestamp, latency;
+    unsigned type;
+    Return code;
+    union { double number; unsigned small; unsigned long long big; } value;
+} FieldValue;
+
+enum { TYPE_DOUBLE = 0, TYPE_UNSIGNED_INT = 1, TYPE_UNSIGNED_LONG_LONG = 3 };
+
+/* The type follows from the text: 1.5 is a double, 5u an unsigned int, all else an unsigned long long. */
+static void give(FieldValue *out, const char *value) {
+    out->type = strchr(value, '.')   ? TYPE_DOUBLE
+                : strchr(value, 'u') ? TYPE_UNSIGNED_INT
+                                     : TYPE_UNSIGNED_LONG_LONG;
+    memset(&out->value, 0xA5, sizeof out->value); /* whoever reads the wrong member gets nonsense */
+    if (out->type == TYPE_DOUBLE) out->value.number = strtod(value, NULL);
+    else if (out->type == TYPE_UNSIGNED_INT) out->value.small = (unsigned)strtoul(value, NULL, 10);
+    else out->value.big = strtoull(value, NULL, 10);
+}
+
+Return nvmlDeviceGetFieldValues(Device *device, int count, FieldValue *values) {
+    char key[64], value[LINE];
+    Return code = field(device, "fields", value); /* a line fails the whole call */
+    if (code != NOT_SUPPORTED) return code;
+    for (FieldValue *out = values; out < values + count; out++) {
+        if (out->scope) snprintf(key, sizeof key, "field%u.%u", out->id, out->scope);
+        else snprintf(key, sizeof key, "field%u", out->id);
+        out->code = field(device, key, value);
+        if (out->code == SUCCESS) give(out, value);
+    }
+    return SUCCESS;
+}
+
+/* MIG */
+
+Return nvmlDeviceGetMigMode(Device *device, unsigned *current, unsigned *pending) {
+    *pending = 0;
+    return small(device, "mig", current);
+}
+
+Return nvmlDeviceGetMaxMigDeviceCount(Device *device, unsigned *out) {
+    *out = MOST_INSTANCES;
+    return check_device(device);
+}
+
+Return nvmlDeviceGetMigDeviceHandleByIndex(Device *device, unsigned place, Device **out) {
+    char key[LINE], value[LINE];
+    Return code = check_device(device);
+    if (code) return code;
+    if (place >= MOST_INSTANCES) return INVALID_ARGUMENT;
+    snprintf(key, sizeof key, "mig%u", place);
+    if (field(device, key, value)) return NOT_FOUND;
+    *out = &instances[device->index][place];
+    **out = (Device){device->index, 0, 0, (int)place};
+    return SUCCESS;
+}
+
+/* Profile metrics. There are few samples: whoever does not free them runs out. */
+
+enum { PROFILE_METRICS = 16 };
+typedef struct { int taken; double clock, counted[PROFILE_METRICS]; int there[PROFILE_METRICS]; } GpmSample;
+typedef struct {
+    unsigned id;
+    Return code;
+    double value;
+    const char *names[3];
+} GpmMetric;
+typedef struct { unsigned version, count; GpmSample *before, *after; GpmMetric metrics[]; } GpmRequest;
+typedef struct { unsigned version, supported; } GpmSupport;
+
+static GpmSample gpm_samples[MOST_SAMPLES];
+
+Return nvmlGpmQueryDeviceSupport(Device *device, GpmSupport *out) {
+    char value[LINE];
+    Return code = field(device, "gpm_clock", value);
+    out->supported = code == SUCCESS;
+    return code == NOT_SUPPORTED ? SUCCESS : code;
+}
+
+Return nvmlGpmSampleAlloc(GpmSample **out) {
+    for (*out = gpm_samples; *out < gpm_samples + MOST_SAMPLES; ++*out)
+        if (!(*out)->taken) return (*out)->taken = 1, SUCCESS;
+    return 23; /* insufficient resources */
+}
+
+Return nvmlGpmSampleFree(GpmSample *sample) {
+    sample->taken = 0;
+    return SUCCESS;
+}
+
+Return nvmlGpmSampleGet(Device *device, GpmSample *sample) {
+    char key[LINE], value[LINE];
+    Return code = field(device, "gpm_clock", value);
+    if (code) return code;
+    sample->clock = strtod(value, NULL);
+    for (unsigned id = 0; id < PROFILE_METRICS; id++) {
+        snprintf(key, sizeof key, "gpm%u", id);
+        sample->there[id] = field(device, key, value) == SUCCESS;
+        sample->counted[id] = strtod(value, NULL);
+    }
+    return SUCCESS;
+}
+
+Return nvmlGpmMetricsGet(GpmRequest *request) {
+    const GpmSample *before = request->before, *after = request->after;
+    if (request->version != 1 || after->clock <= before->clock) return INVALID_ARGUMENT;
+    for (GpmMetric *metric = request->metrics; metric < request->metrics + request->count; metric++) {
+        unsigned id = metric->id;
+        metric->code = id < PROFILE_METRICS && before->there[id] && after->there[id] ? SUCCESS : NOT_SUPPORTED;
+        if (metric->code == SUCCESS)
+            metric->value = (after->counted[id] - before->counted[id]) / (after->clock - before->clock);
+    }
+    return SUCCESS;
+}
+
+/* Events: one set at a time, as the library's users here have. */
+
+typedef struct { atomic_int open; unsigned next; } EventSet;
+typedef struct { Device *device; unsigned long long type, data; unsigned instance, compute; } Event;
+
+static EventSet events;
+
+static int event(unsigned number, unsigned *gpu, unsigned *xid) {
+    char key[32], value[LINE];
+    snprintf(key, sizeof key, "event%u", number);
+    return lookup(key, value) && sscanf(value, "%u %u", gpu, xid) == 2;
+}
+
+Return nvmlEventSetCreate(EventSet **out) {
+    unsigned gpu, xid;
+    char value[LINE];
+    Return code = check_library();
+    if (code) return code;
+    lookup("event_sets", value);
+    if (error_named(value)) return error_named(value);
+    for (events.next = 1; event(events.next, &gpu, &xid);) events.next++; /* what was before is not told */
+    events.open++;
+    *out = &events;
+    return SUCCESS;
+}
+
+Return nvmlEventSetFree(EventSet *set) {
+    set->open--;
+    return check_library();
+}
+
+BIG(nvmlDeviceGetSupportedEventTypes, "events")
+
+Return nvmlDeviceRegisterEvents(Device *device, unsigned long long types, EventSet *set) {
+    char value[LINE];
+    Return code = field(device, "register", value); /* a line names the error */
+    if (code != NOT_SUPPORTED) return code;
+    if (!set->open) return INVALID_ARGUMENT;
+    device->watched |= types;
+    return SUCCESS;
+}
+
+Return nvmlEventSetWait_v2(EventSet *set, Event *out, unsigned milliseconds) {
+    const struct timespec pause = {0, 5 * 1000 * 1000};
+    char value[LINE];
+    unsigned gpu, xid;
+    for (unsigned waited = 0; waited < milliseconds; waited += 5) {
+        Return code = check_library();
+        if (code) return code;
+        if (lookup("wait", value) && error_named(value)) return error_named(value);
+        if (event(set->next, &gpu, &xid) && gpu < MAX_GPUS) {
+            set->next++;
+            *out = (Event){&devices[generation][gpu], 8, xid, ~0u, ~0u};
+            if (out->device->watched & 8) return SUCCESS;
+        }
+        nanosleep(&pause, NULL);
+    }
+    return TIMEOUT;
 }

@@ -1,7 +1,8 @@
 """A process with one GpuCollector, for tests: obeys a command a line, answers each up to a line of a dot.
 
 `collect` prints the exposition, or `raised: ...`; `start` does the same in a thread of its own without
-waiting; `advance SECONDS` moves the collector's clock; `patience SECONDS` sets how long a scrape waits.
+waiting; `drop` gives the collector up; `threads` names the threads that run; `advance SECONDS` moves
+the collector's clock; `patience SECONDS` sets how long a scrape waits.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ def main() -> None:
             now += float(arguments[0])
         elif command == "patience":
             gpu.LOCK_TIMEOUT = float(arguments[0])
+        elif command == "drop":
+            del collector  # as when an exporter in a thread ends
+        elif command == "threads":
+            print(*sorted(thread.name for thread in threading.enumerate()), sep="\n")
         elif command == "imported":
             print("pynvml" in sys.modules)
         print(".", flush=True)

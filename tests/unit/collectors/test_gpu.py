@@ -2,148 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-STUB = Path(__file__).resolve().parents[2] / "nvml_stub"
-PACKAGE = Path(__file__).resolve().parents[3] / "exporter"
-
-TWO_GPUS = {
-    "count": 2,
-    "driver": "555.42.02",
-    "gpu0.uuid": "GPU-11111111",
-    "gpu0.name": "NVIDIA H100 80GB HBM3",
-    "gpu0.utilization": 37,
-    "gpu0.memory_total": 85899345920,
-    "gpu0.memory_reserved": 536870912,
-    "gpu0.memory_used": 8589934592,
-    "gpu0.temperature": 41,
-    "gpu0.power": 312500,
-    "gpu0.power_limit": 700000,
-    "gpu1.uuid": "GPU-22222222",
-    "gpu1.name": "NVIDIA H100 80GB HBM3",
-    "gpu1.utilization": 100,
-    "gpu1.memory_total": 85899345920,
-    "gpu1.memory_reserved": 536870912,
-    "gpu1.memory_used": 0,
-    "gpu1.temperature": 67,
-    "gpu1.power": 698000,
-    "gpu1.power_limit": 700000,
-}
-
-
-def gpu_series(index: int, uuid: str, **values: float) -> dict[str, float]:
-    info = f'driver="555.42.02",gpu="{index}",name="NVIDIA H100 80GB HBM3",uuid="{uuid}"'
-    series = {f'training_gpu_{name}{{gpu="{index}"}}': value for name, value in values.items()}
-    return {**series, f"training_gpu_info{{{info}}}": 1.0}
-
-
-GPU0 = gpu_series(
-    0,
-    "GPU-11111111",
-    up=1.0,
-    utilization_ratio=0.37,
-    memory_used_bytes=8589934592.0,
-    memory_total_bytes=85899345920.0,
-    temperature_celsius=41.0,
-    power_watts=312.5,
-    power_limit_watts=700.0,
-    xid_watched=0.0,
-)
-GPU1 = gpu_series(
-    1,
-    "GPU-22222222",
-    up=1.0,
-    utilization_ratio=1.0,
-    memory_used_bytes=0.0,
-    memory_total_bytes=85899345920.0,
-    temperature_celsius=67.0,
-    power_watts=698.0,
-    power_limit_watts=700.0,
-    xid_watched=0.0,
-)
-GPU1_LOST = {'training_gpu_up{gpu="1"}': 0.0}
-
-
-def nvml(state: str) -> dict[str, float]:
-    names = ("ok", "no_library", "no_driver", "no_permission", "failed")
-    return {f'trainbeacon_nvml_state{{state="{name}"}}': float(name == state) for name in names}
-
-
-def without(series: dict[str, float], *fields: str) -> dict[str, float]:
-    return {name: value for name, value in series.items() if not any(field in name for field in fields)}
-
-
-class Node:
-    """A process with a GpuCollector, and the GPUs that its NVML shows."""
-
-    def __init__(self, directory: Path, library: Path | None) -> None:
-        self._gpus = directory / "gpus"
-        self.show(TWO_GPUS)
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(STUB / "scrape.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(PACKAGE),
-                "NVML_STUB": str(self._gpus),
-                "LD_LIBRARY_PATH": str(library.parent if library else directory),
-            },
-        )
-
-    def show(self, *gpus: dict[str, object]) -> None:
-        """Replace what NVML shows; later lines win."""
-        lines = {key: value for part in gpus for key, value in part.items()}
-        new = self._gpus.with_suffix(".new")
-        new.write_text("".join(f"{key}={value}\n" for key, value in lines.items() if value is not None))
-        new.replace(self._gpus)
-
-    def tell(self, command: str) -> list[str]:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-        lines = []
-        for line in self._process.stdout:
-            if line == ".\n":
-                return lines
-            lines.append(line.rstrip("\n"))
-        raise AssertionError(f"the process ended; it said {lines}")
-
-    def scrape(self, raises: str = "") -> dict[str, float]:
-        """The samples of one scrape; `raises` is what the collector must raise after them."""
-        lines = [line for line in self.tell("collect") if not line.startswith("#")]
-        raised = lines.pop() if lines and lines[-1].startswith("raised: ") else ""
-        assert raised.removeprefix("raised: ") == raises
-        return {series: float(value) for series, _, value in (line.rpartition(" ") for line in lines)}
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not shutil.which("cc"):
-        pytest.skip("no C compiler (cc) to build the stand-in NVML")
-    directory = tmp_path_factory.mktemp("nvml")
-    subprocess.run([sys.executable, str(STUB / "build.py"), str(directory)], check=True)
-    return directory / "libnvidia-ml.so.1"
-
-
-@pytest.fixture
-def node(library: Path, tmp_path: Path) -> Iterator[Node]:
-    node = Node(tmp_path, library)
-    yield node
-    node.close()
+from tests.nvml_stub.node import GPU0, GPU1, GPU1_LOST, TWO_GPUS, Node, has_nvml, nvml, without
 
 
 def test_two_healthy_gpus(node: Node) -> None:
@@ -237,7 +101,7 @@ def test_driver_and_library_do_not_match(node: Node) -> None:
 
 def test_no_library(tmp_path: Path) -> None:
     """On a node without NVIDIA's library the scrape works and says so."""
-    if _has_nvml():
+    if has_nvml():
         pytest.skip("this machine has NVIDIA's own library")
     node = Node(tmp_path, library=None)
     try:
@@ -248,7 +112,7 @@ def test_no_library(tmp_path: Path) -> None:
 
 def test_library_installed_later(library: Path, tmp_path: Path) -> None:
     """A library that appears while the exporter runs (a driver container) is found without a restart."""
-    if _has_nvml():
+    if has_nvml():
         pytest.skip("this machine has NVIDIA's own library")
     node = Node(tmp_path, library=None)
     try:
@@ -312,8 +176,3 @@ def test_hanging_driver_holds_one_scrape_only(node: Node) -> None:
 def test_pynvml_is_not_imported_at_start(node: Node) -> None:
     """Making the collector imports no pynvml: on a node without GPUs it would only cost start-up time."""
     assert node.tell("imported") == ["False"]
-
-
-def _has_nvml() -> bool:
-    code = "import ctypes; ctypes.CDLL('libnvidia-ml.so.1')"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
