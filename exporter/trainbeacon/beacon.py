@@ -14,6 +14,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,7 @@ from trainbeacon.graphs import keep_out_of_graphs
 from trainbeacon.helper import Helper
 from trainbeacon.identity import Identity, current
 from trainbeacon.launch import keeper_for
+from trainbeacon.probes.user_metrics import UserMetrics
 from trainbeacon.recorder import Recorder, log
 from trainbeacon.scalars import batch_size, to_float
 from trainbeacon.spans import Batches, PhaseSpan, Span, size_of
@@ -105,12 +107,20 @@ class Beacon:
             log.warning("%s", warning)
         recorder = self.recorder
         keeper = recorder.guard("exporter", keeper_for, self.config, self.identity.local_rank)
-        self._helper = Helper(recorder, keeper.look if keeper is not None and recorder.boxed else _nothing)
+        watch_exporter = keeper.look if keeper is not None and recorder.boxed else _nothing
+        self._helper = Helper(recorder, watch_exporter, recorder.guard("helper", self._user_metrics))
         self._helper.start()
         self._excepthook = sys.excepthook
         sys.excepthook = self._on_uncaught
         atexit.register(self._at_exit)
         _beacons.add(self)
+
+    def _user_metrics(self) -> UserMetrics | None:
+        """What writes the metrics of the user's own beside the box, if there is a box."""
+        recorder = self.recorder
+        if recorder.writer.path is None or not self.config.user_metrics:
+            return None
+        return UserMetrics(recorder.writer.path, partial(recorder.error, "helper"), on_dropped=recorder.drop)
 
     @property
     def run(self) -> str:

@@ -73,6 +73,8 @@ class Config:
     """Host name or address written into discovery files; by default the name of the host."""
     gpu: bool = True
     """Whether the exporter reads the GPUs through NVML."""
+    user_metrics: bool = True
+    """Whether metrics that the script registers with prometheus-client itself are served too."""
 
     @classmethod
     def load(cls, keywords: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Config:
@@ -208,4 +210,5 @@ _READERS: dict[str, validation.Reader] = {
     "sd_dir": validation.path(),
     "advertise": validation.address("Give the name or address by which Prometheus reaches this host."),
     "gpu": validation.flag(),
+    "user_metrics": validation.flag(),
 }

@@ -11,7 +11,8 @@ import threading
 import time
 
 from trainbeacon._version import __version__
-from trainbeacon.blackbox.directory import TEMPORARY_PREFIX, open_directory
+from trainbeacon.blackbox import sidefile
+from trainbeacon.blackbox.directory import BOX_SUFFIX, TEMPORARY_PREFIX, open_directory
 from trainbeacon.blackbox.election import ExporterLock, ExporterNote
 from trainbeacon.blackbox.reader import Box, BoxDirectory
 from trainbeacon.collectors.health import Health
@@ -204,12 +205,21 @@ def clean(folder: int, boxes: list[Box], now: float, retention_seconds: float) -
         superseded = box.identity.start < newest[box.identity.run, box.identity.rank]
         if not box.alive and (superseded or now - box.last_sign > retention_seconds):
             _remove(folder, box.name)
-    for name in os.listdir(folder):
-        if name.startswith(TEMPORARY_PREFIX):
-            with contextlib.suppress(OSError):
-                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if now - status.st_mtime > retention_seconds:
-                    _remove(folder, name)
+            _remove(folder, sidefile.beside(box.name))
+    _clean_leftovers(folder, now, retention_seconds)
+
+
+def _clean_leftovers(folder: int, now: float, retention_seconds: float) -> None:
+    """Old files of a start that was killed, and old texts whose box is gone."""
+    names = set(os.listdir(folder))
+    for name in names:
+        is_orphan = (
+            name.endswith(sidefile.SUFFIX) and name.removesuffix(sidefile.SUFFIX) + BOX_SUFFIX not in names
+        )
+        if name.startswith(TEMPORARY_PREFIX) or is_orphan:
+            status = sidefile.look(folder, name)
+            if status is not None and now - status.st_mtime > retention_seconds:
+                _remove(folder, name)
 
 
 def _remove(folder: int, name: str) -> None:

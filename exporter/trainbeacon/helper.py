@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from trainbeacon.blackbox import format as layout
 from trainbeacon.graphs import keep_out_of_graphs
+from trainbeacon.probes.user_metrics import UserMetrics
 from trainbeacon.recorder import Recorder
 
 INTERVAL_SECONDS = 1.0
@@ -26,11 +27,17 @@ _RATES = (
 
 
 class Helper:
-    """A daemon thread over one recorder. `watch_exporter` is called at each turn."""
+    """A daemon thread over one recorder. Each turn calls `watch_exporter` and looks at `user_metrics`."""
 
-    def __init__(self, recorder: Recorder, watch_exporter: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        watch_exporter: Callable[[], None],
+        user_metrics: UserMetrics | None = None,
+    ) -> None:
         self._recorder = recorder
         self._watch_exporter = watch_exporter
+        self._user_metrics = user_metrics
         self._jobs: deque[Callable[[], None]] = deque(maxlen=100)
         self._history: deque[tuple[float, list[float]]] = deque()
         self._over = threading.Event()
@@ -43,6 +50,8 @@ class Helper:
     def stop(self) -> None:
         """Ask the thread to end; does not wait for it."""
         self._over.set()
+        if self._user_metrics is not None:
+            self._user_metrics.stop()
 
     def submit(self, job: Callable[[], None]) -> None:
         """Have something done soon that may touch files, outside the training thread."""
@@ -56,6 +65,8 @@ class Helper:
             guard("blackbox", self._recorder.writer.hold_lock)
             guard("hooks", keep_out_of_graphs)
             guard("exporter", self._watch_exporter)
+            if self._user_metrics is not None:
+                guard("helper", self._user_metrics.look)
             while self._jobs:
                 guard("helper", self._jobs.popleft())
             # Jitter, so that the ranks of a node do not wake as one.

@@ -90,9 +90,9 @@ class Recorder:
             self.set("trainbeacon_series_dropped_total", self.writer.dropped)
         return slot
 
-    def drop(self) -> None:
-        """Count a series that a budget leaves out."""
-        self.writer.dropped += 1
+    def drop(self, series: int = 1) -> None:
+        """Count series that a budget leaves out."""
+        self.writer.dropped += series
         self.set("trainbeacon_series_dropped_total", self.writer.dropped)
 
     # Errors

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.samples import Sample
 
 from trainbeacon import catalogue
 from trainbeacon.blackbox.reader import BoxDirectory
@@ -17,6 +18,7 @@ from trainbeacon.collectors.gpu import GpuCollector
 from trainbeacon.collectors.health import Health, HealthCollector
 from trainbeacon.collectors.host import HostCollector
 from trainbeacon.collectors.ranks import RanksCollector
+from trainbeacon.collectors.user_metrics import UserMetricsCollector
 
 log = logging.getLogger("trainbeacon")
 
@@ -29,6 +31,7 @@ def collectors(
     listed: list[Collector] = [
         ranks,
         HostCollector(ranks.processes),
+        UserMetricsCollector(directory.descriptor, ranks.served, health),
         HealthCollector(health, directory, mode),
     ]
     if gpu:
@@ -82,7 +85,8 @@ class GuardedCollectors:
 def enforce_budgets(families: Families) -> int:
     """Leave out the series beyond the budget of each rank, GPU, node and run. Returns how many.
 
-    User metrics go first, as the last families of their level in the catalogue's order of importance.
+    Metrics that the user logs go first, and before them those of his own registry, which count into the
+    budget of the run.
     """
     spent: Counter[tuple[str, ...]] = Counter()
     dropped = 0
@@ -99,7 +103,20 @@ def enforce_budgets(families: Families) -> int:
                 kept.append(sample)
         dropped += len(family.samples) - len(kept)
         family.samples = kept
-    return dropped
+    return dropped + sum(_fit(family, spent) for family in families.foreign)
+
+
+def _fit(family: Family, spent: Counter[tuple[str, ...]]) -> int:
+    """Keep of the user's own family the ranks that fit whole: half a histogram is worse than none."""
+    ranks: dict[tuple[str, str], list[Sample]] = {}
+    for sample in family.samples:
+        ranks.setdefault((sample.labels["run"], sample.labels["rank"]), []).append(sample)
+    before, family.samples = len(family.samples), []
+    for (run, _), samples in ranks.items():
+        if spent["run", run] + len(samples) <= catalogue.BUDGETS["run"]:
+            spent["run", run] += len(samples)
+            family.samples += samples
+    return before - len(family.samples)
 
 
 #: What a budget takes away first; all else is bounded by the catalogue itself.

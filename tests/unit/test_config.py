@@ -101,6 +101,7 @@ class TestPrecedence:
             "linger_seconds": "1.5",
             "retention_seconds": "1e3",
             "gpu": "OFF",
+            "user_metrics": "0",
         }
         names = {field.name for field in fields(Config)}
         environ = {f"TRAINBEACON_{name.upper()}": texts.get(name, f"a-{name}") for name in names}
@@ -116,6 +117,7 @@ class TestPrecedence:
             "linger_seconds": 1.5,
             "retention_seconds": 1000.0,
             "gpu": False,
+            "user_metrics": False,
         }
         assert Config(**expected) == Config.load({}, environ)
 

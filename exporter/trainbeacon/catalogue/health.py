@@ -10,7 +10,7 @@ RANK_PLACES = ("value", "hooks", "blackbox", "helper", "exporter")
 EXPORTER_PLACES = ("exporter", "collector", "discovery")
 PLACES = (*RANK_PLACES, "collector", "discovery")
 NVML_STATES = ("ok", "no_library", "no_driver", "no_permission", "failed")
-COLLECTORS = ("ranks", "gpu", "host", "health")
+COLLECTORS = ("ranks", "gpu", "host", "user_metrics", "health")
 
 _WHERE = Label("where", "part of TrainBeacon that failed", PLACES)
 
