@@ -27,7 +27,7 @@ from trainbeacon.identity import Identity, current
 from trainbeacon.launch import keeper_for
 from trainbeacon.probes.user_metrics import UserMetrics
 from trainbeacon.recorder import Recorder, log
-from trainbeacon.scalars import batch_size, to_float
+from trainbeacon.scalars import batch_size, on_device, to_float
 from trainbeacon.spans import Batches, PhaseSpan, Span, size_of
 from trainbeacon.timeline import CHECKPOINT, EVALUATE, PHASE
 
@@ -40,6 +40,8 @@ Batch = TypeVar("Batch")
 
 MOST_METRIC_NAMES = 40
 _NAME_LIMIT = 64
+#: How long the end of a run waits for numbers that a device has not handed over.
+DRAIN_SECONDS = 1.0
 _GAUGES = {
     "learning_rate": ("training_learning_rate", ("0",)),
     "loss_scale": ("training_loss_scale", ()),
@@ -91,7 +93,7 @@ class Beacon:
         self._hooks: list[Hooks] = []
         self._steps_from = ""  # what counts the steps: step, optimizer, batches or log
         self._misused: set[str] = set()
-        self._evaluation: dict[str, float] = {}
+        self._evaluation: set[str] = set()  # splits whose loss was logged in it
         self._best: dict[str, float] = {}
         self._since_best: dict[str, int] = {}
         self._metric_names: set[str] = set()
@@ -164,8 +166,9 @@ class Beacon:
             return
         known = self._slots[split]
         slots = self.recorder.writer.slots
+        at_once = not self.recorder.late.used
         for name, value in values.items():
-            if value.__class__ is float:
+            if at_once and value.__class__ is float:
                 slots[known[name]] = value
             else:
                 self._try(self._log_value, name, value, known)
@@ -181,32 +184,37 @@ class Beacon:
             self._try(self._log_step, step)
 
     def _log_loss(self, loss: Any, split: str) -> None:
-        number = loss if loss.__class__ is float else to_float("loss", loss)
-        self.recorder.loss(number, split)
+        self.recorder.loss(loss, split)
         if split != "train" and self.timeline.declared == EVALUATE:
-            self._evaluation[split] = number
+            self._evaluation.add(split)
 
     def _log_accuracy(self, accuracy: Any, split: str) -> None:
-        number = to_float("accuracy", accuracy)
-        if number < 0.0 or number > 1.0:
-            raise ValueError(f"accuracy={number:g} is no ratio from 0 to 1: divide a percentage by 100")
-        self.recorder.set("training_accuracy_ratio", number, split)
+        at = self.recorder.at("training_accuracy_ratio", split)
+
+        def take(number: float) -> None:
+            if number < 0.0 or number > 1.0:
+                raise ValueError(f"accuracy={number:g} is no ratio from 0 to 1: divide a percentage by 100")
+            self.recorder.writer.slots[at] = number
+
+        self.recorder.take(at, "accuracy", accuracy, take)
 
     def _log_epoch(self, epoch: Any) -> None:
-        self.recorder.set("training_epoch", to_float("epoch", epoch))
+        self.recorder.gauge(self.recorder.at("training_epoch"), "epoch", epoch)
 
     def _log_step(self, step: Any) -> None:
+        if on_device(step):
+            raise TypeError("step is a tensor on a device, and reading it would wait for it: give an int")
         number = int(to_float("step", step))
         if self.claim_steps("log") and number > self.timeline.step:
             self.timeline.end_step()
         self.timeline.resume_at(number)
 
     def _log_gradient_norm(self, norm: Any) -> None:
-        self.recorder.gradient_norm(to_float("gradient_norm", norm))
+        self.recorder.gradient_norm(norm)
 
     def _log_value(self, name: str, value: Any, known: dict[str, int]) -> None:
-        number = to_float(name, value)
-        self.recorder.writer.slots[known[name]] = number
+        number = self.recorder.late.number(name, value)  # first: what is no number takes no name
+        self.recorder.gauge(known[name], name, value if number is None else number)
 
     def new_metric(self, name: str, split: str) -> int:
         """The slot of a name that is logged for the first time; the sink if it cannot be one."""
@@ -322,14 +330,14 @@ class Beacon:
 
         def after() -> None:
             always()
-            for split, loss in self._evaluation.items():
-                self._evaluated(split, loss)
+            for split in self._evaluation:
+                self.recorder.after_losses(split, partial(self._evaluated, split))
 
         return Span(self, EVALUATE, before=before, after=after, failed=always)
 
     def _evaluated(self, split: str, loss: float) -> None:
         best = self._best.get(split)
-        if best is None or loss < best:
+        if best is None or best != best or loss < best:
             self._best[split] = loss
             self._since_best[split] = 0
         else:
@@ -412,6 +420,7 @@ class Beacon:
             guard("hooks", hooks.remove)
         if self._helper is not None:
             self._helper.stop()
+        guard("device", self.recorder.late.drain, DRAIN_SECONDS)
         guard("helper", self.timeline.close)
         self.recorder.writer.end(state)
         guard("blackbox", self.recorder.writer.close)
@@ -464,6 +473,7 @@ def _fall_silent() -> None:
     """In a forked child, such as a loader's worker: the beacon is the parent's."""
     for beacon in list(_beacons):
         beacon.recording = False
+        beacon.recorder.late.close()
 
 
 if hasattr(os, "register_at_fork"):

@@ -12,6 +12,7 @@ import sys
 _MODULES = (
     "trainbeacon.beacon",
     "trainbeacon.blackbox.writer",
+    "trainbeacon.pinned",
     "trainbeacon.probes.gradients",
     "trainbeacon.probes.loss",
     "trainbeacon.recorder",

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from trainbeacon.blackbox import format as layout
 from trainbeacon.graphs import keep_out_of_graphs
+from trainbeacon.probes.allocator import AllocatorProbe
 from trainbeacon.probes.user_metrics import UserMetrics
 from trainbeacon.recorder import Recorder
 
@@ -38,18 +39,22 @@ class Helper:
         self._recorder = recorder
         self._watch_exporter = watch_exporter
         self._user_metrics = user_metrics
+        self._allocator = AllocatorProbe(recorder.set)
         self._jobs: deque[Callable[[], None]] = deque(maxlen=100)
         self._history: deque[tuple[float, list[float]]] = deque()
-        self._over = threading.Event()
+        self._over = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trainbeacon", daemon=True)
 
     def start(self) -> None:
         """Begin; the first turn comes at once."""
+        self._recorder.late.wake = self._wake.set
         self._thread.start()
 
     def stop(self) -> None:
         """Ask the thread to end; does not wait for it."""
-        self._over.set()
+        self._over = True
+        self._wake.set()
         if self._user_metrics is not None:
             self._user_metrics.stop()
 
@@ -59,9 +64,11 @@ class Helper:
 
     def _run(self) -> None:
         guard = self._recorder.guard
-        while not self._over.is_set():
+        while not self._over:
             guard("helper", self._beat)
+            guard("device", self._recorder.late.poll)
             guard("helper", self._measure_rates)
+            guard("helper", self._allocator.look)
             guard("blackbox", self._recorder.writer.hold_lock)
             guard("hooks", keep_out_of_graphs)
             guard("exporter", self._watch_exporter)
@@ -70,7 +77,15 @@ class Helper:
             while self._jobs:
                 guard("helper", self._jobs.popleft())
             # Jitter, so that the ranks of a node do not wake as one.
-            self._over.wait(INTERVAL_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311
+            self._rest(INTERVAL_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311
+
+    def _rest(self, seconds: float) -> None:
+        """Sleep until the next turn, but for reading the numbers of a device where many have come."""
+        end = time.monotonic() + seconds
+        while not self._over and (left := end - time.monotonic()) > 0:
+            if self._wake.wait(left):
+                self._wake.clear()
+                self._recorder.guard("device", self._recorder.late.poll)
 
     def _beat(self) -> None:
         recorder = self._recorder

@@ -8,11 +8,13 @@ then not told apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from trainbeacon.identity.devices import visible_gpu
 from trainbeacon.probes.gradients import NormProbe
 from trainbeacon.recorder import Recorder
-from trainbeacon.scalars import to_float
+from trainbeacon.scalars import on_device
 from trainbeacon.timeline import OTHER, PHASE
 
 if TYPE_CHECKING:
@@ -43,9 +45,13 @@ class Hooks:
         self._removals: list[Callable[[], None]] = []
         self._guard = recorder.guard
         self._norm_seen = False
+        self._scale: float | None = None  # after the last update
+        self._scale_at = recorder.at("training_loss_scale")
         self._rate_at = [recorder.at("training_learning_rate", str(group)) for group in range(_MOST_GROUPS)]
         if model is not None:
             self._watch_model(model)
+            for parameter in filter(on_device, islice(model.parameters(), 1)):
+                recorder.late.prepare(parameter)
         for number, optimizer in enumerate(optimizers):
             self._watch_optimizer(optimizer, counts=number == 0)
         if optimizers:
@@ -90,7 +96,7 @@ class Hooks:
         from torch.compiler import is_compiling
 
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        probe = NormProbe(parameters, self._recorder.set) if counts else None
+        probe = NormProbe(parameters, self._set_gauge) if counts else None
 
         def step_begins(*_: Any) -> None:
             if not is_compiling():
@@ -110,6 +116,9 @@ class Hooks:
             if norm is not None:
                 self._recorder.gradient_norm(norm)
 
+    def _set_gauge(self, metric: str, value: Any) -> None:
+        self._recorder.gauge(self._recorder.at(metric), metric, value)
+
     def _after_step(self, optimizer: torch.optim.Optimizer, probe: NormProbe | None) -> None:
         if probe is None:
             return
@@ -118,7 +127,10 @@ class Hooks:
         slots = self._recorder.writer.slots
         for at, group in zip(self._rate_at, optimizer.param_groups, strict=False):
             rate = group["lr"]
-            slots[at] = rate if rate.__class__ is float else to_float("lr", rate)
+            if rate.__class__ is float:
+                slots[at] = rate
+            else:
+                self._recorder.gauge(at, "lr", rate)
         self._end_step()
 
     # Clipping and scaling
@@ -150,25 +162,33 @@ class Hooks:
         if hasattr(total_norm, "full_tensor"):  # sharded: reading it would be a collective
             return
         self._norm_seen = True
-        self._recorder.gradient_norm(to_float("gradient norm", total_norm), float(max_norm))
+        self._recorder.gradient_norm(total_norm, None if on_device(max_norm) else float(max_norm))
 
     def _watch_scaler(self, scaler: Any) -> None:
         original = scaler.update
 
         def update(*args: Any, **keywords: Any) -> Any:
-            before = scaler.get_scale()
+            if self._scale is None:
+                self._guard("hooks", self._read_scale, scaler)
             result = original(*args, **keywords)
-            self._guard("hooks", self._scaled, before, scaler)
+            self._guard("hooks", self._read_scale, scaler)
             return result
 
         scaler.update = update
         self._removals.append(lambda: scaler.__dict__.pop("update", None))
 
-    def _scaled(self, before: float, scaler: Any) -> None:
-        after = scaler.get_scale()
-        self._recorder.set("training_loss_scale", after)
-        if after < before:  # the scaler backs off exactly when it left a step out
+    def _read_scale(self, scaler: Any) -> None:
+        """Read the scale as it is after an update; `get_scale` would wait for the device."""
+        scale = getattr(scaler, "_scale", None)
+        if not on_device(scale):
+            scale = float(scaler.get_scale())
+        self._recorder.take(self._scale_at, "loss scale", scale, self._scaled)
+
+    def _scaled(self, scale: float) -> None:
+        self._recorder.set("training_loss_scale", scale)
+        if self._scale is not None and scale < self._scale:  # it backs off exactly when it left a step out
             self._recorder.add("training_optimizer_steps_skipped_total", 1.0)
+        self._scale = scale
 
 
 def _first_tensor(output: Any, depth: int = 3) -> Any:
@@ -184,12 +204,19 @@ def _first_tensor(output: Any, depth: int = 3) -> Any:
 
 
 def gpu_of(model: Any) -> tuple[str, str]:
-    """Index and UUID of the GPU that the model's first parameter is on; empty texts without one."""
+    """Index on the node and UUID of the GPU that the model's first parameter is on; empty where unknown.
+
+    The exporter puts NVML's index in place of ours wherever it finds the UUID.
+    """
     parameter = next(iter(model.parameters()), None) if model is not None else None
     if parameter is None or parameter.device.type != "cuda":
         return "", ""
     import torch
 
     index = parameter.device.index or 0
-    uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
-    return str(index), f"GPU-{uuid}" if uuid else ""
+    named = visible_gpu(index)
+    known = getattr(torch.cuda.get_device_properties(index), "uuid", None)
+    uuid = f"GPU-{known}" if known else ""
+    if named.startswith("MIG-") or not uuid:  # torch does not tell an instance from its GPU
+        uuid = "" if named.isdigit() else named
+    return named if named.isdigit() else "", uuid

@@ -7,7 +7,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 from trainbeacon import catalogue
@@ -17,13 +18,20 @@ from trainbeacon.blackbox.writer import Writer
 from trainbeacon.config import Config, public_hyperparameters
 from trainbeacon.identity import Identity
 from trainbeacon.probes.loss import LossJudge
+from trainbeacon.scalars import LateScalars
 from trainbeacon.timeline import Index, Timeline
 
 log = logging.getLogger("trainbeacon")
 
+_NO_ENTRY = -1  # of the ring: of a loss that is not of the training data
+
 
 class Recorder:
-    """One black box with its slots named, its clockwork, and its errors counted."""
+    """One black box with its slots named, its clockwork, and its errors counted.
+
+    Attributes:
+        late: numbers that a device has not handed over yet.
+    """
 
     def __init__(self, config: Config, identity: Identity) -> None:
         self.config = config
@@ -35,8 +43,10 @@ class Recorder:
         self.writer, failure = self._open_box()
         self.index = self._declare()
         self.timeline = Timeline(self.writer, self.index)
+        self.late = LateScalars(partial(self.error, "device"))
         self._judge = LossJudge()
         self._loss_at = {split: self.index["training_loss", (split,)] for split in catalogue.SPLITS}
+        self._norm_at = self.index["training_gradient_norm", ()]
         self._describe()
         if failure is not None:
             self.error("blackbox", failure)
@@ -60,25 +70,79 @@ class Recorder:
         """Add to a counter that every rank has."""
         self.writer.slots[self.index[metric, labels]] += amount
 
-    def loss(self, loss: float, split: str) -> None:
+    def take(self, series: Hashable, name: str, value: Any, apply: Callable[[float], None]) -> None:
+        """Have `apply` called with the number in `value`: at once, or by the helper once a device has it.
+
+        Args:
+            series: the slot that it is for, of a loss the split; numbers of one series are applied in order.
+            name: what it is, for the TypeError about something that is no number.
+            value: a number, or a tensor of one element.
+            apply: does not touch the timeline, which is the training thread's.
+        """
+        number = value if value.__class__ is float else self.late.number(name, value)
+        if number is None or self.late.waits(series):
+            self._take_later(series, value if number is None else number, apply)
+        else:
+            apply(number)
+
+    def gauge(self, at: int, name: str, value: Any) -> None:
+        """Set a slot to the number in `value`, now or later."""
+        self.take(at, name, value, partial(self._store, at))
+
+    def loss(self, loss: Any, split: str) -> None:
         """A loss; of the training data, it is judged for spikes and non-finite values."""
+        number = loss if loss.__class__ is float else self.late.number("loss", loss)
+        if number is not None and not (self.late.used and self.late.waits(split)):
+            if split == "train":
+                self.timeline.take_loss(number)
+            self._take_loss(split, number)
+            self.writer.commit()
+            return
+        entry = self.timeline.promise_loss() if split == "train" else _NO_ENTRY
+        apply = _both(partial(self._take_loss, split), partial(self._amend, entry, layout.RING_LOSS))
+        self._take_later(split, loss if number is None else number, apply)
+
+    def after_losses(self, split: str, action: Callable[[float], None]) -> None:
+        """Have `action` called with the last loss of a split, once all that were logged are known."""
+        at = self._loss_at[split]
+        self.take(split, "loss", 0.0, lambda _: action(self.writer.step[at]))
+
+    def gradient_norm(self, norm: Any, limit: float | None = None) -> None:
+        """The norm of this step's gradients before clipping, and the limit that they were clipped to."""
+        at = self._norm_at
+        number = norm if norm.__class__ is float else self.late.number("gradient_norm", norm)
+        if number is not None and not (self.late.used and self.late.waits(at)):
+            self.timeline.pending_norm = number
+            self._take_norm(limit, number)
+            return
+        amend = partial(self._amend, self.writer.ring_count, layout.RING_NORM)
+        apply = _both(partial(self._take_norm, limit), amend)
+        self._take_later(at, norm if number is None else number, apply)
+
+    def _store(self, at: int, number: float) -> None:
+        self.writer.slots[at] = number
+
+    def _take_loss(self, split: str, loss: float) -> None:
+        """Judge a loss and store it. The helper leaves the commit to the training thread's next one."""
         self.writer.step[self._loss_at[split]] = loss
         if split == "train":
-            self.timeline.take_loss(loss)
             if not math.isfinite(loss):
                 self.add("training_loss_nonfinite_total", 1.0)
             elif self._judge.is_spike(loss):
                 self.add("training_loss_spikes_total", 1.0)
-        self.writer.commit()
 
-    def gradient_norm(self, norm: float, limit: float | None = None) -> None:
-        """The norm of this step's gradients before clipping, and the limit that they were clipped to."""
-        self.set("training_gradient_norm", norm)
-        self.timeline.pending_norm = norm
+    def _take_norm(self, limit: float | None, norm: float) -> None:
+        self.writer.slots[self._norm_at] = norm
         if not math.isfinite(norm):
             self.add("training_gradient_nonfinite_total", 1.0)
         elif limit is not None and norm > limit:
             self.add("training_gradient_clipped_total", 1.0)
+
+    def _take_later(self, series: Hashable, value: Any, apply: Callable[[float], None]) -> None:
+        self.late.read(series, value, partial(self.guard, "device", apply))
+
+    def _amend(self, entry: int, field: int, number: float) -> None:
+        self.late.until_done(lambda: self.writer.amend_ring(entry, field, number))
 
     def run_slot(self, metric: str, *labels: str) -> int:
         """A slot for a run-level series, which rank 0 writes; the sink on every other rank."""
@@ -191,10 +255,22 @@ class Recorder:
 
 
 def _begins_at_zero(metric: catalogue.Metric, labels: tuple[str, ...]) -> bool:
-    """Counters do, so that their first event is an increase; those of a step begin in the timeline."""
+    """Counters do, so that their first event is an increase.
+
+    Those of a step begin in the timeline, and those of PyTorch's allocator with its first sample.
+    """
     if metric.name == "trainbeacon_errors_total":
         return labels[0] in catalogue.RANK_PLACES
-    return metric.type == "counter" and metric.name not in layout.STEP_METRICS
+    late = metric.name in layout.STEP_METRICS or metric.group == "torch allocator"
+    return metric.type == "counter" and not late
+
+
+def _both(first: Callable[[float], None], second: Callable[[float], None]) -> Callable[[float], None]:
+    def apply(number: float) -> None:
+        first(number)
+        second(number)
+
+    return apply
 
 
 class _NoBoxError(OSError):

@@ -7,6 +7,7 @@ no lock and make no system call.
 
 from __future__ import annotations
 
+import struct
 import time
 from bisect import bisect_left
 
@@ -20,6 +21,9 @@ EVALUATE, CHECKPOINT = PHASE["evaluate"], PHASE["checkpoint"]
 _PAUSES = (EVALUATE, CHECKPOINT)  # no part of a step's duration
 
 _BUCKETS = catalogue.STEP_BUCKETS
+
+#: Reads as unset like `format.UNSET`, and is another object: the step has a loss, only not yet.
+_PROMISED: float = struct.unpack("=d", layout.UNSET_BYTES)[0]
 
 Index = dict[tuple[str, tuple[str, ...]], int]
 
@@ -185,9 +189,18 @@ class Timeline:
         """A training loss: of the step just ended if that has none yet, else of the one under way."""
         if self._ring_lacks_loss:
             self._ring_lacks_loss = False
-            self._writer.amend_ring(loss)
+            self._writer.amend_ring(self._writer.ring_count - 1, layout.RING_LOSS, loss)
         else:
             self._pending_loss = loss
+
+    def promise_loss(self) -> int:
+        """A training loss that is not known yet. Returns the ring's entry that it is to be given to."""
+        entry = self._writer.ring_count
+        if self._ring_lacks_loss:
+            self._ring_lacks_loss = False
+            return entry - 1
+        self._pending_loss = _PROMISED
+        return entry
 
     def resume_at(self, step: int) -> None:
         """The run goes on after `step` (a resumed run, or a loop that numbers its own steps)."""

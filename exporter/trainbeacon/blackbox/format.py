@@ -44,6 +44,7 @@ DONE = 0
 BEGUN = BLOCK_SLOTS - 1
 RING_STEPS = 1024
 RING_FIELDS = 5
+RING_LOSS, RING_NORM = 3, 4
 JOURNAL_BYTES = 128 * 1024
 
 SLOTS_AT = HEADER_BYTES
@@ -81,7 +82,7 @@ STEP_METRICS = (
 )
 
 #: Metrics that the reader makes from the life lock and the present phase, and that no slot holds.
-DERIVED = ("training_state", "training_phase")
+DERIVED = ("training_state", "training_phase", "trainbeacon_run_name_collisions")
 
 #: The label value that marks the sum among the slots of a histogram; buckets carry their index.
 HISTOGRAM_SUM = "sum"

@@ -154,10 +154,27 @@ class Writer:
         ring[at + 4] = norm
         self._ring_count = self._words[layout.RING_COUNT] = count + 1
 
-    def amend_ring(self, loss: float) -> None:
-        """Give the newest step of the ring its loss, logged after the step had ended."""
-        if self._ring_count:
-            self._ring[(self._ring_count - 1) % layout.RING_STEPS * layout.RING_FIELDS + 3] = loss
+    @property
+    def ring_count(self) -> int:
+        """Entries ever added to the ring: the number of the next one."""
+        return self._ring_count
+
+    def amend_ring(self, entry: int, field: int, value: float) -> bool:
+        """Give an entry of the ring a number that was not known when its step ended; from any thread.
+
+        Args:
+            entry: what `ring_count` was before it was added.
+            field: `format.RING_LOSS` or `format.RING_NORM`.
+            value: the number.
+
+        Returns:
+            False if there is no such entry yet. An old one stays as it is, long before its place is
+            used again: whoever is held up in here must not hit another step.
+        """
+        age = self._ring_count - entry
+        if entry >= 0 and 0 < age <= layout.RING_STEPS // 2:
+            self._ring[entry % layout.RING_STEPS * layout.RING_FIELDS + field] = value
+        return age > 0
 
     def unset(self, slot: int) -> None:
         """Make a slot read as never written."""

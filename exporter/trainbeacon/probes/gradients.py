@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+
+from trainbeacon.scalars import on_device
 
 if TYPE_CHECKING:
     import torch
+
+    #: A number, or a tensor on a device that holds it and is read later.
+    Norm: TypeAlias = float | torch.Tensor
 
 #: Share of the wall time that sampling may take.
 TIME_SHARE = 0.001
@@ -15,10 +20,14 @@ TIME_SHARE = 0.001
 LEAST_INTERVAL = 1.0
 #: Weights whose change the update ratio is estimated from.
 UPDATE_WEIGHTS = 1 << 20
+#: What a device is reckoned to read in a second: its time cannot be measured without waiting for it.
+DEVICE_BYTES_PER_SECOND = 200e9
 
 
 class NormProbe:
     """Samples around one optimizer's step. Never runs a collective: sharded parameters are left out.
+
+    Never waits for a device either: what is on one gives a tensor, for `set_gauge` to have read later.
 
     Args:
         parameters: the optimizer's parameters.
@@ -29,7 +38,7 @@ class NormProbe:
     def __init__(
         self,
         parameters: Sequence[torch.Tensor],
-        set_gauge: Callable[[str, float], None],
+        set_gauge: Callable[[str, Norm], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._parameters = [parameter for parameter in parameters if not hasattr(parameter, "full_tensor")]
@@ -39,13 +48,13 @@ class NormProbe:
         self._before: list[torch.Tensor] = []
         self._spent = 0.0
 
-    def before_step(self, *, norm_is_known: bool) -> float | None:
+    def before_step(self, *, norm_is_known: bool) -> Norm | None:
         """Take a sample if one is due. Returns the gradient norm if it was not known and could be read."""
         start = self._clock()
         if start < self._next or not self._parameters:
             return None
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norm = None if norm_is_known or not gradients else total_norm(gradients)
+        norm = None if norm_is_known or not _can_be_read(gradients) else total_norm(gradients)
         self._before = [piece.clone() for piece in self._pieces()]
         self._spent = self._clock() - start
         return norm
@@ -56,35 +65,48 @@ class NormProbe:
             return
         start = self._clock()
         weights = total_norm(self._before)
-        if weights > 0:
+        if on_device(weights) or weights > 0:
             changes = [now - before for now, before in zip(self._pieces(), self._before, strict=True)]
             self._set("training_update_ratio", total_norm(changes) / weights)
         self._set("training_parameter_norm", total_norm(self._parameters))
         self._before = []
         end = self._clock()
-        self._next = end + max(LEAST_INTERVAL, (self._spent + end - start) / TIME_SHARE)
+        spent = max(self._spent + end - start, self._device_seconds())
+        self._next = end + max(LEAST_INTERVAL, spent / TIME_SHARE)
 
     def _pieces(self) -> list[torch.Tensor]:
         """The first weights of every parameter, some 2^20 in all."""
         each = max(1, UPDATE_WEIGHTS // len(self._parameters))
         return [parameter.detach().reshape(-1)[:each] for parameter in self._parameters]
 
+    def _device_seconds(self) -> float:
+        """What a sample costs a device: it reads the gradients and the weights once."""
+        sizes = [p.numel() * p.element_size() for p in self._parameters if on_device(p)]
+        return 2 * sum(sizes) / DEVICE_BYTES_PER_SECOND
 
-def total_norm(tensors: Sequence[torch.Tensor]) -> float:
-    """L2 norm of all elements of the tensors together; waits for their device."""
+
+def _can_be_read(gradients: Sequence[torch.Tensor]) -> bool:
+    """Whether there is a norm that is had without a wait: to sum a sparse tensor's doubled rows takes one."""
+    return bool(gradients) and not any(gradient.is_sparse and on_device(gradient) for gradient in gradients)
+
+
+def total_norm(tensors: Sequence[torch.Tensor]) -> Norm:
+    """L2 norm of all elements of the tensors together; a tensor if any of them is on a device."""
     import torch
 
     with torch.no_grad():
         norms = [_norm(tensor.detach()) for tensor in tensors]
-        norms = [norm.to(norms[0].device, torch.float32) for norm in norms]
-        return float(torch.linalg.vector_norm(torch.stack(norms)).item())
+        device = next((norm.device for norm in norms if on_device(norm)), norms[0].device)
+        parts = [norm.to(device, torch.float32, non_blocking=True) for norm in norms]
+        total = torch.linalg.vector_norm(torch.stack(parts))
+        return total if on_device(total) else float(total.item())
 
 
 def _norm(tensor: torch.Tensor) -> torch.Tensor:
     import torch
 
-    if tensor.is_sparse:  # an embedding's: rows that occur more than once count as their sum
+    if tensor.is_sparse:
         tensor = tensor.coalesce().values()
-    is_half = tensor.dtype in (torch.float16, torch.bfloat16)
-    norm: torch.Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float32 if is_half else None)
+    half = tensor.dtype in (torch.float16, torch.bfloat16)  # whose squares overflow
+    norm: torch.Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float32 if half else None)
     return norm

@@ -179,10 +179,21 @@ def test_the_ring_keeps_the_last_steps_in_order(writer: Writer) -> None:
 
 def test_the_newest_ring_entry_gets_a_loss_that_came_late(writer: Writer) -> None:
     """A loss logged after its step has ended is in the ring with that step."""
-    writer.amend_ring(1.0)  # of no step at all: nothing happens
+    assert not writer.amend_ring(0, layout.RING_LOSS, 1.0)  # there is no such step yet
     writer.add_to_ring(1, 10.0, 0.5, layout.UNSET, layout.UNSET)
-    writer.amend_ring(0.75)
+    assert writer.amend_ring(0, layout.RING_LOSS, 0.75)
     assert look(writer, ring=True).ring == (layout.RingEntry(1, 10.0, 0.5, 0.75, None),)
+
+
+def test_a_number_that_comes_far_too_late_hits_no_other_step(writer: Writer) -> None:
+    """Once half the ring has been written since, a step stays without its number."""
+    for step in range(layout.RING_STEPS):
+        writer.add_to_ring(step, step, 0.5, 1.0, 2.0)
+    assert writer.amend_ring(-1, layout.RING_LOSS, 9.0)  # of no step at all
+    assert writer.amend_ring(layout.RING_STEPS // 2 - 1, layout.RING_NORM, 9.0)
+    assert writer.amend_ring(layout.RING_STEPS // 2, layout.RING_NORM, 8.0)
+    norms = [entry.gradient_norm for entry in look(writer, ring=True).ring]
+    assert [number for number in norms if number != 2.0] == [8.0]
 
 
 def test_the_first_last_word_counts(writer: Writer) -> None:
