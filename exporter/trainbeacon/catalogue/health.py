@@ -6,7 +6,7 @@ from .model import Label, Metric, facts
 
 #: Where an error of ours can happen in a training process and in the exporter: the value of `where`
 #: in `trainbeacon_errors_total`.
-RANK_PLACES = ("value", "hooks", "blackbox", "helper", "exporter")
+RANK_PLACES = ("value", "device", "hooks", "blackbox", "helper", "exporter")
 EXPORTER_PLACES = ("exporter", "collector", "discovery")
 PLACES = (*RANK_PLACES, "collector", "discovery")
 NVML_STATES = ("ok", "no_library", "no_driver", "no_permission", "failed")
