@@ -1,0 +1,116 @@
+"""Sampling PyTorch's allocator without touching CUDA."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from trainbeacon import catalogue
+from trainbeacon.probes.allocator import INTERVAL_SECONDS, AllocatorProbe
+
+
+class Devices:
+    """Stands in for `torch.cuda`: what its allocator would tell of each device."""
+
+    def __init__(self, *stats: dict[str, int], initialised: bool = True) -> None:
+        self.stats = stats
+        self.initialised = initialised
+        self.asked = 0
+
+    def is_initialized(self) -> bool:
+        return self.initialised
+
+    def device_count(self) -> int:
+        assert self.initialised  # else it would ask the driver
+        return len(self.stats)
+
+    def memory_stats(self, device: int) -> dict[str, int]:
+        self.asked += 1
+        return self.stats[device]
+
+
+def stats(allocated: int, peak: int, reserved: int, retries: int, ooms: int) -> dict[str, int]:
+    return {
+        "allocated_bytes.all.current": allocated,
+        "allocated_bytes.all.peak": peak,
+        "reserved_bytes.all.current": reserved,
+        "num_alloc_retries": retries,
+        "num_ooms": ooms,
+        "active_bytes.all.current": 12345,
+    }
+
+
+class Sampled:
+    """A probe with what it recorded, on a clock that the test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cuda: object) -> None:
+        monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+        self.now = 0.0
+        self.recorded: dict[tuple[str, ...], float] = {}
+        self.probe = AllocatorProbe(self._record, clock=lambda: self.now)
+
+    def _record(self, name: str, value: float, *labels: str) -> None:
+        assert len(labels) == len(catalogue.BY_NAME[name].labels)
+        self.recorded[(name, *labels)] = value
+
+    def look(self) -> dict[tuple[str, ...], float]:
+        self.recorded.clear()
+        self.probe.look()
+        return dict(self.recorded)
+
+
+def test_figures_are_those_of_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank's figures are the sums over the devices that it uses."""
+    cuda = Devices(stats(100, 150, 400, 2, 1), stats(10, 20, 30, 1, 0))
+    assert {
+        ("training_allocator_bytes", "allocated"): 110.0,
+        ("training_allocator_bytes", "peak"): 170.0,
+        ("training_allocator_bytes", "reserved"): 430.0,
+        ("training_allocator_retries_total",): 3.0,
+        ("training_allocator_oom_total",): 1.0,
+    } == Sampled(monkeypatch, cuda).look()
+
+
+def test_sampled_every_few_seconds_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the helper looks, torch is asked once in five seconds."""
+    cuda = Devices(stats(1, 1, 1, 0, 0))
+    sampled = Sampled(monkeypatch, cuda)
+    for second in range(20):
+        sampled.now = float(second)
+        sampled.look()
+    assert 20 / INTERVAL_SECONDS == cuda.asked == 4
+
+
+def test_cuda_that_is_not_in_use_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the script itself has initialised CUDA nothing is asked and nothing recorded, then it is."""
+    cuda = Devices(stats(7, 8, 9, 0, 0), initialised=False)
+    sampled = Sampled(monkeypatch, cuda)
+    assert {} == sampled.look()
+    cuda.initialised = True
+    sampled.now = INTERVAL_SECONDS
+    assert 7.0 == sampled.look()["training_allocator_bytes", "allocated"]
+
+
+@pytest.mark.parametrize("cuda", [None, SimpleNamespace(), Devices({}), Devices()], ids=str)
+def test_nothing_to_sample(monkeypatch: pytest.MonkeyPatch, cuda: object) -> None:
+    """A torch that is still being imported, or an allocator without figures, records nothing: 0 would lie."""
+    assert {} == Sampled(monkeypatch, cuda).look()
+
+
+def test_never_loads_torch_nor_initialises_cuda() -> None:
+    """In a process without torch the probe does not load it; with the real torch it leaves CUDA alone."""
+    program = """
+import sys
+from trainbeacon.probes.allocator import AllocatorProbe
+recorded = []
+AllocatorProbe(lambda *figure: recorded.append(figure)).look()
+assert "torch" not in sys.modules
+import torch
+AllocatorProbe(lambda *figure: recorded.append(figure)).look()
+assert not torch.cuda.is_initialized() and recorded == []
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (0, "") == (done.returncode, done.stderr)
