@@ -67,6 +67,15 @@ HEALTH = (
     ),
     Metric(
         "own health",
+        "trainbeacon_run_name_collisions",
+        "gauge",
+        "",
+        "Live processes of the run on this node, beyond one, that have the same rank: two jobs with one name.",
+        level="run",
+        source="health",
+    ),
+    Metric(
+        "own health",
         "trainbeacon_blackboxes_invalid_total",
         "counter",
         "",

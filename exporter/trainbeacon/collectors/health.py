@@ -5,12 +5,16 @@ from __future__ import annotations
 import platform
 import threading
 from collections import Counter
+from collections.abc import Sequence
 
 from trainbeacon import catalogue
 from trainbeacon._version import __version__
-from trainbeacon.blackbox.reader import BoxDirectory
+from trainbeacon.blackbox.reader import Box, BoxDirectory
 
 from .base import Families
+
+#: For how long two processes must both have lived to count as two jobs.
+OVERLAP_SECONDS = 10.0
 
 
 class Health:
@@ -71,3 +75,23 @@ class HealthCollector:
         families.add("trainbeacon_blackboxes", len(boxes) - alive, "dead")
         families.add("trainbeacon_blackboxes", self._directory.invalid, "invalid")
         families.add("trainbeacon_blackboxes_invalid_total", self._directory.invalid_total)
+        for run, extra in collisions(boxes).items():
+            families.add("trainbeacon_run_name_collisions", extra, run)
+
+
+def collisions(boxes: Sequence[Box]) -> dict[str, int]:
+    """For each run with a live rank: its live processes whose rank a process that started later has too.
+
+    Lives must overlap by some seconds: in a restart the one may still end while the other begins.
+    """
+    ranks: dict[tuple[str, int], list[Box]] = {}
+    for box in boxes:
+        if box.alive and box.state == "running":
+            ranks.setdefault((box.identity.run, box.identity.rank), []).append(box)
+    found: dict[str, int] = {}
+    for (run, _), claimants in ranks.items():
+        newest = max(claimants, key=lambda box: box.identity.start)
+        overlap_from = newest.identity.start + OVERLAP_SECONDS
+        extra = sum(box is not newest and box.last_sign > overlap_from for box in claimants)
+        found[run] = found.get(run, 0) + extra
+    return found
