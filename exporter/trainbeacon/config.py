@@ -61,6 +61,8 @@ class Config:
     """TCP port that the exporter listens on; 0 takes any free one."""
     directory: str | None = None
     """Folder of the black boxes; by default one of the user's own in shared memory."""
+    web_config: str | None = None
+    """Web configuration file with TLS, client certificates and passwords for /metrics (docs/security.md)."""
     linger_seconds: float = 60
     """How long the exporter goes on serving after the last rank of the node ended, in seconds."""
     retention_seconds: float = 3600
@@ -204,6 +206,7 @@ _READERS: dict[str, validation.Reader] = {
     ),
     "port": validation.whole(0, 65535, "Give a whole number from 0 to 65535; 0 takes any free port."),
     "directory": validation.path(),
+    "web_config": validation.path(),
     "linger_seconds": validation.seconds("Give a finite number of seconds above 0."),
     "retention_seconds": validation.seconds("Give a finite number of seconds above 0."),
     "sd_file": validation.path(),

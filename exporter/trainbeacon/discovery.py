@@ -18,11 +18,12 @@ class DiscoveryFiles:
         self._written: list[str] = []
         self._pid = os.getpid()
 
-    def write(self, port: int) -> None:
+    def write(self, port: int, scheme: str = "http") -> None:
         """Write the address into every file asked for. Raises OSError."""
         name = self._config.advertise or _address_of(self._config.host)
         address = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
-        text = json.dumps([{"targets": [address], "labels": {}}], indent=1) + "\n"
+        labels = {} if scheme == "http" else {"__scheme__": scheme}
+        text = json.dumps([{"targets": [address], "labels": labels}], indent=1) + "\n"
         for path in self._paths(name, port):
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
             self._written.append(path)

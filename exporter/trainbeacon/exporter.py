@@ -17,10 +17,11 @@ from trainbeacon.blackbox.election import ExporterLock, ExporterNote
 from trainbeacon.blackbox.reader import Box, BoxDirectory
 from trainbeacon.collectors.health import Health
 from trainbeacon.collectors.ranks import select
-from trainbeacon.config import Config
+from trainbeacon.config import Config, ConfigError
 from trainbeacon.discovery import DiscoveryFiles
 from trainbeacon.registry import collectors, new_registry
 from trainbeacon.server import Application, Server
+from trainbeacon.webconfig import WebConfigFile
 
 log = logging.getLogger("trainbeacon")
 
@@ -32,11 +33,15 @@ DRAIN_SECONDS = 30.0
 
 
 class Exporter:
-    """Serves one directory. `start` takes the lock and the port; `turn` is called once a second."""
+    """Serves one directory. `start` takes the lock and the port; `turn` is called once a second.
+
+    Raises ConfigError if the web configuration file cannot be used.
+    """
 
     def __init__(self, config: Config, mode: str) -> None:
         self._config = config
         self._mode = mode
+        self._web = WebConfigFile(config.web_config)
         self._folder = open_directory(config.directory)
         self._health = Health()
         self._boxes = BoxDirectory(self._folder)
@@ -60,7 +65,8 @@ class Exporter:
         """Where the metrics are, once started."""
         assert self._server is not None
         host = "127.0.0.1" if self._server.host in ("0.0.0.0", "::", "") else self._server.host  # noqa: S104
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._server.port}/metrics"
+        authority = f"{f'[{host}]' if ':' in host else host}:{self._server.port}"
+        return f"{self._web.current.scheme}://{authority}/metrics"
 
     def start(self) -> bool:
         """Take the lock and serve; False if another exporter has the lock.
@@ -94,9 +100,9 @@ class Exporter:
             mode=self._mode,
         )
         application = Application(
-            new_registry(listed, self._health), self._health, self._served, self._scraped
+            new_registry(listed, self._health), self._health, self._served, self._scraped, self._web
         )
-        return Server(application, self._health, config.host, config.port)
+        return Server(application, self._health, config.host, config.port, self._web)
 
     def _announce(self) -> None:
         assert self._server is not None
@@ -104,8 +110,10 @@ class Exporter:
             log.warning("port %d is taken by another program; serving %s", self._config.port, self.url)
         else:
             log.info("serving %s", self.url)
+        for warning in self._web.current.warnings:
+            log.warning("web_config: %s: %s", self._config.web_config, warning)
         try:
-            self._discovery.write(self._server.port)
+            self._discovery.write(self._server.port, self._web.current.scheme)
         except OSError as error:
             self._health.error("discovery")
             log.warning("service discovery: %s", error)
@@ -136,8 +144,10 @@ class Exporter:
 
     def run(self, until_idle: bool) -> None:
         """Serve until `stop`, or, with `until_idle`, until the linger is over."""
-        while not self._stopped and not (until_idle and self.is_idle):
+        while not self._stopped:
             self._guarded_turn()
+            if until_idle and self.is_idle:
+                return
             self._wait(TURN_SECONDS)
 
     def drain(self) -> None:
@@ -183,6 +193,12 @@ class Exporter:
         except OSError as error:
             self._health.error("exporter")
             log.warning("looking after the directory: %s", error)
+        try:
+            if self._web.reload():
+                log.info("web_config: %s was read again", self._config.web_config)
+        except ConfigError as error:
+            self._health.error("server")
+            log.warning("%s The settings from before stay.", error)
 
     def _served(self) -> list[Box]:
         return select(self._boxes.scan(), time.time(), self._config.linger_seconds)

@@ -152,7 +152,12 @@ def _log_path(config: Config) -> str:
 def _arguments(config: Config) -> list[str]:
     arguments = [f"--host={config.host}", f"--port={config.port}"]
     arguments += [f"--linger={config.linger_seconds}", f"--retention={config.retention_seconds}"]
-    paths = {"directory": config.directory, "sd-file": config.sd_file, "sd-dir": config.sd_dir}
+    paths = {
+        "directory": config.directory,
+        "web-config": config.web_config,
+        "sd-file": config.sd_file,
+        "sd-dir": config.sd_dir,
+    }
     arguments += [f"--{name}={os.path.abspath(path)}" for name, path in paths.items() if path]
     if config.advertise:
         arguments.append(f"--advertise={config.advertise}")

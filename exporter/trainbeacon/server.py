@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import html
 import math
 import os
 import socket
+import ssl
 import threading
 import time
 import weakref
@@ -17,11 +19,13 @@ from cheroot.makefile import MakeFile, StreamReader
 from cheroot.server import HTTPConnection, HTTPRequest
 from cheroot.wsgi import Server as WSGIServer
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import make_wsgi_app
 
 from trainbeacon._version import __version__
+from trainbeacon.authentication import PasswordCheck
 from trainbeacon.blackbox.reader import Box
 from trainbeacon.collectors.health import Health
+from trainbeacon.exposition import metrics_page
+from trainbeacon.webconfig import WebConfigFile
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -33,6 +37,10 @@ TIMEOUT_SECONDS = 10
 #: How long the head of a request may take from its first byte on: until then it has one of the threads.
 REQUEST_SECONDS = 3
 MOST_HEADER_BYTES = 16 * 1024
+#: How long a TLS handshake may take; a connection has a thread only while it has sent something of it.
+HANDSHAKE_SECONDS = 5
+#: Connections that wait for their client; the one that has waited longest goes for the next.
+MOST_WAITING = 128
 #: Ports tried from the wanted one on, when a stranger holds it.
 PORTS_TRIED = 16
 
@@ -50,6 +58,7 @@ class Application:
         health: counts refused requests.
         boxes: what the landing page lists.
         on_scrape: called after each scrape that was answered.
+        web: passwords asked for and headers added; by default none.
     """
 
     def __init__(
@@ -58,21 +67,47 @@ class Application:
         health: Health,
         boxes: Callable[[], list[Box]],
         on_scrape: Callable[[], None],
+        web: WebConfigFile | None = None,
     ) -> None:
-        self._metrics = make_wsgi_app(registry)
+        self._registry = registry
         self._health = health
         self._boxes = boxes
         self._on_scrape = on_scrape
+        self._web = web or WebConfigFile(None)
+        self._passwords = PasswordCheck()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer one request."""
+        """Answer one request, if its sender may ask."""
+        headers = self._web.current.headers
+
+        def start(status: str, own: list[tuple[str, str]]) -> Any:
+            return start_response(status, [*own, *headers])
+
+        return self._refusal(environ, start) or self._page(environ, start)
+
+    def _refusal(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes] | None:
+        """The answer to who has no right to one; /healthz is for probes, which have no password."""
+        users = self._web.current.users
+        if not users or environ.get("PATH_INFO") == "/healthz":
+            return None
+        header, address = environ.get("HTTP_AUTHORIZATION", ""), environ.get("REMOTE_ADDR", "")
+        verdict = self._passwords.check(users, header, address)
+        if verdict == "welcome":
+            return None
+        self._health.refused(verdict)
+        if verdict == "busy":
+            text = "too many passwords are being checked; try again\n"
+            return _answer(start_response, "503 Service Unavailable", text, **{"Retry-After": "1"})
+        challenge = {"WWW-Authenticate": 'Basic realm="trainbeacon", charset="UTF-8"'}
+        return _answer(start_response, "401 Unauthorized", "a user name and password, please\n", **challenge)
+
+    def _page(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ.get("PATH_INFO", "/"), environ.get("REQUEST_METHOD", "GET")
         if method not in ("GET", "HEAD"):
             self._health.refused("method")
             return _answer(start_response, "405 Method Not Allowed", "only GET and HEAD\n", Allow="GET, HEAD")
         if path == "/metrics":
-            # What prometheus-client makes of it refuses HEAD.
-            body: Iterable[bytes] = self._metrics({**environ, "REQUEST_METHOD": "GET"}, start_response)
+            body = metrics_page(self._registry, environ, start_response)
             if method == "GET":
                 self._on_scrape()
         elif path == "/healthz":
@@ -121,9 +156,16 @@ def landing_page(boxes: list[Box]) -> str:
 
 
 class Server:
-    """The HTTP server of one exporter. `port` is the one that it really got."""
+    """The HTTP server of one exporter. `port` is the one that it really got; TLS is as `web` says."""
 
-    def __init__(self, application: Application, health: Health, host: str, port: int) -> None:
+    def __init__(
+        self,
+        application: Application,
+        health: Health,
+        host: str,
+        port: int,
+        web: WebConfigFile | None = None,
+    ) -> None:
         self.host = host
         self.port = _first_free(host, port)
         self.moved = port not in (0, self.port)
@@ -140,6 +182,7 @@ class Server:
             server_name="trainbeacon",
         )
         self._server.health = health
+        self._server.web = web or WebConfigFile(None)
         self._server.prepare()
         self.port = self._server.socket.getsockname()[1]
         self._thread = threading.Thread(target=self._server.serve, name="trainbeacon-http", daemon=True)
@@ -202,6 +245,12 @@ class _TimedReader(StreamReader):
     def __init__(self, sock: socket.socket, size: int) -> None:
         super(StreamReader, self).__init__(_TimedSocket(sock), size)
         self.bytes_read = 0
+        self._socket = sock
+
+    def has_data(self) -> bool:
+        """Whether something was read already; what TLS has decrypted makes no socket readable again."""
+        pending = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+        return pending or bool(super().has_data())  # type: ignore[no-untyped-call]
 
 
 def _make_file(sock: socket.socket, mode: str, size: int) -> Any:
@@ -222,11 +271,72 @@ class _Request(HTTPRequest):
 
 
 class _Connection(HTTPConnection):
+    """One connection; with TLS its handshake goes on as bytes arrive, and no thread waits for it."""
+
     RequestHandlerClass = _Request
 
     def __init__(self, server: Any, sock: socket.socket, makefile: Any = None) -> None:
+        self._web = server.web.current
+        self._handshake_end = math.inf
+        if self._web.context is not None:
+            sock = self._web.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            self._handshake_end = time.monotonic() + HANDSHAKE_SECONDS
         super().__init__(server, sock, _make_file)
         self.is_new = True
+        self.is_secured = self._web.context is None
+        self.sent_hello = self.is_told_to_go = False
+
+    def communicate(self) -> bool:
+        """Answer a request, or go on with the handshake; whether the connection goes on too."""
+        if not self.is_secured:
+            return self._shake_hands()
+        return bool(super().communicate())  # type: ignore[no-untyped-call]
+
+    def _shake_hands(self) -> bool:
+        try:
+            self.socket.settimeout(0)
+            self.socket.do_handshake()
+        except ssl.SSLWantReadError:
+            self.sent_hello = True
+            return time.monotonic() < self._handshake_end
+        except (ssl.SSLEOFError, ConnectionError):
+            return False  # a TCP probe, unless it had said hello
+        except OSError as error:
+            self.sent_hello = True
+            if getattr(error, "reason", "") == "HTTP_REQUEST":
+                self._answer_without_tls()
+            return False
+        self.sent_hello = True
+        self.is_secured = self._has_allowed_name()
+        self.socket.settimeout(TIMEOUT_SECONDS)
+        return self.is_secured
+
+    def _answer_without_tls(self) -> None:
+        """Say to a client of plain HTTP what is wrong, past the TLS of the socket."""
+        text = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nthis server speaks HTTPS only\n"
+        with contextlib.suppress(OSError):
+            socket.socket.recv(self.socket, MOST_HEADER_BYTES)  # unread bytes would reset the connection
+            socket.socket.send(self.socket, text)
+
+    def _has_allowed_name(self) -> bool:
+        allowed = self._web.allowed_sans
+        if allowed is None:
+            return True
+        certificate = self.socket.getpeercert() or {}
+        return any(name in allowed for _, name in certificate.get("subjectAltName", ()))
+
+    def tell_to_go(self) -> None:
+        """Hang up; the end is seen, and the connection closed, where all others are looked after."""
+        self.is_told_to_go = True
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)  # ssl's own would drop its state
+
+    def close(self) -> None:
+        """Close it; a handshake that was begun and came to no good end is counted."""
+        if self.sent_hello and not self.is_secured:
+            self.server.health.refused("tls")
+            self.sent_hello = False
+        super().close()
 
 
 class _PatientServer(WSGIServer):
@@ -236,14 +346,28 @@ class _PatientServer(WSGIServer):
     max_request_header_size = MOST_HEADER_BYTES
     max_request_body_size = MOST_HEADER_BYTES
     health: Health
+    web: WebConfigFile
+    _connections: Any
 
     def process_conn(self, conn: HTTPConnection) -> None:
         """Take a connection that was accepted just now, or one that has something to read."""
         if isinstance(conn, _Connection) and conn.is_new:
             conn.is_new = False
+            self._make_room()
             self.put_conn(conn)
         else:
             super().process_conn(conn)
+
+    def _make_room(self) -> None:
+        """Keep the number of waiting connections bounded without turning a new one, a scrape, away."""
+        waiting = [
+            conn
+            for _, conn in self._connections._selector.connections
+            if conn is not self and not conn.is_told_to_go
+        ]
+        if len(waiting) >= MOST_WAITING:
+            self.health.refused("busy")
+            min(waiting, key=lambda conn: conn.last_used).tell_to_go()
 
     def error_log(self, msg: str = "", level: int = 20, traceback: bool = False) -> None:
         """Clients that hang up are everyday; cheroot would print them to the job's output."""

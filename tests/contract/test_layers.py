@@ -27,13 +27,19 @@ COMMON = (
     {"blackbox"},
 )
 WRITE = (
-    {"scalars", "probes", "timeline"},
+    {"scalars", "pinned", "probes", "timeline"},
     {"recorder"},
     {"graphs", "helper", "hooks", "launch", "spans"},
     {"beacon"},
     {"integrations"},
 )
-READ = ({"collectors"}, {"registry", "exposition"}, {"server", "discovery"}, {"exporter"})
+READ = (
+    {"collectors"},
+    {"registry", "exposition"},
+    {"webconfig", "authentication"},
+    {"server", "discovery"},
+    {"exporter"},
+)
 #: Stand above both sides and may import either.
 ON_TOP = {"__init__", "__main__", "cli", "demo", "shipped", "testing"}
 #: Where one side starts the other, inside a function: `serve="thread"` has its exporter in the process.

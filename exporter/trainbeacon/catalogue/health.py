@@ -7,8 +7,8 @@ from .model import Label, Metric, facts
 #: Where an error of ours can happen in a training process and in the exporter: the value of `where`
 #: in `trainbeacon_errors_total`.
 RANK_PLACES = ("value", "device", "hooks", "blackbox", "helper", "exporter")
-EXPORTER_PLACES = ("exporter", "collector", "discovery")
-PLACES = (*RANK_PLACES, "collector", "discovery")
+EXPORTER_PLACES = ("exporter", "collector", "discovery", "server")
+PLACES = (*RANK_PLACES, "collector", "discovery", "server")
 NVML_STATES = ("ok", "no_library", "no_driver", "no_permission", "failed")
 COLLECTORS = ("ranks", "gpu", "host", "user_metrics", "health")
 
@@ -105,8 +105,15 @@ HEALTH = (
         "trainbeacon_requests_refused_total",
         "counter",
         "",
-        "HTTP requests that the exporter refused.",
-        (Label("reason", "why", ("not_found", "method", "malformed")),),
+        "HTTP requests and connections that the exporter refused.",
+        (
+            Label(
+                "reason",
+                "no such page; not GET or HEAD; no proper HTTP; no or wrong password; TLS handshake or "
+                "client certificate; too many at once",
+                ("not_found", "method", "malformed", "unauthorized", "tls", "busy"),
+            ),
+        ),
         level="node",
         source="health",
     ),

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; what is left out comes from TRAINBEACON_* variables or the file."""
     parser.add_argument("--config", metavar="FILE", help="YAML file with settings")
     parser.add_argument("--directory", metavar="DIR", help="folder of the black boxes")
+    parser.add_argument("--web-config", metavar="FILE", help="web config file: TLS and passwords")
     parser.add_argument("--host", help="address to listen on (default: every interface)")
     parser.add_argument("--port", type=int, help="port to listen on (default: 9797; 0 takes any free one)")
     parser.add_argument(
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    same = ("config", "directory", "host", "port", "sd_file", "sd_dir", "advertise")
+    same = ("config", "directory", "web_config", "host", "port", "sd_file", "sd_dir", "advertise")
     settings = {name: getattr(arguments, name) for name in same}
     settings["linger_seconds"] = arguments.linger
     settings["retention_seconds"] = arguments.retention
@@ -68,12 +69,16 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _serve(config: Any, *, started_by_rank: bool) -> int:
+    from trainbeacon.config import ConfigError
     from trainbeacon.exporter import Exporter
 
-    exporter = Exporter(config, mode="process" if started_by_rank else "agent")
     try:
+        exporter = Exporter(config, mode="process" if started_by_rank else "agent")
         if not exporter.start():
             return 0 if started_by_rank else 1
+    except ConfigError as error:  # of the web config file
+        print(f"trainbeacon agent: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"trainbeacon agent: {error.strerror or error}", file=sys.stderr)
         return 2
