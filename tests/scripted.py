@@ -7,25 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.nvml_stub.node import EVERYTHING, as_text
 from tests.serving import Node, node, request, wait_for
 from trainbeacon.testing import ScriptedJob, read_exposition, series
 
 WAYS = ("process", "thread", "agent")
 GOLDEN = Path(__file__).with_name("golden") / "exposition.txt"
-GPU = """count=1
-driver=555.42.02
-gpu0.uuid=GPU-11111111
-gpu0.name=NVIDIA H100 80GB HBM3
-gpu0.utilization=37
-gpu0.memory_total=85899345920
-gpu0.memory_reserved=536870912
-gpu0.memory_used=8589934592
-gpu0.temperature=41
-gpu0.power=312500
-gpu0.power_limit=700000
-"""
 #: What a rank's helper thread or a second scrape adds: until it is there, the scrape is not whole.
 LATE = ("training_checkpoint_bytes", "training_samples_per_second", "training_tokens_per_second")
+#: Likewise of the GPU, some from an event and some from two samples.
+LATE_OF_GPU = ("training_gpu_xid_last", "training_gpu_sm_active_ratio")
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ def serving(way: str, folder: Path, library: Path) -> Iterator[Service]:
     """
     folder.mkdir(parents=True)
     gpus = folder / "gpus"
-    gpus.write_text(GPU)
+    gpus.write_text(as_text(EVERYTHING))
     settings = {
         "run": ScriptedJob().run,
         "serve": "off" if way == "agent" else way,
@@ -68,4 +59,5 @@ def _whole(url: str) -> str:
     text = request(url).text
     found = read_exposition(text)
     names = [series(name, run=ScriptedJob().run, rank=rank) for name in LATE for rank in range(2)]
+    names += [series(name, gpu=0) for name in LATE_OF_GPU]
     return text if all(name in found for name in [*names, series("training_host_cpu_ratio")]) else ""

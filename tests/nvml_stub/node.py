@@ -33,6 +33,61 @@ TWO_GPUS = {
     "gpu1.power_limit": 700000,
 }
 
+ALL_LINKS = 0xFFFFFFFF
+#: What NVML tells beyond that of a GPU that tells everything.
+HOPPER = {
+    "gpu0.energy": 123456789,
+    "gpu0.clock_graphics": 1980,
+    "gpu0.clock_sm": 1755,
+    "gpu0.clock_memory": 2619,
+    "gpu0.event_reasons": 0x1 | 0x4 | 0x40,
+    f"gpu0.field138.{ALL_LINKS}": 3,
+    f"gpu0.field139.{ALL_LINKS}": 5,
+    "gpu0.field197": 700,
+    "gpu0.field198": 900,
+    "gpu0.ecc_corrected": 11,
+    "gpu0.ecc_uncorrected": 2,
+    "gpu0.rows_corrected": 4,
+    "gpu0.rows_uncorrected": 3,
+    "gpu0.rows_pending": 1,
+    "gpu0.rows_failed": 0,
+    "gpu0.pcie_replays": 8,
+    "gpu0.field38": "21",
+    "gpu0.field45": "22u",
+    "gpu0.field52": "23",
+    "gpu0.field59": "24.0",
+    "gpu0.field173": "31u",
+    "gpu0.field179": "32u",
+    "gpu0.field180": "33u",
+    "gpu0.field165": "1u",
+    "gpu0.field165.1": "1u",
+    "gpu0.field165.2": "0u",
+    "gpu0.field230": "2u",
+    "gpu0.mig": 0,
+}
+#: One GPU with every series that there is, figures and events that come by themselves included.
+EVERYTHING = {
+    **TWO_GPUS,
+    **HOPPER,
+    "count": 1,
+    "gpu0.gpm_clock": "real",
+    "gpu0.gpm2": 80,
+    "gpu0.gpm3": 40,
+    "gpu0.gpm5": 60,
+    "gpu0.gpm10": 30,
+    "gpu0.mig": 1,
+    "gpu0.mig0": "MIG-11111111",
+    "gpu0.events": 8,
+    "event1": "0 94",
+    "past_events": 1,
+}
+
+
+def as_text(*gpus: dict[str, object]) -> str:
+    """What the stand-in reads; later values win, and None is no line."""
+    lines = {key: value for part in gpus for key, value in part.items()}
+    return "".join(f"{key}={value}\n" for key, value in lines.items() if value is not None)
+
 
 def gpu_series(index: int, uuid: str, **values: float) -> dict[str, float]:
     info = f'driver="555.42.02",gpu="{index}",name="NVIDIA H100 80GB HBM3",uuid="{uuid}"'
@@ -104,9 +159,8 @@ class Node:
 
     def show(self, *gpus: dict[str, object]) -> None:
         """Replace what NVML shows; later lines win."""
-        lines = {key: value for part in gpus for key, value in part.items()}
         new = self._gpus.with_suffix(".new")
-        new.write_text("".join(f"{key}={value}\n" for key, value in lines.items() if value is not None))
+        new.write_text(as_text(*gpus))
         new.replace(self._gpus)
 
     def tell(self, command: str) -> list[str]:

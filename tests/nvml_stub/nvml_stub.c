@@ -14,9 +14,11 @@
  *     gpu0.field138=4096            a field of nvmlDeviceGetFieldValues; gpu0.field165.3 of scope 3
  *     gpu0.gpm5=250                 a profile metric: what the GPU has counted up to now ...
  *     gpu0.gpm_clock=10             ... at this time; a metric is the increase over the time between
+ *     gpu0.gpm_clock=real           the clock of this machine; gpm5 then is the increase a second
  *     gpu0.mig0=MIG-1111            the UUID of a MIG instance; places without a line are empty
  *     gpu0.events=8                 kinds of events that the GPU tells
- *     event1=0 79                   the first event of all, after those at init: an XID 79 of GPU 0
+ *     event1=0 79                   the first event of all: an XID 79 of GPU 0
+ *     past_events=1                 also events that were there before somebody waited are told
  *     wait=unknown                  waiting for events fails
  *
  * To add a getter: one line in the tables at the end, NUMBER for one integer;
@@ -370,15 +372,22 @@ Return nvmlGpmSampleFree(GpmSample *sample) {
     return SUCCESS;
 }
 
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
 Return nvmlGpmSampleGet(Device *device, GpmSample *sample) {
     char key[LINE], value[LINE];
     Return code = field(device, "gpm_clock", value);
     if (code) return code;
-    sample->clock = strtod(value, NULL);
+    int real = strcmp(value, "real") == 0;
+    sample->clock = real ? seconds_now() : strtod(value, NULL);
     for (unsigned id = 0; id < PROFILE_METRICS; id++) {
         snprintf(key, sizeof key, "gpm%u", id);
         sample->there[id] = field(device, key, value) == SUCCESS;
-        sample->counted[id] = strtod(value, NULL);
+        sample->counted[id] = strtod(value, NULL) * (real ? sample->clock : 1.0);
     }
     return SUCCESS;
 }
@@ -389,8 +398,8 @@ Return nvmlGpmMetricsGet(GpmRequest *request) {
     for (GpmMetric *metric = request->metrics; metric < request->metrics + request->count; metric++) {
         unsigned id = metric->id;
         metric->code = id < PROFILE_METRICS && before->there[id] && after->there[id] ? SUCCESS : NOT_SUPPORTED;
-        if (metric->code == SUCCESS)
-            metric->value = (after->counted[id] - before->counted[id]) / (after->clock - before->clock);
+        double rate = (after->counted[id] - before->counted[id]) / (after->clock - before->clock);
+        metric->value = (double)(long long)(rate * 1e6 + 0.5) / 1e6; /* without the clock's rounding */
     }
     return SUCCESS;
 }
@@ -415,7 +424,8 @@ Return nvmlEventSetCreate(EventSet **out) {
     if (code) return code;
     lookup("event_sets", value);
     if (error_named(value)) return error_named(value);
-    for (events.next = 1; event(events.next, &gpu, &xid);) events.next++; /* what was before is not told */
+    events.next = 1;
+    while (!lookup("past_events", value) && event(events.next, &gpu, &xid)) events.next++;
     events.open++;
     *out = &events;
     return SUCCESS;

@@ -4,42 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.nvml_stub.node import GPU0, GPU1, TWO_GPUS, Node, gpu, nvml
+from tests.nvml_stub.node import ALL_LINKS, GPU0, GPU1, HOPPER, TWO_GPUS, Node, gpu, nvml
 from tests.serving import wait_for
 from trainbeacon import catalogue
 
-ALL_LINKS = 0xFFFFFFFF
-#: One GPU of which NVML tells everything; with TWO_GPUS before it, the first of two.
-HOPPER = {
-    "gpu0.energy": 123456789,
-    "gpu0.clock_graphics": 1980,
-    "gpu0.clock_sm": 1755,
-    "gpu0.clock_memory": 2619,
-    "gpu0.event_reasons": 0x1 | 0x4 | 0x40,
-    f"gpu0.field138.{ALL_LINKS}": 3,
-    f"gpu0.field139.{ALL_LINKS}": 5,
-    "gpu0.field197": 700,
-    "gpu0.field198": 900,
-    "gpu0.ecc_corrected": 11,
-    "gpu0.ecc_uncorrected": 2,
-    "gpu0.rows_corrected": 4,
-    "gpu0.rows_uncorrected": 3,
-    "gpu0.rows_pending": 1,
-    "gpu0.rows_failed": 0,
-    "gpu0.pcie_replays": 8,
-    "gpu0.field38": "21",
-    "gpu0.field45": "22u",
-    "gpu0.field52": "23",
-    "gpu0.field59": "24.0",
-    "gpu0.field173": "31u",
-    "gpu0.field179": "32u",
-    "gpu0.field180": "33u",
-    "gpu0.field165": "1u",
-    "gpu0.field165.1": "1u",
-    "gpu0.field165.2": "0u",
-    "gpu0.field230": "2u",
-    "gpu0.mig": 0,
-}
 TRAFFIC = {
     gpu("energy_joules_total"): 123456.789,
     gpu("clock_hertz", clock="graphics"): 1.98e9,
