@@ -146,7 +146,7 @@ def test_failing_collector_takes_no_other_along(folder: Path, caplog: pytest.Log
         for key, value in second.items()
         if key.name == "trainbeacon_collector_success"
     }
-    assert {"gpu": 0.0, "ranks": 1.0, "host": 1.0, "health": 1.0} == success
+    assert {"gpu": 0.0, "ranks": 1.0, "host": 1.0, "health": 1.0, "user_metrics": 1.0} == success
     assert 2.0 == second[series("training_loss", run="r", rank=0, split="train")]
     assert 1.0 == second[series("training_gpu_up", gpu=0)]
     errors = series("trainbeacon_errors_total", run="", rank="", where="collector")
