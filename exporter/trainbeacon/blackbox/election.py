@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 from dataclasses import asdict, dataclass
 
 from . import format as layout
@@ -43,6 +44,7 @@ class ExporterLock:
         """Take the lock of the directory (an open descriptor of it); None if another process has it."""
         descriptor = os.open(EXPORTER_LOCK, os.O_RDWR | os.O_CREAT | _FLAGS, 0o640, dir_fd=directory)
         try:
+            _share(descriptor, directory)
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(descriptor)
@@ -57,6 +59,13 @@ class ExporterLock:
     def release(self) -> None:
         """Give the lock up, as the end of the process does by itself."""
         os.close(self._descriptor)
+
+
+def _share(descriptor: int, directory: int) -> None:
+    """Let the group lock the file too where it shares the directory: the next holder may be another user."""
+    shared = os.fstat(directory).st_mode & stat.S_IWGRP
+    if shared and os.fstat(descriptor).st_uid == os.geteuid():
+        os.fchmod(descriptor, 0o660)  # whatever the umask
 
 
 def exporter_is_there(directory: int) -> bool:
