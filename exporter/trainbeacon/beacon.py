@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 Batch = TypeVar("Batch")
 
 MOST_METRIC_NAMES = 40
+#: Batches accumulated into one step at most; after so many without a step the hooks are taken for blind.
+MOST_BATCHES_A_STEP = 256
 _NAME_LIMIT = 64
 #: How long the end of a run waits for numbers that a device has not handed over.
 DRAIN_SECONDS = 1.0
@@ -91,6 +93,7 @@ class Beacon:
         self.timeline = self.recorder.timeline
         self.recording = config.enabled
         self._hooks: list[Hooks] = []
+        self._batches_without_step = 0
         self._steps_from = ""  # what counts the steps: step, optimizer, batches or log
         self._misused: set[str] = set()
         self._evaluation: set[str] = set()  # splits whose loss was logged in it
@@ -300,8 +303,19 @@ class Beacon:
             self.recorder.run_info()
 
     def _optimizer_stepped(self) -> None:
-        if self.claim_steps("optimizer"):
+        if self._steps_from == "optimizer" or self.claim_steps("optimizer"):
+            self._batches_without_step = 0
             self.timeline.end_step()
+
+    def batch_is_over(self) -> None:
+        """A batch is done: a step, unless a watched optimizer or the script counts them."""
+        if self.claim_steps("batches"):
+            self.timeline.end_step()
+            return
+        self._batches_without_step += 1
+        if self._batches_without_step == MOST_BATCHES_A_STEP and not self.timeline.warm:
+            log.warning("the optimizer's steps are not seen, as in a compiled step: batches count as steps")
+            self._steps_from = "batches"
 
     def _step_is_over(self, samples: int, tokens: int) -> None:
         self.claim_steps("step")

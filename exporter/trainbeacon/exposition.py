@@ -27,6 +27,7 @@ _OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 _TEXT = ("text/plain; version=0.0.4", "text/plain; version=1.0.0")
 _OPENMETRICS_END = b"# EOF\n"
 
+_number: Callable[[float], str] = floatToGoString  # which has no types
 _prefixes: dict[tuple[str, ...], str] = {}
 
 
@@ -77,7 +78,7 @@ def _lines(family: Family, *, openmetrics: bool) -> Iterator[str]:
     if openmetrics and family.unit:
         yield f"# UNIT {name} {family.unit}\n"
     for sample in family.samples:
-        yield f"{_prefix(sample)} {floatToGoString(sample.value)}\n"
+        yield f"{_prefix(sample)} {_number(sample.value)}\n"
 
 
 def _prefix(sample: Sample) -> str:

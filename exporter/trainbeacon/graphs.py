@@ -13,6 +13,7 @@ _MODULES = (
     "trainbeacon.beacon",
     "trainbeacon.blackbox.writer",
     "trainbeacon.pinned",
+    "trainbeacon.probes.backward",
     "trainbeacon.probes.gradients",
     "trainbeacon.probes.loss",
     "trainbeacon.recorder",

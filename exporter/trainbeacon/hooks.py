@@ -1,6 +1,7 @@
 """Watching a PyTorch model and its optimizers: steps, phases, gradient norm and learning rate by hooks.
 
-Hooks sit on the optimizer and on the outermost module only. A hook that `torch.compile` traces into
+Hooks sit on the optimizer and on the outermost module only; `backward` and `clip_grad_norm_` are seen
+where torch itself looks them up. A hook that `torch.compile` traces into
 its graph returns at once there, so that `fullgraph=True` holds; the phases inside such a graph are
 then not told apart.
 """
@@ -12,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from trainbeacon.identity.devices import visible_gpu
+from trainbeacon.probes.backward import announced
 from trainbeacon.probes.gradients import NormProbe
 from trainbeacon.recorder import Recorder
 from trainbeacon.scalars import on_device
@@ -75,20 +77,32 @@ class Hooks:
 
         def forward_ends(module: Any, inputs: Any, output: Any) -> None:
             if not is_compiling() and module.training:
-                self._guard("hooks", self._after_forward, output)
+                self._guard("hooks", self._timeline.see, OTHER)
 
         self._removals.append(model.register_forward_pre_hook(forward_begins).remove)
         self._removals.append(model.register_forward_hook(forward_ends).remove)
+        self._watch_backward()
 
-    def _after_forward(self, output: Any) -> None:
-        self._timeline.see(OTHER)
-        tensor = _first_tensor(output)
-        if tensor is not None and tensor.requires_grad:
-            tensor.register_hook(self._backward_begins)
+    def _watch_backward(self) -> None:
+        """See every `backward()` begin. A hook on the model's output would cost ten times as much."""
+        import torch
 
-    def _backward_begins(self, gradient: Any) -> None:
-        """The gradient of the model's output is there: what follows is the model's backward."""
+        backward = announced(torch.autograd.backward, self._backward_begins)
+        self._replace(torch.autograd, "backward", backward)
+
+    def _backward_begins(self) -> None:
         self._guard("hooks", self._timeline.see, BACKWARD)
+
+    def _replace(self, module: Any, name: str, ours: Callable[..., Any]) -> None:
+        """Put our function in the place of a module's, until `remove`, unless somebody did so after us."""
+        original = getattr(module, name)
+        setattr(module, name, ours)
+
+        def restore() -> None:
+            if getattr(module, name) is ours:
+                setattr(module, name, original)
+
+        self._removals.append(restore)
 
     # The optimizer
 
@@ -150,13 +164,7 @@ class Hooks:
                 self._guard("hooks", self._clipped, max_norm, total_norm)
             return original(parameters, max_norm, total_norm, *args, **keywords)
 
-        setattr(clip_grad, name, clip)
-
-        def restore() -> None:
-            if getattr(clip_grad, name) is clip:
-                setattr(clip_grad, name, original)
-
-        self._removals.append(restore)
+        self._replace(clip_grad, name, clip)
 
     def _clipped(self, max_norm: float, total_norm: Any) -> None:
         if hasattr(total_norm, "full_tensor"):  # sharded: reading it would be a collective
@@ -189,18 +197,6 @@ class Hooks:
         if self._scale is not None and scale < self._scale:  # it backs off exactly when it left a step out
             self._recorder.add("training_optimizer_steps_skipped_total", 1.0)
         self._scale = scale
-
-
-def _first_tensor(output: Any, depth: int = 3) -> Any:
-    """The first tensor in a model's output, at most `depth` containers deep."""
-    if hasattr(output, "register_hook"):
-        return output
-    if depth and isinstance(output, (tuple, list, dict)):
-        for item in output.values() if isinstance(output, dict) else output:
-            found = _first_tensor(item, depth - 1)
-            if found is not None:
-                return found
-    return None
 
 
 def gpu_of(model: Any) -> tuple[str, str]:

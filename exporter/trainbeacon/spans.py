@@ -124,9 +124,8 @@ class Batches(Generic[Batch]):
             timeline.pending_tokens += self._tokens(batch)
 
     def _batch_is_over(self) -> None:
-        beacon = self._beacon
-        if beacon.recording and beacon.claim_steps("batches"):
-            beacon.timeline.end_step()
+        if self._beacon.recording:
+            self._beacon.batch_is_over()
 
     def _epoch_is_over(self) -> None:
         self._beacon.recorder.add("training_epochs_total", 1.0)

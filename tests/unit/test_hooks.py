@@ -306,13 +306,14 @@ def test_finish_takes_every_hook_away(tmp_path: Path) -> None:
     """After the run the model, the optimizer and torch's clipping are as before."""
     from torch.nn.utils import clip_grad
 
-    original = clip_grad._clip_grads_with_norm_
+    original, backward = clip_grad._clip_grads_with_norm_, torch.autograd.backward
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with trainbeacon.start(run="hooks", directory=str(tmp_path), serve="off") as beacon:
         beacon.watch(model, optimizer)
         assert clip_grad._clip_grads_with_norm_ is not original
     assert clip_grad._clip_grads_with_norm_ is original
+    assert torch.autograd.backward is backward
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
     assert not optimizer._optimizer_step_pre_hooks
@@ -325,3 +326,25 @@ def test_what_cannot_be_watched_is_counted_not_raised(
     """An object that is no module and no optimizer does not stop the script."""
     beacon.watch(object(), object())
     assert box().number("trainbeacon_errors_total", "hooks") == 1.0
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles an optimizer
+def test_a_compiled_step_is_counted_by_its_batches(
+    beacon: trainbeacon.Beacon, box: Callable[[], Box], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the optimizer's step is compiled its hooks see nothing: the batches count, and it is said."""
+    model = _model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    beacon.watch(model, optimizer)
+
+    @torch.compile(backend="eager")
+    def step(inputs: Any) -> None:
+        model(inputs).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for inputs, _ in beacon.batches(_data(1) * 300):
+        step(inputs)
+    assert box().number("training_steps_total") == 300 - 256
+    assert box().number("trainbeacon_errors_total", "hooks") == 0.0
+    assert "batches count as steps" in caplog.text
