@@ -290,8 +290,9 @@ class Beacon:
         self.recorder.guard("hooks", self._watch, model, optimizers, scaler)
 
     def _watch(self, model: Any, optimizers: Sequence[torch.optim.Optimizer], scaler: Any) -> None:
-        from trainbeacon.hooks import Hooks, gpu_of
+        from trainbeacon.hooks import Hooks, check_rank, gpu_of
 
+        self.recorder.guard("hooks", check_rank, self.identity)
         keep_out_of_graphs()
         if optimizers:
             self.claim_steps("optimizer")

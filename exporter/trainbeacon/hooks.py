@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from trainbeacon.identity import Identity
 from trainbeacon.identity.devices import visible_gpu
 from trainbeacon.probes.backward import announced
 from trainbeacon.probes.gradients import NormProbe
@@ -197,6 +198,29 @@ class Hooks:
         if self._scale is not None and scale < self._scale:  # it backs off exactly when it left a step out
             self._recorder.add("training_optimizer_steps_skipped_total", 1.0)
         self._scale = scale
+
+
+def check_rank(identity: Identity) -> None:
+    """Hold the launcher's variables against torch.distributed, which is right where they differ.
+
+    Raises:
+        RankError: they differ; what is recorded keeps the rank that it began with.
+    """
+    from torch import distributed
+
+    if not distributed.is_available() or not distributed.is_initialized():
+        return
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    if (rank, world_size) != (identity.rank, identity.world_size):
+        raise RankError(
+            f"torch.distributed calls this process rank {rank} of {world_size}, but it records as rank "
+            f"{identity.rank} of {identity.world_size} (launcher: {identity.launcher}): "
+            "set RANK, LOCAL_RANK and WORLD_SIZE before the start"
+        )
+
+
+class RankError(ValueError):
+    """The launcher's variables and torch.distributed disagree."""
 
 
 def gpu_of(model: Any) -> tuple[str, str]:
