@@ -151,7 +151,7 @@ class Node:
             text=True,
             env={
                 **os.environ,
-                "PYTHONPATH": str(PACKAGE),
+                "PYTHONPATH": os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")]),
                 "NVML_STUB": str(self._gpus),
                 "LD_LIBRARY_PATH": str(library.parent if library else directory),
             },

@@ -42,5 +42,5 @@ class GpuLink:
             return (uuid, parent[1]) if parent else None
         if uuid in self._index:
             return uuid, self._index[uuid]
-        matches = [known for known in self._index if known.startswith(uuid)]
+        matches = [known for known in list(self._index) if known.startswith(uuid)]  # scrapes run side by side
         return (matches[0], self._index[matches[0]]) if len(matches) == 1 else None

@@ -12,6 +12,7 @@ class Code(IntEnum):
     """Return codes of NVML, fixed by its ABI; named here because pynvml is imported late."""
 
     UNINITIALIZED = 1
+    INVALID_ARGUMENT = 2
     NOT_SUPPORTED = 3
     NO_PERMISSION = 4
     NOT_FOUND = 6
@@ -28,9 +29,10 @@ class Code(IntEnum):
     GPU_NOT_FOUND = 28
 
 
-#: The field is not to be had here: it is left out.
+#: The field is not to be had here, or this driver does not know it: it is left out.
 ABSENT = frozenset(
     {
+        Code.INVALID_ARGUMENT,
         Code.NOT_SUPPORTED,
         Code.NO_PERMISSION,
         Code.FUNCTION_NOT_FOUND,
