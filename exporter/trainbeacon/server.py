@@ -174,7 +174,7 @@ class Server:
             application,
             numthreads=THREADS,
             max=THREADS,
-            request_queue_size=QUEUE,
+            request_queue_size=MOST_WAITING,
             timeout=TIMEOUT_SECONDS,
             accepted_queue_size=QUEUE,
             accepted_queue_timeout=1,
