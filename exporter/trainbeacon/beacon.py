@@ -192,14 +192,17 @@ class Beacon:
             self._evaluation.add(split)
 
     def _log_accuracy(self, accuracy: Any, split: str) -> None:
-        at = self.recorder.at("training_accuracy_ratio", split)
+        recorder = self.recorder
+        if accuracy.__class__ is float and not recorder.late.used:
+            self._take_accuracy(split, accuracy)
+        else:
+            at = recorder.at("training_accuracy_ratio", split)
+            recorder.take(at, "accuracy", accuracy, partial(self._take_accuracy, split))
 
-        def take(number: float) -> None:
-            if number < 0.0 or number > 1.0:
-                raise ValueError(f"accuracy={number:g} is no ratio from 0 to 1: divide a percentage by 100")
-            self.recorder.writer.slots[at] = number
-
-        self.recorder.take(at, "accuracy", accuracy, take)
+    def _take_accuracy(self, split: str, number: float) -> None:
+        if number < 0.0 or number > 1.0:
+            raise ValueError(f"accuracy={number:g} is no ratio from 0 to 1: divide a percentage by 100")
+        self.recorder.set("training_accuracy_ratio", number, split)
 
     def _log_epoch(self, epoch: Any) -> None:
         self.recorder.gauge(self.recorder.at("training_epoch"), "epoch", epoch)

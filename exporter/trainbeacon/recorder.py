@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 import time
 from collections.abc import Callable, Hashable
 from functools import partial
+from math import isfinite
 from typing import Any
 
 from trainbeacon import catalogue
@@ -45,6 +45,7 @@ class Recorder:
         self.timeline = Timeline(self.writer, self.index)
         self.late = LateScalars(partial(self.error, "device"))
         self._judge = LossJudge()
+        self._step_values, self._commit = self.writer.step, self.writer.commit
         self._loss_at = {split: self.index["training_loss", (split,)] for split in catalogue.SPLITS}
         self._norm_at = self.index["training_gradient_norm", ()]
         self._describe()
@@ -91,12 +92,14 @@ class Recorder:
 
     def loss(self, loss: Any, split: str) -> None:
         """A loss; of the training data, it is judged for spikes and non-finite values."""
-        number = loss if loss.__class__ is float else self.late.number("loss", loss)
-        if number is not None and not (self.late.used and self.late.waits(split)):
+        late = self.late
+        number = loss if loss.__class__ is float else late.number("loss", loss)
+        if number is not None and not (late.used and late.waits(split)):
+            self._step_values[self._loss_at[split]] = number
             if split == "train":
                 self.timeline.take_loss(number)
-            self._take_loss(split, number)
-            self.writer.commit()
+                self._judge_loss(number)
+            self._commit()
             return
         entry = self.timeline.promise_loss() if split == "train" else _NO_ENTRY
         apply = _both(partial(self._take_loss, split), partial(self._amend, entry, layout.RING_LOSS))
@@ -123,17 +126,20 @@ class Recorder:
         self.writer.slots[at] = number
 
     def _take_loss(self, split: str, loss: float) -> None:
-        """Judge a loss and store it. The helper leaves the commit to the training thread's next one."""
-        self.writer.step[self._loss_at[split]] = loss
+        """A loss that came late. Its commit is left to the training thread's next one."""
+        self._step_values[self._loss_at[split]] = loss
         if split == "train":
-            if not math.isfinite(loss):
-                self.add("training_loss_nonfinite_total", 1.0)
-            elif self._judge.is_spike(loss):
-                self.add("training_loss_spikes_total", 1.0)
+            self._judge_loss(loss)
+
+    def _judge_loss(self, loss: float) -> None:
+        if not isfinite(loss):
+            self.add("training_loss_nonfinite_total", 1.0)
+        elif self._judge.is_spike(loss):
+            self.add("training_loss_spikes_total", 1.0)
 
     def _take_norm(self, limit: float | None, norm: float) -> None:
         self.writer.slots[self._norm_at] = norm
-        if not math.isfinite(norm):
+        if not isfinite(norm):
             self.add("training_gradient_nonfinite_total", 1.0)
         elif limit is not None and norm > limit:
             self.add("training_gradient_clipped_total", 1.0)
