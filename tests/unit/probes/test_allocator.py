@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+import trainbeacon
+from tests.serving import wait_for
 from trainbeacon import catalogue
+from trainbeacon.blackbox.directory import open_directory
+from trainbeacon.blackbox.reader import BoxDirectory
+from trainbeacon.collectors.base import Families
+from trainbeacon.collectors.ranks import RanksCollector
 from trainbeacon.probes.allocator import INTERVAL_SECONDS, AllocatorProbe
 
 
@@ -114,3 +123,33 @@ assert not torch.cuda.is_initialized() and recorded == []
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_helper_samples_it_into_the_scrape(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The figures of a running rank are served; of a rank that ended, only how often memory ran out."""
+    cuda = Devices(stats(100, 150, 400, 2, 1))
+    for name in ("is_initialized", "device_count", "memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
+    descriptor = open_directory(str(tmp_path / "boxes"))
+    ranks = RanksCollector(BoxDirectory(descriptor), linger_seconds=60)
+
+    def served() -> dict[str, float]:
+        families = Families()
+        ranks.collect(families)
+        return {
+            " ".join([sample.name, *sample.labels.values()]): sample.value
+            for family in families
+            for sample in family.samples
+            if "allocator" in sample.name
+        }
+
+    kept = {"training_allocator_retries_total r 0": 2.0, "training_allocator_oom_total r 0": 1.0}
+    with trainbeacon.start(run="r", serve="off", directory=str(tmp_path / "boxes")):
+        assert {
+            "training_allocator_bytes r 0 allocated": 100.0,
+            "training_allocator_bytes r 0 peak": 150.0,
+            "training_allocator_bytes r 0 reserved": 400.0,
+            **kept,
+        } == wait_for(served)
+    assert kept == served()
+    os.close(descriptor)
