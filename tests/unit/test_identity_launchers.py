@@ -279,6 +279,21 @@ def row(name: str, environ: Environ, hostname: str = "node-b", **expected: Any) 
             run="train-bert-2",
             rank=1,
         ),
+        row(
+            "Indexed Job as a sweep of DeepSpeed",
+            INDEXED | DEEPSPEED | {"CROSS_SIZE": "1", "RANK": "1", "WORLD_SIZE": "4"},
+            "bert-2",
+            launcher="deepspeed",
+            run="train-bert-2",
+            rank=1,
+        ),
+        row(
+            "Indexed Job as a sweep of processes started by the script",
+            INDEXED | {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1"},
+            "bert-2",
+            run="train-bert-2",
+            rank=1,
+        ),
         row("Indexed Job on the network of the node", INDEXED, "node-b", launcher="none"),
         row(
             "TrainJob",
@@ -378,6 +393,16 @@ WORLDS = {
             | OPEN_MPI
             | {"OMPI_COMM_WORLD_RANK": str(n), "OMPI_COMM_WORLD_LOCAL_RANK": str(n % 2)},
             f"h{n // 2}",
+        )
+        for n in range(4)
+    ],
+    # Only the pod in which mpirun was called has the variables of its template.
+    "mpirun in a pod": [
+        (
+            (INDEXED if n < 2 else {})
+            | OPEN_MPI
+            | {"OMPI_COMM_WORLD_RANK": str(n), "OMPI_COMM_WORLD_LOCAL_RANK": str(n % 2)},
+            f"mpi-{n // 2 + 2}",
         )
         for n in range(4)
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from .model import Environ, Identity, Job, ProcessFacts, Ranks, count
+from .model import Environ, Identity, Job, ProcessFacts, Ranks, count, is_loopback
 
 # The first pod of a JobSet, and so of a TrainJob: <jobset>-<replicated job>-<job>-<pod>.<jobset>[...]
 _IN_DOMAIN = re.compile(r"(?P<host>[^.:]+)\.(?P<domain>[^.:]+)(?:[.:].*)?")
@@ -43,8 +43,11 @@ def _is_alone(environ: Environ) -> bool:
     """Whether the pod's ranks are all there are, now and if the job is elastic later."""
     if environ.get("PET_NNODES", "1").strip() != "1":
         return False
-    world_size = environ.get("WORLD_SIZE", "1")
-    return world_size in ("1", environ.get("LOCAL_WORLD_SIZE"))
+    if is_loopback(environ.get("MASTER_ADDR", "")):
+        return True
+    # torchrun and DeepSpeed have different names for the second one.
+    local = (environ.get("LOCAL_WORLD_SIZE"), environ.get("LOCAL_SIZE"))
+    return environ.get("WORLD_SIZE", "1") in ("1", *local)
 
 
 def _restarts(environ: Environ) -> int | None:

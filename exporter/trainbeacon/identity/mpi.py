@@ -1,4 +1,8 @@
-"""MPI launchers: Open MPI's mpirun, and Hydra, which MPICH, Intel MPI and MVAPICH use."""
+"""MPI launchers: Open MPI's mpirun, and Hydra, which MPICH, Intel MPI and MVAPICH use.
+
+They start processes on other nodes themselves, through ssh or `srun`: what such a process sees of the
+job around it is not what one on mpirun's own node sees. Only the number of a Slurm job is the same.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ def open_mpi(environ: Environ, facts: ProcessFacts, outer: Job | None) -> Identi
     )
     # Both name one mpirun, and are the same in all that it starts.
     told = environ.get("PMIX_NAMESPACE") or environ.get("OMPI_MCA_ess_base_jobid")
-    job = _allocated(environ, outer) or Job(name=short(told) if told else _meeting(environ, facts, ranks))
+    job = allocation(environ) or Job(name=short(told) if told else _meeting(environ, facts, ranks))
     return ranks.identity("openmpi", facts, job, warnings=_warnings(job))
 
 
@@ -34,13 +38,8 @@ def mpich(environ: Environ, facts: ProcessFacts, outer: Job | None) -> Identity 
         local_rank="MPI_LOCALRANKID",
         local_world_size="MPI_LOCALNRANKS",
     )
-    job = _allocated(environ, outer) or Job(name=_meeting(environ, facts, ranks))
+    job = allocation(environ) or Job(name=_meeting(environ, facts, ranks))
     return ranks.identity("mpich", facts, job, warnings=_warnings(job))
-
-
-def _allocated(environ: Environ, outer: Job | None) -> Job | None:
-    """The whole Slurm job: mpirun's processes on its own node are in another step than those elsewhere."""
-    return allocation(environ) or outer
 
 
 _UNNAMED = "mpi"
