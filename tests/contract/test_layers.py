@@ -37,6 +37,7 @@ READ = (
     {"collectors"},
     {"registry", "exposition"},
     {"webconfig", "authentication"},
+    {"connections"},
     {"server", "discovery"},
     {"exporter"},
 )

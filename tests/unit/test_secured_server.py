@@ -18,9 +18,9 @@ from prometheus_client import CollectorRegistry
 
 from tests.certificates import Authority, Pair
 from tests.serving import Answer, request, wait_for
-from trainbeacon import server as module
+from trainbeacon import connections as module
 from trainbeacon.collectors.health import Health
-from trainbeacon.server import Application, Server
+from trainbeacon.server import THREADS, Application, Server
 from trainbeacon.webconfig import WebConfigFile
 
 PASSWORD = "correct-horse-9173"
@@ -266,11 +266,11 @@ class TestAttacks:
         self, serve: Callable[[str], Served], authority: Authority, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Clients that say half a hello and wait take no thread; their end is counted."""
-        monkeypatch.setattr(module, "TIMEOUT_SECONDS", 3)
+        monkeypatch.setattr("trainbeacon.server.TIMEOUT_SECONDS", 3)
         served = serve(TLS)
         trusting = authority.client_context()
         hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
-        clients = [served.connect() for _ in range(10 * module.THREADS)]
+        clients = [served.connect() for _ in range(10 * THREADS)]
         try:
             for client in clients:
                 client.sendall(hello)
@@ -285,6 +285,21 @@ class TestAttacks:
         finally:
             for client in clients:
                 client.close()
+
+    def test_half_requests_after_the_handshake(
+        self, serve: Callable[[str], Served], authority: Authority
+    ) -> None:
+        """Slow loris within TLS takes no thread either."""
+        served = serve(TLS)
+        trusting = authority.client_context()
+        with contextlib.ExitStack() as stack:
+            for _ in range(5 * THREADS):
+                sock = stack.enter_context(served.connect())
+                client = stack.enter_context(trusting.wrap_socket(sock, server_hostname="127.0.0.1"))
+                client.sendall(b"GET /metrics HTTP/1.1\r\n")
+            begun = time.monotonic()
+            assert 200 == served.get(tls=trusting).status
+            assert time.monotonic() - begun < 1
 
     def test_a_drip_does_not_keep_a_handshake_alive(
         self, serve: Callable[[str], Served], monkeypatch: pytest.MonkeyPatch
