@@ -1,0 +1,113 @@
+"""Much of everything: connections, scrapes, steps."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.robustness.check import Size, assert_flat, memory, percentile, program, timed
+from tests.serving import node, request, scrape
+from trainbeacon.testing import series
+
+SCRAPES_A_SECOND = 100
+SCRAPE_BOUND_SECONDS = 10.0
+SCRAPES_DURING_DRIP = 5
+
+
+def slow_connections(folder: Path, size: Size) -> str:
+    """Clients send a byte of a request twice a second and never finish, and come back when cut off."""
+    with node(folder / "boxes", serve="off") as made:
+        agent = made.agent()
+        made.rank(script=True, run="good")
+        url = made.url()
+        address = urlsplit(url).hostname, urlsplit(url).port
+        over = threading.Event()
+        drips = [
+            threading.Thread(target=_drip, args=(address, over), daemon=True)
+            for _ in range(size.slow_connections)
+        ]
+        for drip in drips:
+            drip.start()
+        time.sleep(1.0)  # until they have what they can get
+        times = [timed(lambda: request(url, timeout=60)) for _ in range(SCRAPES_DURING_DRIP)]
+        over.set()
+        for drip in drips:
+            drip.join(10)
+        assert agent.poll() is None
+        assert max(times) < SCRAPE_BOUND_SECONDS, times
+        return (
+            f"{size.slow_connections} slow clients; scrapes meanwhile {percentile(times, 0.5):.2f} s in the "
+            f"median, {max(times):.2f} s at worst"
+        )
+
+
+def _drip(address: tuple[str, int], over: threading.Event) -> None:
+    while not over.is_set():
+        with contextlib.suppress(OSError), socket.create_connection(address, timeout=5) as client:
+            for byte in b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 10_000:
+                client.sendall(bytes([byte]))
+                if over.wait(0.5):
+                    break
+
+
+def many_scrapes(folder: Path, size: Size) -> str:
+    """Two scrapers on connections of their own ask without a pause up to 100 times a second."""
+    with node(folder / "boxes", serve="off") as made:
+        agent = made.agent()
+        made.rank(script=True, run="good")
+        url = made.url()
+        _scrape_for(url, min(5.0, size.scrape_seconds))  # warm-up
+        before = memory(agent.pid)
+        times = _scrape_for(url, size.scrape_seconds)
+        after = memory(agent.pid)
+        assert scrape(url)[series("training_steps_total", run="good", rank=0)] == 30.0
+        return (
+            f"{len(times):,} scrapes in {size.scrape_seconds:g} s ({len(times) / size.scrape_seconds:.0f}/s); "
+            f"{percentile(times, 0.5) * 1000:.1f} ms in the median, {percentile(times, 0.99) * 1000:.0f} ms at "
+            f"the 99th percentile; {assert_flat(before, after)}"
+        )
+
+
+def _scrape_for(url: str, seconds: float) -> list[float]:
+    times: list[float] = []
+    scrapers = [threading.Thread(target=_scraper, args=(url, seconds, times)) for _ in range(2)]
+    for scraper in scrapers:
+        scraper.start()
+    for scraper in scrapers:
+        scraper.join()
+    return times
+
+
+def _scraper(url: str, seconds: float, times: list[float]) -> None:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=30)
+    begun = due = time.monotonic()
+    while due < begun + seconds:
+        time.sleep(max(0.0, due - time.monotonic()))
+        asked = time.perf_counter()
+        connection.request("GET", parts.path)
+        answer = connection.getresponse()
+        assert answer.status == 200
+        answer.read()
+        times.append(time.perf_counter() - asked)
+        due = max(due + 2 / SCRAPES_A_SECOND, time.monotonic() - 1.0)
+    connection.close()
+
+
+def day_of_steps(folder: Path, size: Size) -> str:
+    """Steps with phases, loss and accuracy, as fast as they go, served meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    steps, before, after, files, file_bytes, seconds = program(
+        "day", folder / "boxes", size.steps, seconds=400
+    ).split()
+    assert int(float(steps)) == size.steps
+    assert int(files) <= 4
+    return (
+        f"{int(float(steps)):,} steps in {float(seconds):.0f} s, counted exactly; {files} files of "
+        f"{int(file_bytes) >> 10} KiB in all; {assert_flat(int(before), int(after))}"
+    )

@@ -1,0 +1,82 @@
+"""Processes and programs around a run: loaders' workers, several runs in one process, a notebook."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.robustness.check import Size, program
+from tests.serving import REPOSITORY, environment
+
+CONTEXTS = ("fork", "spawn", "forkserver")
+CELLS = """
+import trainbeacon
+beacon = trainbeacon.start(run="first", serve="off", directory=FOLDER)
+with beacon.step(samples=2):
+    beacon.log(loss=1.0)
+
+raise ValueError("an exception in a cell")
+with beacon.step(samples=2):
+    beacon.log(loss=0.5)
+
+print("first", *boxes(FOLDER))
+beacon = trainbeacon.start(run="second", serve="off", directory=FOLDER)
+with beacon.step():
+    undefined_name
+
+with beacon.step():
+    beacon.log(loss=0.25)
+
+print("second", *boxes(FOLDER))
+exit()
+"""
+HELPERS = '''
+import os
+from trainbeacon.blackbox.reader import BoxDirectory
+def boxes(folder):
+    """Run, state and steps of each box."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    for box in BoxDirectory(descriptor).scan():
+        yield f"{box.identity.run}:{box.state}:{box.number('training_steps_total'):.0f}"
+    os.close(descriptor)
+'''
+
+
+def loaders(folder: Path, size: Size) -> str:
+    """Two workers each that log, step and start a phase with the beacon that they were given."""
+    for context in CONTEXTS:
+        (folder / context).mkdir(parents=True)
+        said = program("loader", folder / context, context).splitlines()
+        assert said[-1] == "boxes=1 state=running steps=8 samples=32 loss=0.5 left=0", (context, said)
+    return f"{', '.join(CONTEXTS)}: the parent's numbers alone, no process and no box left over"
+
+
+def three_runs(folder: Path, size: Size) -> str:
+    """One after the other in one process, the second started without finishing the first."""
+    folder.mkdir(parents=True)
+    said = program("runs", folder).splitlines()
+    assert said[-4:-1] == ["one finished 3.0", "two finished 5.0", "three running 7.0"], said
+    threads, files = said[-1].split()
+    return f"each box has its own numbers; {threads} threads and {files} open files more than for one run"
+
+
+def notebook(folder: Path, size: Size) -> str:
+    """Cells at an interactive prompt: an exception in a cell does not end the run, a second start does."""
+    folder.mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-i", "-q", "-c", f"FOLDER = {str(folder)!r}{HELPERS}"],
+        input=CELLS,
+        env=environment(),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = done.stdout.splitlines()
+    assert said == [
+        "first first:running:2",
+        "second first:finished:2 second:running:1",
+    ], (said, done.stderr)
+    assert "ValueError: an exception in a cell" in done.stderr
+    return "an exception in a cell leaves the run running; a second start closes the first run as finished"

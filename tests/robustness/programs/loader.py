@@ -1,0 +1,68 @@
+"""`python loader.py FOLDER CONTEXT`: a DataLoader whose workers call the beacon; prints what is in the boxes.
+
+The beacon is started where scripts do it, at the top, so that a spawned worker's import comes by it too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import psutil
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+import trainbeacon
+from trainbeacon.blackbox.reader import BoxDirectory
+
+beacon = trainbeacon.start(run="loader", serve="off", directory=sys.argv[1])
+
+
+class Examples(Dataset[torch.Tensor]):
+    def __init__(self, given: trainbeacon.Beacon) -> None:
+        self.given = given
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        for each in (self.given, beacon):
+            with each.step(samples=1000), each.phase("forward"):
+                each.log(loss=99.0, epoch=99, of_a_worker=1.0)
+        return torch.zeros(2)
+
+
+def main() -> None:
+    loader = DataLoader(
+        Examples(beacon), batch_size=4, num_workers=2, multiprocessing_context=sys.argv[2], timeout=60
+    )
+    for _ in beacon.batches(loader):
+        beacon.log(loss=0.5)
+    del loader
+    (box,), count = _look(), len(_look())
+    # The fork server and the resource tracker are multiprocessing's own and end with us.
+    own = ("forkserver", "resource_tracker")
+    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    left = [child for child in children if not any(name in " ".join(child.cmdline()) for name in own)]
+    numbers = {
+        "boxes": count,
+        "state": box.state,
+        "steps": f"{box.number('training_steps_total'):.0f}",
+        "samples": f"{box.number('training_samples_total'):.0f}",
+        "loss": box.number("training_loss", "train"),
+        "left": len(left),
+    }
+    print(" ".join(f"{name}={value}" for name, value in numbers.items()))
+    beacon.finish()
+
+
+def _look() -> list[trainbeacon.blackbox.reader.Box]:
+    descriptor = os.open(sys.argv[1], os.O_RDONLY)
+    try:
+        return BoxDirectory(descriptor).scan()
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main()
