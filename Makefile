@@ -4,7 +4,7 @@ IN_ENVIRONMENT = $(PYTHON) tools/environment.py
 SUITES ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format generate bench tools
+.PHONY: help demo test lint format generate robustness bench tools
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,9 @@ format: ## let ruff format the code and fix what it can
 
 generate: ## write the generated files: exporter/METRICS.md, the dashboards
 	@$(IN_ENVIRONMENT) python tools/generate.py
+
+robustness: ## attacks, scarce machines, long runs; writes the figures of docs/robustness.md
+	@$(IN_ENVIRONMENT) python -m tests.robustness $(ARGS)
 
 bench: ## the figures of the README, measured here
 	@$(IN_ENVIRONMENT) python -m benchmarks $(ARGS)

@@ -14,6 +14,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +25,7 @@ from trainbeacon.config import Config
 from trainbeacon.graphs import keep_out_of_graphs
 from trainbeacon.helper import Helper
 from trainbeacon.identity import Identity, current
-from trainbeacon.launch import keeper_for
+from trainbeacon.launch import is_worker, keeper_for
 from trainbeacon.probes.user_metrics import UserMetrics
 from trainbeacon.recorder import Recorder, log
 from trainbeacon.scalars import batch_size, on_device, to_float
@@ -58,7 +59,8 @@ _beacons: weakref.WeakSet[Beacon] = weakref.WeakSet()
 def start(**settings: Any) -> Beacon:
     """Begin to record this process's training, and see to it that /metrics is served.
 
-    Use it as a context manager, or bare with `finish` at the end. A second call closes the first run.
+    Use it as a context manager, or bare with `finish` at the end. A second call closes the first run. In a
+    loader's worker, which may import the script that calls this, nothing is recorded.
 
     Args:
         **settings: any field of `Config`, such as run, owner, hyperparameters, thresholds, serve, port;
@@ -69,6 +71,8 @@ def start(**settings: Any) -> Beacon:
     """
     global _current
     config = Config.load(settings)
+    if is_worker():
+        config = replace(config, enabled=False)
     if _current is not None:
         _current.finish()
     _current = Beacon(config, current())
@@ -131,6 +135,10 @@ class Beacon:
     def run(self) -> str:
         """Name of the run, as the label of its series has it."""
         return self.recorder.run
+
+    def __reduce__(self) -> tuple[Callable[[], Beacon], tuple[()]]:
+        """What a copy is, such as a spawned loader's worker gets: a beacon that does nothing."""
+        return _silent, ()
 
     # Numbers
 
@@ -422,7 +430,8 @@ class Beacon:
     def _on_uncaught(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        self.on_exception(error)
+        if not hasattr(sys, "ps1"):  # at a prompt the session goes on, and the run may too
+            self.on_exception(error)
         self._excepthook(kind, error, trace)
 
     def _at_exit(self) -> None:
@@ -481,6 +490,11 @@ class _Slots(dict[str, int]):
     def __missing__(self, name: str) -> int:
         slot = self[name] = self._beacon.new_metric(name, self._split)
         return slot
+
+
+def _silent() -> Beacon:
+    """A beacon that does nothing."""
+    return Beacon(Config(enabled=False), current())
 
 
 def _nothing() -> None:

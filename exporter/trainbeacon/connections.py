@@ -81,7 +81,10 @@ class _Request(HTTPRequest):
     def parse_request(self) -> None:
         """Read the head of a request, in bounded time."""
         self.conn.rfile.raw.deadline = self.conn.head_end
-        super().parse_request()
+        try:
+            super().parse_request()
+        except ValueError:  # cheroot lets some through that it does not understand
+            self.simple_response("400 Bad Request", "no proper HTTP")
         self.conn.socket.settimeout(TIMEOUT_SECONDS)
 
     def simple_response(self, status: Any, msg: str = "") -> None:

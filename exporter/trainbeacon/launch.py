@@ -23,6 +23,18 @@ _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from trainbeacon.cli import main; sys.exit(main())"
 
 
+def is_worker() -> bool:
+    """Whether multiprocessing started this process to help another one, as a loader's worker is.
+
+    Those are daemons. While a spawned process imports the main script it is none yet, but being set up.
+    """
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    if multiprocessing is None:
+        return False
+    process = multiprocessing.current_process()
+    return bool(process.daemon) or hasattr(process, "_inheriting")
+
+
 class Keeper(Protocol):
     """Sees to it that the directory is served."""
 

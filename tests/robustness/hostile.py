@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from tests.robustness.check import Size, assert_flat, memory, timed
 from tests.serving import OPENMETRICS, node, request, scrape
 from trainbeacon.blackbox import format as layout
 from trainbeacon.blackbox.reader import BoxDirectory
+from trainbeacon.blackbox.writer import Writer
 from trainbeacon.collectors.health import Health
 from trainbeacon.registry import collectors, new_registry
 from trainbeacon.testing import read_exposition, series
@@ -171,21 +173,30 @@ def _bad_requests(chance: random.Random) -> Iterator[bytes]:
 
 
 def hostile_texts(folder: Path, size: Size) -> str:
-    """The texts as names of runs, metrics, tags, hyperparameters and exceptions, in both formats."""
+    """As names of runs, metrics and tags, in boxes that no setting was checked for; in both formats."""
     with node(folder / "boxes", serve="off") as made:
         made.agent()
-        for number, text in enumerate(TEXTS):
-            settings = {"tags": {"t": text}, "hyperparameters": {"h": text}, "project": text, "owner": text}
-            with contextlib.suppress(AssertionError):  # a name that is refused at the start is no danger
-                made.rank(run=f"{number} {text}", **settings)
-        started = sum(rank.process.poll() is None for rank in made.ranks)
-        assert started >= len(TEXTS) // 2
+        boxes = [_box(made.folder, number, text) for number, text in enumerate(TEXTS)]
         url = made.url()
         served, strict = scrape(url), read_exposition(request(url, accept=OPENMETRICS).text)
         runs = {key.label("run") for key in served if key.name == "training_state"}
-        assert len(runs) == started
+        assert len(runs) == len(TEXTS), runs
         assert served.keys() == strict.keys()
-        assert not any(run == "forged" for run in runs)
+        assert "forged" not in runs
+        metrics = {key.label("name") for key in served if key.name == "training_metric"}
+        assert len(metrics) == len(TEXTS)
         page = request(url.replace("/metrics", "/")).text
         assert "<script" not in page
-        return f"{len(TEXTS)} texts: {started} served whole in both formats, {len(TEXTS) - started} refused at start"
+        for box in boxes:
+            box.close()
+        return f"{len(TEXTS)} texts in 6 places each, all served whole in both formats, and on the page"
+
+
+def _box(folder: Path, number: int, text: str) -> Writer:
+    box = Writer.create(str(folder), {"run": f"{number} {text}", "rank": 0, "start": time.time()})
+    box.slots[box.declare("training_metric", [text, "train"])] = 1.0
+    box.slots[box.declare("training_hyperparameter", [text])] = 1.0
+    box.info("training_run_tag_info", [text, text], key=text)
+    box.info("training_run_info", [text, text, text, text, text])
+    box.info("training_failure_info", [text])
+    return box

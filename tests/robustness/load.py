@@ -66,10 +66,11 @@ def many_scrapes(folder: Path, size: Size) -> str:
         times = _scrape_for(url, size.scrape_seconds)
         after = memory(agent.pid)
         assert scrape(url)[series("training_steps_total", run="good", rank=0)] == 30.0
+        rate = len(times) / size.scrape_seconds
+        median, slow = (percentile(times, share) * 1000 for share in (0.5, 0.99))
         return (
-            f"{len(times):,} scrapes in {size.scrape_seconds:g} s ({len(times) / size.scrape_seconds:.0f}/s); "
-            f"{percentile(times, 0.5) * 1000:.1f} ms in the median, {percentile(times, 0.99) * 1000:.0f} ms at "
-            f"the 99th percentile; {assert_flat(before, after)}"
+            f"{len(times):,} scrapes in {size.scrape_seconds:g} s ({rate:.0f} a second); {median:.1f} ms in "
+            f"the median, {slow:.0f} ms at the 99th percentile; {assert_flat(before, after)}"
         )
 
 

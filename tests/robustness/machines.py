@@ -17,11 +17,13 @@ from trainbeacon.testing import Series, series
 NO_SHM = """
 mkdir -p {folder}/dev
 mount -t tmpfs -o mode=755 tmpfs {folder}/dev
-for name in null zero random urandom; do touch {folder}/dev/$name; mount --bind /dev/$name {folder}/dev/$name; done
+for name in null zero random urandom; do
+  touch {folder}/dev/$name
+  mount --bind /dev/$name {folder}/dev/$name
+done
 mount --rbind {folder}/dev /dev
 """
 SMALL_SHM = "mount -t tmpfs -o size={size} tmpfs /dev/shm"
-READ_ONLY = "mount --rbind / /mnt && mount -o remount,bind,ro /mnt && mount -t tmpfs tmpfs /mnt/dev/shm"
 DAY = 86_400.0
 JUMPS = (DAY, -DAY, 0.0)
 
@@ -67,7 +69,7 @@ def clock_jumps(folder: Path, size: Size) -> str:
     folder.mkdir(parents=True)
     offset = folder / "offset"
     offset.write_text("0")
-    with node(folder / "boxes", serve="off") as made, _clockwork(made.folder, offset) as trainer:
+    with node(folder / "boxes", serve="off") as made, _ShiftedRank(made.folder, offset) as trainer:
         begun = time.monotonic()
         exporter = _exporter(made.folder, offset, made.settings["port"])
         try:
@@ -98,8 +100,8 @@ def clock_jumps(folder: Path, size: Size) -> str:
     )
 
 
-class _clockwork:  # noqa: N801 - a context manager
-    """A rank whose clock is shifted by what a file says."""
+class _ShiftedRank:
+    """A rank that trains while its clock is shifted by what a file says."""
 
     def __init__(self, folder: Path, offset: Path) -> None:
         self.command = [

@@ -10,9 +10,7 @@ from trainbeacon.blackbox.directory import default_directory, open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.blackbox.writer import Writer
 
-writers = []
-for rank in range(int(sys.argv[1])):
-    writers.append(Writer.create(None, {"run": "r", "rank": rank, "start": 1.0}))
+writers = [Writer.create(None, {"run": "r", "rank": rank, "start": 1.0}) for rank in range(int(sys.argv[1]))]
 boxes = BoxDirectory(open_directory(None)).scan()
 space = os.statvfs(default_directory())
 assert default_directory().startswith("/dev/shm"), tempfile.gettempdir()
