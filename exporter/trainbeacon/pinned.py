@@ -6,7 +6,11 @@ everything that PyTorch calls "cuda", AMD's devices too.
 
 from __future__ import annotations
 
+import ctypes
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from trainbeacon.scalars import NoRoomError
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 _CELL_BYTES = 8  # the largest element: float64, int64
+_MODE_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, and HIP's
 
 
 class PinnedCopier:
@@ -111,10 +116,42 @@ class _Cell:
 
     def ready(self) -> bool:
         """Whether the copy has arrived; raises RuntimeError if the device has failed."""
-        return bool(self._event.query())
+        with _captures_of_others_ignored():
+            return bool(self._event.query())
 
     def take(self) -> float:
         """The number; the cell is free for another one then."""
         number = float(self._number.item())
         self._free.append(self)
         return number
+
+
+@contextmanager
+def _captures_of_others_ignored() -> Iterator[None]:
+    """While one thread captures a CUDA graph, a question after an event breaks the capture by default.
+
+    The mode is this thread's own and is put back: at the end of a run it is the training thread that asks.
+    """
+    mode = ctypes.c_int(_MODE_THREAD_LOCAL)
+    _exchange_mode(mode)
+    try:
+        yield
+    finally:
+        _exchange_mode(mode)
+
+
+def _exchange_mode(mode: ctypes.c_int) -> None:
+    """Swap this thread's capture mode with `mode`. Raises OSError without the driver's library."""
+    error = _mode_exchanger()(ctypes.byref(mode))
+    if error:
+        raise RuntimeError(f"the driver keeps the stream capture mode of a thread: error {error}")
+
+
+@cache
+def _mode_exchanger() -> Any:
+    """The driver's function; called with the GIL held, which it is too short to give up."""
+    import torch
+
+    if torch.version.hip:
+        return ctypes.PyDLL("libamdhip64.so").hipThreadExchangeStreamCaptureMode
+    return ctypes.PyDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode

@@ -20,7 +20,7 @@ from trainbeacon.blackbox.reader import Box, BoxDirectory
 torch = pytest.importorskip("torch")
 
 from tests.device import Accelerator, DeviceTensor, Waits, device_tensor  # noqa: E402 - both need torch
-from trainbeacon import scalars  # noqa: E402
+from trainbeacon import pinned, scalars  # noqa: E402
 from trainbeacon.pinned import PinnedCopier  # noqa: E402
 from trainbeacon.probes.gradients import LEAST_INTERVAL, TIME_SHARE, NormProbe  # noqa: E402
 from trainbeacon.scalars import LateScalars, NoRoomError  # noqa: E402
@@ -494,6 +494,12 @@ class Event:
     """Stands for a CUDA event: what was recorded on a stream is there once the stream is done."""
 
     done = True
+    mode = 0  # of this thread, while others capture graphs; to ask in it would break theirs
+
+    @classmethod
+    def exchange(cls, mode: Any) -> int:
+        cls.mode, mode._obj.value = mode._obj.value, cls.mode
+        return 0
 
     def __init__(self) -> None:
         self.stream: Stream | None = None
@@ -502,6 +508,7 @@ class Event:
         self.stream = stream
 
     def query(self) -> bool:
+        assert self.mode == 1
         return self.stream is not None and self.done
 
 
@@ -518,6 +525,7 @@ class OrdinaryMemory(PinnedCopier):
 @pytest.fixture
 def copier(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], PinnedCopier]:
     """Makes a copier of so many cells, on a device that is not here."""
+    monkeypatch.setattr(pinned, "_mode_exchanger", lambda: Event.exchange)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     return OrdinaryMemory
@@ -571,6 +579,21 @@ def test_a_number_is_not_there_before_its_event(
     assert not pending.ready()
     monkeypatch.setattr(Event, "done", True)
     assert pending.ready()
+
+
+def test_asking_a_device_breaks_no_captured_graph(
+    copier: Callable[[int], PinnedCopier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread asks in the mode in which captures of others do not mind, and has its own mode back then.
+
+    Where the driver does not know that mode, nothing is asked: the number is given up for the training.
+    """
+    pending = copier(1).copy(device_tensor(1.0))
+    assert pending.ready()  # the event itself looks at the mode
+    assert Event.mode == 0
+    monkeypatch.setattr(pinned, "_mode_exchanger", lambda: lambda mode: 801)
+    with pytest.raises(RuntimeError, match="error 801"):
+        pending.ready()
 
 
 def test_what_cannot_be_copied_takes_no_room(
