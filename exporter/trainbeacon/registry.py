@@ -14,7 +14,7 @@ from prometheus_client.samples import Sample
 from trainbeacon import catalogue
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.collectors.base import Collector, Families, new_family
-from trainbeacon.collectors.gpu import GpuCollector
+from trainbeacon.collectors.gpu import GpuCollector, GpuLink
 from trainbeacon.collectors.health import Health, HealthCollector
 from trainbeacon.collectors.host import HostCollector
 from trainbeacon.collectors.ranks import RanksCollector
@@ -46,6 +46,7 @@ class GuardedCollectors:
         self._collectors = listed
         self._health = health
         self._failing: set[str] = set()
+        self._gpus = GpuLink()
 
     def describe(self) -> list[Family]:
         """What could be there, so that registering does not collect and `?name[]=` finds us."""
@@ -62,6 +63,7 @@ class GuardedCollectors:
             families.add("trainbeacon_collector_success", float(success), collector.name)
             families.add("trainbeacon_collector_duration_seconds", duration, collector.name)
             families.merge(own)  # of one that failed, what it had read by then
+        self._gpus.apply(families)
         dropped = enforce_budgets(families)
         if dropped:
             self._health.dropped(dropped)
