@@ -25,8 +25,9 @@ format: ## let ruff format the code and fix what it can
 	@$(IN_ENVIRONMENT) ruff check --fix .
 	@$(IN_ENVIRONMENT) ruff format .
 
-generate: ## write the generated files: exporter/METRICS.md, the dashboards
+generate: ## write the generated files: exporter/METRICS.md, the dashboards, the golden scrape
 	@$(IN_ENVIRONMENT) python tools/generate.py
+	@$(IN_ENVIRONMENT) python -m tests.golden.rewrite
 
 robustness: ## attacks, scarce machines, long runs; writes the figures of docs/robustness.md
 	@$(IN_ENVIRONMENT) python -m tests.robustness $(ARGS)
