@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import ssl
@@ -27,6 +28,7 @@ from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.election import exporter_is_there, read_note
 from trainbeacon.demo import web
 from trainbeacon.testing import read_exposition, series
+from trainbeacon.webconfig import read
 
 PASSWORD = "correct-horse-9173"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode()
@@ -178,6 +180,22 @@ scrape_configs:
         finally:
             server.terminate()
             server.wait(20)
+
+
+def test_the_documented_files_are_valid(keys: Keys, repository: Path, promtool: str) -> None:
+    """What docs/security.md has for copying is taken by us and by promtool."""
+    blocks = re.findall(
+        r"```yaml\n# (\S+)\n(.*?)```", (repository / "docs/security.md").read_text(), re.DOTALL
+    )
+    assert ["web.yml", "prometheus.yml"] == [name for name, _ in blocks]
+    for name, text in blocks:
+        (keys.folder / name).write_text(text)
+    (keys.folder / "password").write_text(PASSWORD)
+    for kind, (name, _) in zip(("web-config", "config"), blocks, strict=True):
+        command = [promtool, "check", kind, str(keys.folder / name)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert ["prometheus"] == list(read(keys.web_config).users)
 
 
 def is_scraped(port: int, times: int) -> bool:
