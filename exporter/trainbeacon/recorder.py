@@ -82,7 +82,7 @@ class Recorder:
         """
         number = value if value.__class__ is float else self.late.number(name, value)
         if number is None or self.late.waits(series):
-            self._take_later(series, value if number is None else number, apply)
+            self.late.read(series, value if number is None else number, apply)
         else:
             apply(number)
 
@@ -102,8 +102,7 @@ class Recorder:
             self._commit()
             return
         entry = self.timeline.promise_loss() if split == "train" else _NO_ENTRY
-        apply = _both(partial(self._take_loss, split), partial(self._amend, entry, layout.RING_LOSS))
-        self._take_later(split, loss if number is None else number, apply)
+        late.read(split, loss if number is None else number, partial(self._late_loss, split, entry))
 
     def after_losses(self, split: str, action: Callable[[float], None]) -> None:
         """Have `action` called with the last loss of a split, once all that were logged are known."""
@@ -118,18 +117,22 @@ class Recorder:
             self.timeline.pending_norm = number
             self._take_norm(limit, number)
             return
-        amend = partial(self._amend, self.writer.ring_count, layout.RING_NORM)
-        apply = _both(partial(self._take_norm, limit), amend)
-        self._take_later(at, norm if number is None else number, apply)
+        apply = partial(self._late_norm, limit, self.writer.ring_count)
+        self.late.read(at, norm if number is None else number, apply)
 
     def _store(self, at: int, number: float) -> None:
         self.writer.slots[at] = number
 
-    def _take_loss(self, split: str, loss: float) -> None:
-        """A loss that came late. Its commit is left to the training thread's next one."""
+    def _late_loss(self, split: str, entry: int, loss: float) -> None:
+        """Take a loss that came late. Its commit is left to the training thread's next one."""
         self._step_values[self._loss_at[split]] = loss
         if split == "train":
             self._judge_loss(loss)
+            self._amend(entry, layout.RING_LOSS, loss)
+
+    def _late_norm(self, limit: float | None, entry: int, norm: float) -> None:
+        self._take_norm(limit, norm)
+        self._amend(entry, layout.RING_NORM, norm)
 
     def _judge_loss(self, loss: float) -> None:
         if not isfinite(loss):
@@ -144,11 +147,9 @@ class Recorder:
         elif limit is not None and norm > limit:
             self.add("training_gradient_clipped_total", 1.0)
 
-    def _take_later(self, series: Hashable, value: Any, apply: Callable[[float], None]) -> None:
-        self.late.read(series, value, partial(self.guard, "device", apply))
-
     def _amend(self, entry: int, field: int, number: float) -> None:
-        self.late.until_done(lambda: self.writer.amend_ring(entry, field, number))
+        if not self.writer.amend_ring(entry, field, number):
+            self.late.until_done(partial(self.writer.amend_ring, entry, field, number))
 
     def run_slot(self, metric: str, *labels: str) -> int:
         """A slot for a run-level series, which rank 0 writes; the sink on every other rank."""
@@ -269,14 +270,6 @@ def _begins_at_zero(metric: catalogue.Metric, labels: tuple[str, ...]) -> bool:
         return labels[0] in catalogue.RANK_PLACES
     late = metric.name in layout.STEP_METRICS or metric.group == "torch allocator"
     return metric.type == "counter" and not late
-
-
-def _both(first: Callable[[float], None], second: Callable[[float], None]) -> Callable[[float], None]:
-    def apply(number: float) -> None:
-        first(number)
-        second(number)
-
-    return apply
 
 
 class _NoBoxError(OSError):

@@ -150,7 +150,7 @@ class LateScalars:
             series: whatever stands for the series, such as its slot.
             value: a float, or a tensor of one element on a device. Its value now is what counts: it may
                 be changed or freed right after.
-            apply: called by the helper thread; must not raise.
+            apply: called by the helper thread; if it raises, the number counts as lost.
         """
         if self._closed:
             return
@@ -200,18 +200,15 @@ class LateScalars:
         try:
             if not pending.ready():
                 return False
-            number = pending.take()
+            apply(pending.take())
         except Exception as error:  # noqa: BLE001 - as above
             self._lost(error)
-        else:
-            apply(number)
         queue.popleft()  # last: from here on the training thread may apply the next number itself
         return True
 
     def until_done(self, work: Callable[[], bool]) -> None:
-        """Do `work`, and if it returns False again at each turn; for what `apply` cannot do yet."""
-        if not work():
-            self._retries.append(work)
+        """Do `work` at each turn until it returns True: what `apply` cannot do yet."""
+        self._retries.append(work)
 
     # The end
 
