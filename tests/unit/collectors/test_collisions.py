@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from tests.serving import node, wait_for
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import Box, BoxDirectory, BoxIdentity
+from trainbeacon.blackbox.writer import Writer
 from trainbeacon.collectors import health
 from trainbeacon.collectors.base import Families
 from trainbeacon.collectors.health import Health, HealthCollector, collisions
+from trainbeacon.collectors.ranks import RanksCollector
 
 NOW = 1_000_000.0
 
@@ -56,6 +59,30 @@ def test_ranks_of_one_job_are_none() -> None:
 def test_restart_in_place_is_none(before: Box) -> None:
     """The process before a restart is dead, or dies while its successor starts."""
     assert {"r": 0} == collisions([before, box(started=100)])
+
+
+def test_no_box_can_claim_a_collision(tmp_path: Path) -> None:
+    """The figure is the exporter's own: what a box says of it is not served."""
+    writer = Writer.create(str(tmp_path), {"run": "r", "rank": 0, "start": time.time()})
+    writer.slots[writer.declare("trainbeacon_run_name_collisions", ())] = 7.0
+    writer.slots[writer.declare("training_steps_planned", ())] = 5.0
+    descriptor = open_directory(str(tmp_path))
+    directory = BoxDirectory(descriptor)
+    families = Families()
+    for collector in (RanksCollector(directory, 60), HealthCollector(Health(), directory, "agent")):
+        collector.collect(families)
+    os.close(descriptor)
+    writer.close()
+
+    served = {
+        name: families.get(name) for name in ("trainbeacon_run_name_collisions", "training_steps_planned")
+    }
+    assert {
+        name: [sample.value for sample in family.samples] for name, family in served.items() if family
+    } == {
+        "trainbeacon_run_name_collisions": [0.0],
+        "training_steps_planned": [5.0],
+    }
 
 
 def test_two_real_jobs_and_the_end_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
