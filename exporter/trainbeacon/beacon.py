@@ -308,7 +308,7 @@ class Beacon:
         if optimizers:
             self.claim_steps("optimizer")
         self._hooks.append(Hooks(self.recorder, model, optimizers, scaler, self._optimizer_stepped))
-        gpu, uuid = gpu_of(model)
+        gpu, uuid = gpu_of(model, optimizers)
         if uuid or gpu:
             self.recorder.rank_info(gpu, uuid)
         if self.identity.rank == 0:

@@ -223,12 +223,12 @@ class RankError(ValueError):
     """The launcher's variables and torch.distributed disagree."""
 
 
-def gpu_of(model: Any) -> tuple[str, str]:
-    """Index on the node and UUID of the GPU that the model's first parameter is on; empty where unknown.
+def gpu_of(model: Any, optimizers: Sequence[Any] = ()) -> tuple[str, str]:
+    """Index on the node and UUID of the GPU that the first parameter is on; empty where unknown.
 
     The exporter puts NVML's index in place of ours wherever it finds the UUID.
     """
-    parameter = next(iter(model.parameters()), None) if model is not None else None
+    parameter = _first_parameter(model, optimizers)
     if parameter is None or parameter.device.type != "cuda":
         return "", ""
     import torch
@@ -240,3 +240,10 @@ def gpu_of(model: Any) -> tuple[str, str]:
     if named.startswith("MIG-") or not uuid:  # torch does not tell an instance from its GPU
         uuid = "" if named.isdigit() else named
     return named if named.isdigit() else "", uuid
+
+
+def _first_parameter(model: Any, optimizers: Sequence[Any]) -> Any:
+    if model is not None:
+        return next(iter(model.parameters()), None)
+    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+    return next((parameter for group in groups for parameter in group["params"]), None)

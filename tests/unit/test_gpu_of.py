@@ -61,6 +61,15 @@ def test_gpu_of_a_model(
     assert [1] == asked
 
 
+def test_gpu_of_an_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only optimizers are watched, the GPU is that of their first parameter."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid=UUID))
+    parameters = [SimpleNamespace(device=torch.device("cuda", index)) for index in (1, 0)]
+    optimizer = SimpleNamespace(param_groups=[{"params": []}, {"params": parameters}])
+    assert ("5", f"GPU-{UUID}") == gpu_of(None, [optimizer])
+
+
 def test_model_on_the_cpu_has_no_gpu() -> None:
     """A model on the CPU, one without parameters and no model at all have no GPU, and CUDA is not asked."""
     nothing = SimpleNamespace(parameters=lambda: iter(()))
