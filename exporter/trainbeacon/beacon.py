@@ -71,7 +71,7 @@ def start(**settings: Any) -> Beacon:
     """
     global _current
     config = Config.load(settings)
-    if is_worker():
+    if config.enabled and is_worker():
         config = replace(config, enabled=False)
     if _current is not None:
         _current.finish()

@@ -83,7 +83,7 @@ class _Request(HTTPRequest):
         self.conn.rfile.raw.deadline = self.conn.head_end
         try:
             super().parse_request()
-        except ValueError:  # cheroot lets some through that it does not understand
+        except (ValueError, NameError):  # what cheroot lets through and does not understand, and a slip in it
             self.simple_response("400 Bad Request", "no proper HTTP")
         self.conn.socket.settimeout(TIMEOUT_SECONDS)
 

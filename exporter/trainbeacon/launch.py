@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import subprocess
@@ -15,6 +16,8 @@ from trainbeacon.config import Config
 
 if TYPE_CHECKING:
     from trainbeacon.exporter import Exporter
+
+log = logging.getLogger("trainbeacon")
 
 EXPORTER_LOG = "exporter.log"
 _LOG_LIMIT = 1 << 20
@@ -32,6 +35,10 @@ def is_worker() -> bool:
     if multiprocessing is None:
         return False
     process = multiprocessing.current_process()
+    if process.daemon:
+        log.warning(
+            "nothing is recorded in %s: a daemon of multiprocessing is taken for a worker", process.name
+        )
     return bool(process.daemon) or hasattr(process, "_inheriting")
 
 

@@ -21,6 +21,7 @@ CHECKS = (
         "fork, spawn and forkserver workers that call the beacon change nothing",
         processes.loaders,
     ),
+    Check("ranks of multiprocessing", "they are told from workers, and recorded", processes.spawned_ranks),
     Check(
         "three runs in one process", "each has its own box and leaves nothing behind", processes.three_runs
     ),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 from prometheus_client import generate_latest
 
 from tests.robustness.check import Size, assert_flat, memory, timed
@@ -110,17 +111,11 @@ def malformed_requests(folder: Path, size: Size) -> str:
         seconds = timed(lambda: scrape(url))
         served = scrape(url)
         assert served[series("training_steps_total", run="good", rank=0)] == 30.0
-        assert seconds < 4.0  # a request that was cut off may hold a thread for three seconds
+        assert seconds < 1.0, seconds
         assert served[series("trainbeacon_requests_refused_total", reason="malformed")] > 0
-        assert b"500" not in statuses
-        assert len(psutil_threads(agent.pid)) < 20
+        assert b"500" not in statuses, statuses
+        assert psutil.Process(agent.pid).num_threads() < 20
         return f"{size.requests:,} requests, none answered 500; {assert_flat(before, memory(agent.pid))}"
-
-
-def psutil_threads(pid: int) -> list[object]:
-    import psutil
-
-    return list(psutil.Process(pid).threads())
 
 
 def _send(address: tuple[str | None, int | None], data: bytes, wait: bool) -> bytes:

@@ -61,7 +61,7 @@ def many_scrapes(folder: Path, size: Size) -> str:
         agent = made.agent()
         made.rank(script=True, run="good")
         url = made.url()
-        _scrape_for(url, min(5.0, size.scrape_seconds))  # warm-up
+        _scrape_for(url, min(5.0, 0.4 * size.scrape_seconds))  # warm-up
         before = memory(agent.pid)
         times = _scrape_for(url, size.scrape_seconds)
         after = memory(agent.pid)

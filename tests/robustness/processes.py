@@ -45,11 +45,24 @@ def boxes(folder):
 
 def loaders(folder: Path, size: Size) -> str:
     """Two workers each that log, step and start a phase with the beacon that they were given."""
-    for context in CONTEXTS:
-        (folder / context).mkdir(parents=True)
-        said = program("loader", folder / context, context).splitlines()
-        assert said[-1] == "boxes=1 state=running steps=8 samples=32 loss=0.5 left=0", (context, said)
+    folder.mkdir(parents=True)
+    said = program("loader", folder, *CONTEXTS).splitlines()
+    for number, context in enumerate(CONTEXTS, 1):
+        expected = (
+            f"{context}: boxes=1 state=running steps={4 * number} samples={16 * number} loss=0.5 left=0"
+        )
+        assert said[number - 1] == expected, said
     return f"{', '.join(CONTEXTS)}: the parent's numbers alone, no process and no box left over"
+
+
+def spawned_ranks(folder: Path, size: Size) -> str:
+    """Ranks that multiprocessing starts are no workers: each records, whatever the start method."""
+    folder.mkdir(parents=True)
+    said = program("ranks", folder, *CONTEXTS).splitlines()
+    assert said == [f"{context}-{rank} finished 3.0" for context in sorted(CONTEXTS) for rank in range(2)], (
+        said
+    )
+    return f"two ranks each by {', '.join(CONTEXTS)}: every one in a box of its own"
 
 
 def three_runs(folder: Path, size: Size) -> str:

@@ -1,4 +1,4 @@
-"""`python loader.py FOLDER CONTEXT`: a DataLoader whose workers call the beacon; prints what is in the boxes.
+"""`python loader.py FOLDER CONTEXT...`: loaders whose workers call the beacon; prints what is in the boxes.
 
 The beacon is started where scripts do it, at the top, so that a spawned worker's import comes by it too.
 """
@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import trainbeacon
-from trainbeacon.blackbox.reader import BoxDirectory
+from trainbeacon.blackbox.reader import Box, BoxDirectory
 
 beacon = trainbeacon.start(run="loader", serve="off", directory=sys.argv[1])
 
@@ -23,7 +23,7 @@ class Examples(Dataset[torch.Tensor]):
         self.given = given
 
     def __len__(self) -> int:
-        return 32
+        return 16
 
     def __getitem__(self, index: int) -> torch.Tensor:
         for each in (self.given, beacon):
@@ -33,30 +33,35 @@ class Examples(Dataset[torch.Tensor]):
 
 
 def main() -> None:
-    loader = DataLoader(
-        Examples(beacon), batch_size=4, num_workers=2, multiprocessing_context=sys.argv[2], timeout=60
-    )
-    for _ in beacon.batches(loader):
-        beacon.log(loss=0.5)
-    del loader
-    (box,), count = _look(), len(_look())
+    for context in sys.argv[2:]:
+        loader = DataLoader(
+            Examples(beacon), batch_size=4, num_workers=2, multiprocessing_context=context, timeout=60
+        )
+        for _ in beacon.batches(loader):
+            beacon.log(loss=0.5)
+        del loader
+        print(f"{context}: {_found()}", flush=True)
+    beacon.finish()
+
+
+def _found() -> str:
+    boxes = _look()
     # The fork server and the resource tracker are multiprocessing's own and end with us.
     own = ("forkserver", "resource_tracker")
     children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     left = [child for child in children if not any(name in " ".join(child.cmdline()) for name in own)]
     numbers = {
-        "boxes": count,
-        "state": box.state,
-        "steps": f"{box.number('training_steps_total'):.0f}",
-        "samples": f"{box.number('training_samples_total'):.0f}",
-        "loss": box.number("training_loss", "train"),
+        "boxes": len(boxes),
+        "state": boxes[0].state,
+        "steps": f"{boxes[0].number('training_steps_total'):.0f}",
+        "samples": f"{boxes[0].number('training_samples_total'):.0f}",
+        "loss": boxes[0].number("training_loss", "train"),
         "left": len(left),
     }
-    print(" ".join(f"{name}={value}" for name, value in numbers.items()))
-    beacon.finish()
+    return " ".join(f"{name}={value}" for name, value in numbers.items())
 
 
-def _look() -> list[trainbeacon.blackbox.reader.Box]:
+def _look() -> list[Box]:
     descriptor = os.open(sys.argv[1], os.O_RDONLY)
     try:
         return BoxDirectory(descriptor).scan()
