@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("nvml_stub.c")
+SOURCES = [str(path) for path in sorted(Path(__file__).parent.glob("*.c"))]
 
 
 def build(directory: Path, compiler: str = "cc") -> Path:
@@ -25,7 +25,7 @@ def build(directory: Path, compiler: str = "cc") -> Path:
         "-shared",
         "-fPIC",
     ]
-    subprocess.run([compiler, *flags, "-o", str(library), str(SOURCE)], check=True)
+    subprocess.run([compiler, *flags, "-o", str(library), *SOURCES], check=True)
     return library
 
 

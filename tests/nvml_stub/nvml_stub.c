@@ -21,23 +21,19 @@
  *     past_events=1                 also events that were there before somebody waited are told
  *     wait=unknown                  waiting for events fails
  *
- * To add a getter: one line in the tables at the end, NUMBER for one integer;
- * getters that fill a struct are functions of their own below them.
+ * Profile samples and events are in nvml_stub_samples.c. To add a getter: one line with NUMBER or BIG for
+ * an integer of 32 or 64 bits; getters that fill a struct are functions of their own.
  */
 
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-typedef unsigned int Return;
-typedef struct Device { unsigned index; int lost; unsigned long long watched; int instance; } Device;
+#include "nvml_stub.h"
 
-enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, GPU_IS_LOST = 15 };
-enum { NOT_FOUND = 6, TIMEOUT = 10 };
-enum { MAX_GPUS = 64, GENERATIONS = 16, LINE = 256, MOST_INSTANCES = 7, MOST_SAMPLES = 4 };
+enum { MOST_INSTANCES = 7 };
 
 static const struct { const char *name; Return code; } ERRORS[] = {
     {"uninitialized", UNINITIALIZED},
@@ -53,13 +49,13 @@ static const struct { const char *name; Return code; } ERRORS[] = {
     {"unknown", 999},
 };
 
-static Device devices[GENERATIONS][MAX_GPUS]; /* a handle of an earlier init is never valid again */
-static unsigned generation;
+Device devices[GENERATIONS][MAX_GPUS]; /* a handle of an earlier init is never valid again */
+unsigned generation;
 static unsigned references;
 static char epoch[LINE];
 
 /* The text after "key=", or an empty string; 1 if there is such a line. */
-static int lookup(const char *key, char *value) {
+int lookup(const char *key, char *value) {
     const char *path = getenv("NVML_STUB");
     FILE *file = path ? fopen(path, "r") : NULL;
     char line[LINE];
@@ -77,13 +73,13 @@ static int lookup(const char *key, char *value) {
     return found;
 }
 
-static Return error_named(const char *value) {
+Return error_named(const char *value) {
     for (size_t i = 0; i < sizeof ERRORS / sizeof *ERRORS; i++)
         if (strcmp(ERRORS[i].name, value) == 0) return ERRORS[i].code;
     return SUCCESS;
 }
 
-static Return check_library(void) {
+Return check_library(void) {
     char now[LINE];
     lookup("epoch", now);
     if (references && strcmp(now, epoch) != 0) references = 0;
@@ -100,7 +96,7 @@ static int is_gpu(const Device *device) {
     return device >= devices[generation] && device < devices[generation] + MAX_GPUS;
 }
 
-static Return check_device(Device *device) {
+Return check_device(Device *device) {
     char key[LINE], value[LINE];
     Return code = check_library();
     if (code) return code;
@@ -114,7 +110,7 @@ static Return check_device(Device *device) {
 }
 
 /* The text of one field of a GPU, or the error that its line names. */
-static Return field(Device *device, const char *name, char *value) {
+Return field(Device *device, const char *name, char *value) {
     char key[LINE];
     Return code = check_device(device);
     if (code) return code;
@@ -122,14 +118,14 @@ static Return field(Device *device, const char *name, char *value) {
     return lookup(key, value) ? error_named(value) : NOT_SUPPORTED;
 }
 
-static Return number(Device *device, const char *name, unsigned long long *out) {
+Return number(Device *device, const char *name, unsigned long long *out) {
     char value[LINE];
     Return code = field(device, name, value);
     if (code == SUCCESS) *out = strtoull(value, NULL, 10);
     return code;
 }
 
-static Return small(Device *device, const char *name, unsigned *out) {
+Return small(Device *device, const char *name, unsigned *out) {
     unsigned long long value;
     Return code = number(device, name, &value);
     if (code == SUCCESS) *out = (unsigned)value;
@@ -337,130 +333,4 @@ Return nvmlDeviceGetMigDeviceHandleByIndex(Device *device, unsigned place, Devic
     *out = &instances[device->index][place];
     **out = (Device){device->index, 0, 0, (int)place};
     return SUCCESS;
-}
-
-/* Profile metrics. There are few samples: whoever does not free them runs out. */
-
-enum { PROFILE_METRICS = 16 };
-typedef struct { int taken; double clock, counted[PROFILE_METRICS]; int there[PROFILE_METRICS]; } GpmSample;
-typedef struct {
-    unsigned id;
-    Return code;
-    double value;
-    const char *names[3];
-} GpmMetric;
-typedef struct { unsigned version, count; GpmSample *before, *after; GpmMetric metrics[]; } GpmRequest;
-typedef struct { unsigned version, supported; } GpmSupport;
-
-static GpmSample gpm_samples[MOST_SAMPLES];
-
-Return nvmlGpmQueryDeviceSupport(Device *device, GpmSupport *out) {
-    char value[LINE];
-    Return code = field(device, "gpm_clock", value);
-    out->supported = code == SUCCESS;
-    return code == NOT_SUPPORTED ? SUCCESS : code;
-}
-
-Return nvmlGpmSampleAlloc(GpmSample **out) {
-    for (*out = gpm_samples; *out < gpm_samples + MOST_SAMPLES; ++*out)
-        if (!(*out)->taken) return (*out)->taken = 1, SUCCESS;
-    return 23; /* insufficient resources */
-}
-
-Return nvmlGpmSampleFree(GpmSample *sample) {
-    sample->taken = 0;
-    return SUCCESS;
-}
-
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
-Return nvmlGpmSampleGet(Device *device, GpmSample *sample) {
-    char key[LINE], value[LINE];
-    Return code = field(device, "gpm_clock", value);
-    if (code) return code;
-    int real = strcmp(value, "real") == 0;
-    sample->clock = real ? seconds_now() : strtod(value, NULL);
-    for (unsigned id = 0; id < PROFILE_METRICS; id++) {
-        snprintf(key, sizeof key, "gpm%u", id);
-        sample->there[id] = field(device, key, value) == SUCCESS;
-        sample->counted[id] = strtod(value, NULL) * (real ? sample->clock : 1.0);
-    }
-    return SUCCESS;
-}
-
-Return nvmlGpmMetricsGet(GpmRequest *request) {
-    const GpmSample *before = request->before, *after = request->after;
-    if (request->version != 1 || after->clock <= before->clock) return INVALID_ARGUMENT;
-    for (GpmMetric *metric = request->metrics; metric < request->metrics + request->count; metric++) {
-        unsigned id = metric->id;
-        metric->code = id < PROFILE_METRICS && before->there[id] && after->there[id] ? SUCCESS : NOT_SUPPORTED;
-        double rate = (after->counted[id] - before->counted[id]) / (after->clock - before->clock);
-        metric->value = (double)(long long)(rate * 1e6 + 0.5) / 1e6; /* without the clock's rounding */
-    }
-    return SUCCESS;
-}
-
-/* Events: one set at a time, as the library's users here have. */
-
-typedef struct { atomic_int open; unsigned next; } EventSet;
-typedef struct { Device *device; unsigned long long type, data; unsigned instance, compute; } Event;
-
-static EventSet events;
-
-static int event(unsigned number, unsigned *gpu, unsigned *xid) {
-    char key[32], value[LINE];
-    snprintf(key, sizeof key, "event%u", number);
-    return lookup(key, value) && sscanf(value, "%u %u", gpu, xid) == 2;
-}
-
-Return nvmlEventSetCreate(EventSet **out) {
-    unsigned gpu, xid;
-    char value[LINE];
-    Return code = check_library();
-    if (code) return code;
-    lookup("event_sets", value);
-    if (error_named(value)) return error_named(value);
-    events.next = 1;
-    while (!lookup("past_events", value) && event(events.next, &gpu, &xid)) events.next++;
-    events.open++;
-    *out = &events;
-    return SUCCESS;
-}
-
-Return nvmlEventSetFree(EventSet *set) {
-    set->open--;
-    return check_library();
-}
-
-BIG(nvmlDeviceGetSupportedEventTypes, "events")
-
-Return nvmlDeviceRegisterEvents(Device *device, unsigned long long types, EventSet *set) {
-    char value[LINE];
-    Return code = field(device, "register", value); /* a line names the error */
-    if (code != NOT_SUPPORTED) return code;
-    if (!set->open) return INVALID_ARGUMENT;
-    device->watched |= types;
-    return SUCCESS;
-}
-
-Return nvmlEventSetWait_v2(EventSet *set, Event *out, unsigned milliseconds) {
-    const struct timespec pause = {0, 5 * 1000 * 1000};
-    char value[LINE];
-    unsigned gpu, xid;
-    for (unsigned waited = 0; waited < milliseconds; waited += 5) {
-        Return code = check_library();
-        if (code) return code;
-        if (lookup("wait", value) && error_named(value)) return error_named(value);
-        if (event(set->next, &gpu, &xid) && gpu < MAX_GPUS) {
-            set->next++;
-            *out = (Event){&devices[generation][gpu], 8, xid, ~0u, ~0u};
-            if (out->device->watched & 8) return SUCCESS;
-        }
-        nanosleep(&pause, NULL);
-    }
-    return TIMEOUT;
 }
