@@ -17,6 +17,7 @@ from trainbeacon import exporter as module
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.election import read_note
 from trainbeacon.blackbox.reader import BoxDirectory
+from trainbeacon.blackbox.sidefile import beside
 from trainbeacon.blackbox.writer import Writer
 from trainbeacon.config import Config
 from trainbeacon.exporter import Exporter, clean
@@ -107,6 +108,20 @@ def test_only_leftovers_of_ours_are_removed(tmp_path: Path, folder: int) -> None
     before = remaining(tmp_path)
     clean(folder, BoxDirectory(folder).scan(), time.time(), retention_seconds=100)
     assert {".new-old"} == before - remaining(tmp_path)
+
+
+def test_metrics_of_the_user_go_with_their_box(tmp_path: Path, folder: int) -> None:
+    """The text beside a box that is removed goes too, and one whose box is gone once it is old."""
+    now = time.time()
+    removed = dead_box(tmp_path, "old", start=now - 500, heartbeat=now - 101)
+    kept = dead_box(tmp_path, "young", start=now - 500, heartbeat=now - 50)
+    names = [beside(removed.name), beside(kept.name), "orphan.box.prom", "new-orphan.box.prom", "node.prom"]
+    for name in names:
+        (tmp_path / name).write_text("a 1\n")
+    for name in ("orphan.box.prom", "node.prom", beside(kept.name)):
+        os.utime(tmp_path / name, (1.0, 1.0))
+    clean(folder, BoxDirectory(folder).scan(), now, retention_seconds=100)
+    assert {kept.name, beside(kept.name), "new-orphan.box.prom", "node.prom"} == remaining(tmp_path)
 
 
 @pytest.fixture
