@@ -55,12 +55,6 @@ class _TimedReader(StreamReader):
     def __init__(self, sock: socket.socket, size: int) -> None:
         super(StreamReader, self).__init__(_TimedSocket(sock), size)
         self.bytes_read = 0
-        self._socket = sock
-
-    def has_data(self) -> bool:
-        """Whether something was read already; what TLS has decrypted makes no socket readable again."""
-        pending = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
-        return pending or bool(super().has_data())  # type: ignore[no-untyped-call]
 
     def take_back(self) -> bytes:
         """What was read and not used."""
@@ -137,6 +131,7 @@ class _Connection(HTTPConnection):
     def _receive(self) -> bytes:
         self.socket.settimeout(0)
         try:
+            # A whole TLS record fits: what was left of one, decrypted, would make no socket readable.
             received = bytes(self.socket.recv(MOST_HEADER_BYTES))
         except (BlockingIOError, ssl.SSLWantReadError):
             return b""
