@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric as Family
@@ -96,11 +96,11 @@ def enforce_budgets(families: Families) -> int:
         family = families.get(metric.name)
         if family is None:
             continue
-        identity = catalogue.LEVEL_LABELS[metric.level]
+        owner_of, budget = _OWNERS[metric.level], catalogue.BUDGETS[metric.level]
         kept = []
         for sample in family.samples:
-            owner = (metric.level, *(sample.labels[name] for name in identity))
-            if spent[owner] < catalogue.BUDGETS[metric.level]:
+            owner = owner_of(sample.labels)
+            if spent[owner] < budget:
                 spent[owner] += 1
                 kept.append(sample)
         dropped += len(family.samples) - len(kept)
@@ -120,6 +120,14 @@ def _fit(family: Family, spent: Counter[tuple[str, ...]]) -> int:
             family.samples += samples
     return before - len(family.samples)
 
+
+#: Whose budget a series spends, by its labels.
+_OWNERS: dict[catalogue.Level, Callable[[Mapping[str, str]], tuple[str, ...]]] = {
+    "rank": lambda labels: ("rank", labels["run"], labels["rank"]),
+    "gpu": lambda labels: ("gpu", labels["gpu"]),
+    "node": lambda labels: ("node",),
+    "run": lambda labels: ("run", labels["run"]),
+}
 
 #: What a budget takes away first; all else is bounded by the catalogue itself.
 _DROPPED_FIRST = ("training_metric", "training_hyperparameter", "training_hyperparameter_info")
