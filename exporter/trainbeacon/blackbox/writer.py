@@ -1,6 +1,6 @@
 """The training process's side of a black box: numbers go into memory, one store each.
 
-Nothing here takes a lock, makes a system call on the hot path, or grows with steps. One thread
+To store a number takes no lock and no system call, and nothing grows with steps. One thread
 records (the one that trains); the heartbeat slots belong to the helper thread.
 """
 
@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import secrets
+import threading
 import weakref
 from array import array
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,7 @@ class Writer:
         self._journal_used = 0
         self._sequence = 0
         self._ring_count = 0
+        self._naming = threading.Lock()  # new names may come from any thread; numbers need no lock
         self.dropped = 0
         self._map(memory)
         self.step = array("d", _UNSET_BLOCK)
@@ -115,21 +117,23 @@ class Writer:
         A metric of `format.STEP_METRICS` gets an index of `step`, any other one of `slots`.
         """
         coherent = metric in layout.STEP_METRICS
-        kind = "step" if coherent else "slot"
-        room = self._step_count < layout.BLOCK_SLOTS - 1 if coherent else self._slot_count < layout.SINK
-        if not room or not self._append([kind, metric, list(labels)]):
-            self.dropped += 1
-            return layout.SINK if not coherent else 0
-        if coherent:
-            self._step_count += 1
-            return self._step_count - 1
-        self._slot_count += 1
-        return self._slot_count - 1
+        with self._naming:
+            index = self._step_count if coherent else self._slot_count
+            room = index < (layout.BLOCK_SLOTS - 1 if coherent else layout.SINK)
+            if not room or not self._append(["step" if coherent else "slot", metric, list(labels)]):
+                self.dropped += 1
+                return 0 if coherent else layout.SINK
+            if coherent:
+                self._step_count += 1
+            else:
+                self._slot_count += 1
+            return index
 
     def info(self, metric: str, labels: Sequence[str], key: str = "") -> None:
         """Set the text of an info series; a later one with the same metric and key replaces it."""
-        if not self._append(["info", metric, key, list(labels)]):
-            self.dropped += 1
+        with self._naming:
+            if not self._append(["info", metric, key, list(labels)]):
+                self.dropped += 1
 
     # Values
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -210,3 +212,29 @@ def test_a_last_word_is_read_whether_the_lock_is_held_or_not(writer: Writer, sta
     assert look(writer, held=True).state == "running"
     writer.end(state)
     assert {look(writer, held=held).state for held in (False, True)} == {state}
+
+
+def test_names_may_come_from_several_threads_at_once(writer: Writer) -> None:
+    """Each name has its own slot and the journal stays readable, whoever declares while others do."""
+    slots: list[tuple[str, int]] = []
+
+    def declare(thread: int) -> None:
+        for number in range(40):
+            name = f"{thread}.{number}"
+            slots.append((name, writer.declare("training_metric", [name, "train"])))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=declare, args=(thread,)) for thread in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    for name, slot in slots:
+        writer.slots[slot] = float(hash(name) % 1000)
+    box = look(writer)
+    assert len(slots) == 160
+    assert all(box.number("training_metric", name, "train") == hash(name) % 1000 for name, _ in slots)
