@@ -219,14 +219,14 @@ def test_names_may_come_from_several_threads_at_once(writer: Writer) -> None:
     slots: list[tuple[str, int]] = []
 
     def declare(thread: int) -> None:
-        for number in range(40):
+        for number in range(100):
             name = f"{thread}.{number}"
             slots.append((name, writer.declare("training_metric", [name, "train"])))
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=declare, args=(thread,)) for thread in range(4)]
+        threads = [threading.Thread(target=declare, args=(thread,)) for thread in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -236,5 +236,5 @@ def test_names_may_come_from_several_threads_at_once(writer: Writer) -> None:
     for name, slot in slots:
         writer.slots[slot] = float(hash(name) % 1000)
     box = look(writer)
-    assert len(slots) == 160
+    assert len(slots) == 800
     assert all(box.number("training_metric", name, "train") == hash(name) % 1000 for name, _ in slots)
