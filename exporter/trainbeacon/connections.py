@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import queue
 import socket
 import ssl
 import time
@@ -171,6 +172,16 @@ class _Connection(HTTPConnection):
         certificate = self.socket.getpeercert() or {}
         return any(name in allowed for _, name in certificate.get("subjectAltName", ()))
 
+    def turn_away(self) -> None:
+        """Answer that there is too much to do, as far as that is possible without waiting, and close."""
+        with contextlib.suppress(OSError):
+            self.socket.settimeout(0)
+            if self.is_secured:
+                self.socket.recv(MOST_HEADER_BYTES)  # unread bytes would reset the connection
+                self.socket.send(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n")
+        self._head = b""
+        self.close()
+
     def tell_to_go(self) -> None:
         """Hang up; the end is seen, and the connection closed, where all others are looked after."""
         self.is_told_to_go = True
@@ -197,14 +208,18 @@ class PatientServer(WSGIServer):
     web: WebConfigFile
     _connections: Any
 
-    def process_conn(self, conn: HTTPConnection) -> None:
+    def process_conn(self, conn: _Connection) -> None:
         """Take a connection that was accepted just now, or one that has something to read."""
-        if isinstance(conn, _Connection) and conn.is_new:
+        if conn.is_new:
             conn.is_new = False
             self._make_room()
             self.put_conn(conn)
-        else:
-            super().process_conn(conn)
+            return
+        try:
+            self.requests.put(conn)
+        except queue.Full:
+            self.health.refused("busy")
+            conn.turn_away()
 
     def _make_room(self) -> None:
         """Keep the number of waiting connections bounded without turning a new one, a scrape, away."""

@@ -193,6 +193,28 @@ def test_threads_are_bounded_and_end(served: Served) -> None:
     wait_for(lambda: ours() == 0, 5, "end of the threads")
 
 
+def test_more_requests_than_can_wait_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the threads are busy and the queue is full, the next request gets 503 soon, and is counted."""
+    over = threading.Event()
+    monkeypatch.setattr(module, "landing_page", lambda boxes: over.wait(20) and "")
+    made = Served()
+    made.server.start()
+    try:
+        with ExitStack() as stack:
+            for _ in range(module.THREADS + module.QUEUE):
+                stack.enter_context(made.connect()).sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            wait_for(lambda: made.server._server.requests.qsize == module.QUEUE, 5, "full queue")
+            begun = time.monotonic()
+            assert 503 == request(f"{made.url}/metrics").status
+            assert time.monotonic() - begun < 2
+            assert 1 == made.refused("busy")
+            over.set()
+            assert seconds_of_a_scrape(made) < 2
+    finally:
+        over.set()
+        made.server.stop()
+
+
 def test_stop_frees_the_port_soon_although_clients_hang_on() -> None:
     """An exporter that ends does not wait for idle or half-done clients."""
     made = Served(free_port())
