@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, strategies
 
 import trainbeacon
 from trainbeacon.blackbox.directory import open_directory
@@ -459,7 +460,7 @@ def test_counts_are_exact_while_two_threads_share_the_work() -> None:
 
     thread = threading.Thread(target=helper)
     thread.start()
-    count = 6000
+    count = 1500
     for number in range(count):
         if number % 3 == 0:
             late.read("loss", device_tensor(float(number)), seen.append)
@@ -472,6 +473,58 @@ def test_counts_are_exact_while_two_threads_share_the_work() -> None:
     thread.join()
     assert seen == [float(number) for number in range(count)]
     assert lost == []
+
+
+class AnyOrder:
+    """Whatever is logged, arrives and is read in whatever order."""
+
+    SERIES = ("loss", "accuracy")
+
+    def __init__(self) -> None:
+        self.device = Accelerator(room=6)
+        self.lost: list[BaseException] = []
+        self.late = LateScalars(self.lost.append, self.device)
+        self.logged: dict[str, list[float]] = {name: [] for name in self.SERIES}
+        self.seen: dict[str, list[float]] = {name: [] for name in self.SERIES}
+        self.count = 0
+
+    def log(self, series: str, *, on_device: bool) -> None:
+        """What a recorder does with a number, or a number that finds no room."""
+        number, self.count = float(self.count), self.count + 1
+        refused = self.late._refused
+        if on_device or self.late.waits(series):
+            self.late.read(series, device_tensor(number) if on_device else number, self.seen[series].append)
+        else:
+            self.seen[series].append(number)
+        if self.late._refused == refused:
+            self.logged[series].append(number)
+
+    def arrive(self, place: int) -> None:
+        """One of those under way arrives."""
+        waiting = [copy for copy in self.device.copies if not copy.arrived]
+        if waiting:
+            waiting[place % len(waiting)].arrived = True
+
+
+@given(data=strategies.data())
+def test_every_number_is_applied_once_and_in_order(data: strategies.DataObject) -> None:
+    """Whatever is logged and arrives in whatever order: a series is a prefix of what was logged."""
+    run = AnyOrder()
+    for _ in range(data.draw(strategies.integers(0, 40))):
+        act = data.draw(strategies.sampled_from(["device", "device", "plain", "arrive", "arrive", "poll"]))
+        if act == "poll":
+            run.late.poll()
+        elif act == "arrive":
+            run.arrive(data.draw(strategies.integers(0, 10)))
+        else:
+            run.log(data.draw(strategies.sampled_from(run.SERIES)), on_device=act == "device")
+        for name in run.SERIES:
+            assert run.seen[name] == run.logged[name][: len(run.seen[name])]
+    run.device.arrive()
+    run.late.drain(0.0)
+    assert run.seen == run.logged
+    assert len(run.lost) == run.count - sum(len(numbers) for numbers in run.logged.values())
+    assert run.device.under_way == 0
 
 
 # The probe and the edge

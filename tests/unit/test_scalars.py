@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainbeacon.scalars import batch_size, to_float
+from trainbeacon.scalars import batch_size, on_device, to_float
 
 Pair = collections.namedtuple("Pair", "inputs targets")
 
@@ -139,3 +139,21 @@ def test_a_batch_that_holds_itself_ends() -> None:
     batch: list[Any] = []
     batch.append(batch)
     assert batch_size(batch) == 1
+
+
+@pytest.mark.parametrize(
+    "value", [1, 1.0, None, "cuda", np.float32(1), np.ones(1), torch.ones(1), torch.ones(1, device="meta")]
+)
+def test_only_cuda_tensors_are_read_later(value: Any) -> None:
+    """Everything else is read at once, or refused at once where there is nothing to read."""
+    assert not on_device(value)
+
+
+def test_an_object_that_answers_to_everything_is_not_on_a_device() -> None:
+    """A mock, or an array that makes up its attributes, is not taken for a tensor."""
+
+    class Anything:
+        def __getattr__(self, name: str) -> object:
+            return self
+
+    assert not on_device(Anything())
