@@ -32,7 +32,9 @@ generate: ## write the generated files: exporter/METRICS.md, the dashboards, the
 robustness: ## attacks, scarce machines, long runs; writes the figures of docs/robustness.md
 	@$(IN_ENVIRONMENT) python -m tests.robustness $(ARGS)
 
-bench: ## the figures of the README, measured here
+bench: ## the figures of the README, measured here; PEERS=1 installs the other loggers to measure beside
+	@if [ -n "$(PEERS)" ]; then \
+	  $(IN_ENVIRONMENT) python -m pip install --quiet -c tools/constraints.txt --editable '.[test,bench]'; fi
 	@$(IN_ENVIRONMENT) python -m benchmarks $(ARGS)
 
 tools: ## Prometheus and Alertmanager, from the PATH or unpacked; SUITES="default trixie sid" for later versions

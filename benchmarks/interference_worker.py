@@ -28,18 +28,20 @@ def main() -> None:
     parser.add_argument("--directory")
     parser.add_argument("--port", type=int)
     parser.add_argument("--series", type=int, default=1200)
+    parser.add_argument("--first", type=int, default=1, help="the first of the ranks")
+    parser.add_argument("--idle", action="store_true", help="serve, and do not train")
     arguments = parser.parse_args()
     logging.getLogger("trainbeacon").setLevel(logging.ERROR)
     if arguments.mode == "ranks":
-        _ranks(arguments.directory)
+        _ranks(arguments.directory, arguments.first)
     elif arguments.mode == "burner":
         _burn()
     else:
         _train(arguments)
 
 
-def _ranks(directory: str, first: int = 1, last: int = 14) -> None:
-    """Ranks 1 to 14 as beacons of one process: real boxes with locks and heartbeats that do not train."""
+def _ranks(directory: str, first: int, last: int = 14) -> None:
+    """Ranks up to 14 as beacons of one process: real boxes with locks and heartbeats that do not train."""
     from trainbeacon.beacon import Beacon
 
     beacons = []
@@ -87,6 +89,10 @@ def _burn() -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     record, close = _recording(arguments)
+    if arguments.idle:
+        print("ready", flush=True)
+        sys.stdin.read()
+        return
     works = {"mixed": _mixed_work(), "gil": _python_work}
     works["mixed"]()
     print("ready", flush=True)

@@ -10,6 +10,7 @@ import gc
 import importlib.metadata
 import os
 import platform
+import socket
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,10 @@ from typing import Any
 #: Does a case `count` times and returns the seconds that it took.
 Case = Callable[[int], float]
 
-PACKAGES = ("trainbeacon", "prometheus-client", "cheroot", "torch", "numpy", "psutil")
+PACKAGES = (
+    "trainbeacon", "prometheus-client", "cheroot", "torch", "numpy", "psutil",
+    "tensorboard", "mlflow-skinny", "wandb", "traceml-ai",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,14 @@ def surroundings() -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "load_average": load(),
     }
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def load() -> list[float]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+from benchmarks.report_peers import Row, beside, footprint, spread
 
-Row = tuple[str, str, str, str]
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def write_readme(path: Path, results: dict[str, Any], raw: str) -> None:
@@ -23,22 +23,18 @@ def write_readme(path: Path, results: dict[str, Any], raw: str) -> None:
 def table(results: dict[str, Any]) -> str:
     """What was measured, beside what, with the budget: Markdown."""
     rows: list[Row] = [("what", "ours", "beside, in the same run", "budget"), ("---",) * 4]  # type: ignore[list-item]
-    rows += [*_recording(results["recording"]), *_hooked(results["hooked_step"])]
-    rows += [*_startup(results["startup"]), *_interference(results["scrape_interference"])]
+    rows += [*_recording(results["recording"]), *beside(results["beside_peers"])]
+    rows += [*_hooked(results["hooked_step"]), *_startup(results["startup"])]
+    rows += [*footprint(results["footprint"]), *_interference(results["scrape_interference"])]
     told = results["surroundings"]
     versions = ", ".join(f"{name} {version}" for name, version in told["packages"].items())
-    loads = ", ".join(f"{results[part]['load_average'][0][0]:g}" for part in _parts(results))
+    parts = [part for name, part in results.items() if isinstance(part, dict) and name != "surroundings"]
+    loads = ", ".join(f"{part['load_average'][0][0]:g}" for part in parts)
     machine = (
         f"{told['processor']}, {told['cores']} cores; Python {told['python']}; {versions}. "
         f"Load average at the start of each part: {loads}."
     )
     return "\n".join(["| " + " | ".join(row) + " |" for row in rows] + ["", machine])
-
-
-def _parts(results: dict[str, Any]) -> list[str]:
-    return [
-        name for name in ("recording", "hooked_step", "startup", "scrape_interference") if name in results
-    ]
 
 
 def _recording(part: dict[str, Any]) -> Iterator[Row]:
@@ -88,7 +84,7 @@ def _hooked(part: dict[str, Any]) -> Iterator[Row]:
         base = cases["plain, clipped" if "clipped" in name else "plain"]["microseconds"]["median"]
         yield (
             f"hooked step: {name}",
-            f"{_spread(case['more_than_plain'])} us more",
+            f"{spread(case['more_than_plain'])} us more",
             f"{base:.0f} us a plain step{' with clipping' if 'clipped' in name else ''}",
             budget,
         )
@@ -96,7 +92,7 @@ def _hooked(part: dict[str, Any]) -> Iterator[Row]:
 
 def _startup(part: dict[str, Any]) -> Iterator[Row]:
     for serve, figures in part["milliseconds"].items():
-        wall, processor = (_spread(figures[f"both, {clock}"]) for clock in ("wall", "processor"))
+        wall, processor = (spread(figures[f"both, {clock}"]) for clock in ("wall", "processor"))
         heavy = "loaded with it: " + (", ".join(part["heavy_modules_loaded"]) or "nothing heavy")
         yield (
             f'import and `start(serve="{serve}")`',
@@ -127,7 +123,7 @@ def _interference(part: dict[str, Any]) -> Iterator[Row]:
 
 def _lost(figures: dict[str, Any]) -> str:
     lost, share = figures["lost_to_a_scrape"], figures["lost_share_of_the_scrape"]
-    return f"{_spread(lost)} ms, {share['median']:.2f} of its time" if share else "-"
+    return f"{spread(lost)} ms, {share['median']:.2f} of its time" if share else "-"
 
 
 def _latency(figures: dict[str, Any]) -> str:
@@ -144,10 +140,3 @@ def _figure(case: dict[str, Any]) -> str:
 
 def _ratio(case: dict[str, Any], base: str) -> str:
     return f"{case[f'{base}/this']['median']:.2g}"
-
-
-def _spread(figures: dict[str, Any]) -> str:
-    if "median" not in figures:
-        return "-"
-    low, high = figures["quartiles"]
-    return f"{figures['median']:.3g} ({low:.3g} to {high:.3g})"

@@ -1,7 +1,7 @@
 """Run every benchmark, keep the raw data under results/ and write the table of README.md.
 
-python -m benchmarks            # about four minutes
-python -m benchmarks --quick    # about one; the figures are rougher, and only printed unless --write is given
+python -m benchmarks            # about five minutes
+python -m benchmarks --quick    # about two; the figures are rougher, and only printed unless --write is given
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import hooked_step, recording, scrape_interference, startup
+from benchmarks import beside_peers, footprint, hooked_step, recording, scrape_interference, startup
 from benchmarks.measure import surroundings
 from benchmarks.report import table, write_readme
 
@@ -23,7 +23,9 @@ HERE = Path(__file__).resolve().parent
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "recording": recording.measure,
     "hooked_step": hooked_step.measure,
+    "beside_peers": beside_peers.measure,
     "startup": startup.measure,
+    "footprint": footprint.measure,
     "scrape_interference": scrape_interference.measure,
 }
 

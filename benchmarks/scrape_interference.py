@@ -11,7 +11,6 @@ import contextlib
 import http.client
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.measure import load, percentile, significant, summary
+from benchmarks.measure import free_port, load, percentile, significant, summary
 
 SERVING = ("prometheus-client", "process", "thread")
 #: Not scraped; and not scraped while some other program works for as long as a scrape takes. The second shows
@@ -132,15 +131,15 @@ class Figures:
 def measure(quick: bool) -> dict[str, Any]:
     """Milliseconds, by what else keeps the machine busy and by mode."""
     begun = load()
-    rounds, seconds = (1, 3.8) if quick else (3, 5.5)
+    rounds, seconds = (1, 3.8) if quick else (2, 5.5)
     with _trainers() as trainers:
-        series = {mode: _count_series(trainers[mode].port) for mode in SERVING}
+        series = {mode: count_series(trainers[mode].port) for mode in SERVING}
         told = {
             "a core to spare": _in_rounds(trainers, MODES, "mixed", rounds, seconds),
             "holding the GIL": _in_rounds(trainers, SERVING, "gil", (rounds + 1) // 2, seconds),
         }
         if not quick:
-            with _worker("burner"):
+            with started("burner"):
                 told["every core busy"] = _in_rounds(trainers, MODES, "mixed", 1, seconds)
     return {"load_average": [begun, load()], "series": series, "milliseconds": told}
 
@@ -166,7 +165,8 @@ def scrape(port: int, headers: dict[str, str] = HEADERS) -> bytes:
         connection.close()
 
 
-def _count_series(port: int) -> int:
+def count_series(port: int) -> int:
+    """The samples on the page."""
     lines = scrape(port, {}).decode().splitlines()
     return sum(1 for line in lines if line and not line.startswith("#"))
 
@@ -176,7 +176,7 @@ def _trainers() -> Iterator[dict[str, Trainer]]:
     with contextlib.ExitStack() as stack:
         trainers = {}
         for mode in MODES:
-            port = _free_port()
+            port = free_port()
             arguments = [f"--port={port}", f"--series={SERIES}"]
             if mode in ("process", "thread"):
                 directory = stack.enter_context(
@@ -186,17 +186,18 @@ def _trainers() -> Iterator[dict[str, Trainer]]:
                 )
                 arguments.append(f"--directory={directory}")
                 stack.callback(_await_silence, port)
-                stack.enter_context(_worker("ranks", f"--directory={directory}"))
+                stack.enter_context(started("ranks", f"--directory={directory}"))
             worker = "none" if mode in UNSCRAPED else mode
-            trainers[mode] = Trainer(mode, stack.enter_context(_worker(worker, *arguments)), port)
+            trainers[mode] = Trainer(mode, stack.enter_context(started(worker, *arguments)), port)
             if mode in SERVING:
-                _await_serving(port)
+                await_serving(port)
         time.sleep(1.5)  # each helper thread has had a turn
         yield trainers
 
 
 @contextlib.contextmanager
-def _worker(mode: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def started(mode: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of `interference_worker`, ready; it ends with its input."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.interference_worker", mode, *arguments],
         stdin=subprocess.PIPE,
@@ -219,7 +220,7 @@ def _worker(mode: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.stdout.close()
 
 
-def _await_serving(port: int, seconds: float = 30.0) -> None:
+def await_serving(port: int, seconds: float = 30.0) -> None:
     """Until a scrape is answered."""
     end = time.monotonic() + seconds
     while True:
@@ -239,13 +240,6 @@ def _await_silence(port: int, seconds: float = 20.0) -> None:
         while time.monotonic() < end:
             scrape(port)
             time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _milliseconds(values: Sequence[float]) -> list[float]:

@@ -1,0 +1,83 @@
+"""Starts and ends the processes of `peer_worker`, and asks them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+SCRIPT = str(Path(__file__).with_name("peer_worker.py"))
+START_SECONDS, ANSWER_SECONDS, END_SECONDS = 90.0, 120.0, 60.0
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process that answers one request at a time; between them it waits."""
+
+    process: subprocess.Popen[bytes]
+    stream: IO[str]
+
+    def ask(self, count: int) -> Any:
+        """The answer to a request, however long it takes within the connection's limit."""
+        print(count, file=self.stream, flush=True)
+        return json.loads(self.stream.readline())
+
+
+@contextlib.contextmanager
+def worker(
+    kind: str, name: str, environment: dict[str, str], folder: str, launcher: Sequence[str] = ()
+) -> Iterator[Worker]:
+    """A worker, started by a launcher or by Python, and ended."""
+    with tempfile.TemporaryDirectory() as place, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{place}/socket")
+        listener.listen(1)
+        arguments = [listener.getsockname(), kind, name, folder]
+        with open(f"{folder}/output", "ab") as output:
+            process = subprocess.Popen(
+                [*(launcher or (sys.executable, SCRIPT)), *arguments],
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            with _accepted(listener, process, folder) as connection, connection.makefile("rw") as stream:
+                stream.readline()
+                yield Worker(process, stream)
+        finally:
+            _end(process)
+
+
+def _accepted(listener: socket.socket, process: subprocess.Popen[bytes], folder: str) -> socket.socket:
+    """The worker's connection; its last words if it ended instead."""
+    listener.settimeout(0.2)
+    for _ in range(int(START_SECONDS / 0.2)):
+        with contextlib.suppress(TimeoutError):
+            connection, _ = listener.accept()
+            connection.settimeout(ANSWER_SECONDS)
+            return connection
+        if process.poll() is not None:
+            break
+    raise RuntimeError(f"the worker did not start: {Path(folder, 'output').read_text()[-2000:]}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """It ends with its connection; what does not, is ended with all that it started."""
+    try:
+        process.wait(timeout=END_SECONDS)
+    except subprocess.TimeoutExpired:
+        for one in (*psutil.Process(process.pid).children(recursive=True), process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.wait()
