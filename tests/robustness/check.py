@@ -32,10 +32,11 @@ class Size:
     slow_connections: int
     scrape_seconds: float
     steps: int
+    workers: int
 
 
-SHORT = Size(boxes=300, requests=300, slow_connections=40, scrape_seconds=5, steps=20_000)
-FULL = Size(boxes=10_000, requests=10_000, slow_connections=200, scrape_seconds=180, steps=864_000)
+SHORT = Size(boxes=300, requests=300, slow_connections=40, scrape_seconds=5, steps=20_000, workers=1)
+FULL = Size(boxes=10_000, requests=10_000, slow_connections=200, scrape_seconds=180, steps=864_000, workers=2)
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,9 @@ def boxes(folder):
 
 
 def loaders(folder: Path, size: Size) -> str:
-    """Two workers each that log, step and start a phase with the beacon that they were given."""
+    """Workers that log, step and start a phase with the beacon that they were given."""
     folder.mkdir(parents=True)
-    said = program("loader", folder, *CONTEXTS).splitlines()
+    said = program("loader", folder, size.workers, *CONTEXTS).splitlines()
     for number, context in enumerate(CONTEXTS, 1):
         expected = (
             f"{context}: boxes=1 state=running steps={4 * number} samples={16 * number} loss=0.5 left=0"

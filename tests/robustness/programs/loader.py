@@ -1,4 +1,4 @@
-"""`python loader.py FOLDER CONTEXT...`: loaders whose workers call the beacon; prints what is in the boxes.
+"""`python loader.py FOLDER WORKERS CONTEXT...`: loaders whose workers call the beacon; prints the boxes.
 
 The beacon is started where scripts do it, at the top, so that a spawned worker's import comes by it too.
 """
@@ -33,9 +33,13 @@ class Examples(Dataset[torch.Tensor]):
 
 
 def main() -> None:
-    for context in sys.argv[2:]:
+    for context in sys.argv[3:]:
         loader = DataLoader(
-            Examples(beacon), batch_size=4, num_workers=2, multiprocessing_context=context, timeout=60
+            Examples(beacon),
+            batch_size=4,
+            num_workers=int(sys.argv[2]),
+            multiprocessing_context=context,
+            timeout=60,
         )
         for _ in beacon.batches(loader):
             beacon.log(loss=0.5)
