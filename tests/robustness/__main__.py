@@ -39,7 +39,8 @@ def judge(check: Check, size: Size) -> tuple[str, bool]:
 
 def table(rows: list[tuple[Check, str]], load: tuple[float, float], minutes: float) -> str:
     """The generated part of the page."""
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, Linux {platform.release()}"
+    kernel = platform.release().partition("-")[0]
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, Linux {kernel}"
     lines = [
         f"Measured on {datetime.date.today().isoformat()} in {minutes:.0f} minutes: {machine}; load average "
         f"{load[0]:.1f} before and {load[1]:.1f} after, so other work ran beside it.",

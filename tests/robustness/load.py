@@ -114,6 +114,6 @@ def day_of_steps(folder: Path, size: Size) -> str:
     assert int(float(steps)) == size.steps
     assert int(files) <= 4
     return (
-        f"{int(float(steps)):,} steps in {float(seconds):.0f} s, counted exactly; {files} files of "
-        f"{int(file_bytes) >> 10} KiB in all; {assert_flat(int(before), int(after))}"
+        f"{int(float(steps)):,} steps in {float(seconds):.0f} s, counted exactly; "
+        f"{int(file_bytes) >> 10} KiB of files; {assert_flat(int(before), int(after))}"
     )
