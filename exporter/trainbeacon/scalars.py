@@ -46,15 +46,9 @@ def _expect_one(name: str, value: Any) -> None:
             f"{name} is a distributed tensor, and reading it needs a collective, which TrainBeacon never "
             f"runs: log {name}.full_tensor() where all ranks call it"
         )
-    elements = _elements(value)
+    elements = value.numel() if hasattr(value, "numel") else getattr(value, "size", 1)
     if elements != 1:
         raise TypeError(f"{name} has {elements} elements, not one: log a mean or a sum of it")
-
-
-def _elements(value: Any) -> int:
-    if hasattr(value, "numel"):
-        return int(value.numel())
-    return int(getattr(value, "size", 1))
 
 
 def _not_a_number(name: str, kind: str, shown: str) -> TypeError:
