@@ -6,14 +6,14 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from benchmarks.hooked_step import BLOCK
 from benchmarks.measure import Case, compared, free_port, in_turns, load, significant, summary
-from benchmarks.peers import LOGGERS, absent, environment, not_installed
-from benchmarks.workers import SCRIPT, Worker, worker
+from benchmarks.peers import LOGGERS, Peer
+from benchmarks.workers import SCRIPT, Worker, WorkerError, worker
 
 #: Steps of logging timed at once: some milliseconds of each.
 LOG_STEPS = {
@@ -25,8 +25,14 @@ LOG_STEPS = {
     "MLflow, sqlite, asynchronous": 10,
     "W&B offline": 10,
 }
-#: The trainers, and those that TraceML's launcher starts.
-TRAINERS = ("plain", "loss.item() to a gauge", "trainbeacon", "TraceML, automatic", "TraceML, manual")
+#: What trains: see `peer_worker`.
+TRAINERS = {
+    "plain": Peer(()),
+    "loss.item() to a gauge": Peer(()),
+    "trainbeacon": Peer(()),
+    "TraceML, automatic": Peer(("traceml_ai",)),
+    "TraceML, manual": Peer(("traceml_ai",)),
+}
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -37,37 +43,40 @@ def measure(quick: bool) -> dict[str, Any]:
 
 
 def _log(rounds: int) -> dict[str, Any]:
-    missing = absent()
     with contextlib.ExitStack() as stack:
-        wall: dict[str, list[float]] = {}
-        cases: dict[str, tuple[Case, int]] = {}
-        for name, count in LOG_STEPS.items():
-            if name not in missing:
-                process = stack.enter_context(_started("log", name, LOGGERS[name].environment))
-                cases[name] = (_case(process, wall.setdefault(name, [])), count)
+        workers, absent = _all(stack, "log", {name: LOGGERS[name] for name in LOG_STEPS})
+        wall: dict[str, list[float]] = {name: [] for name in workers}
+        cases = {name: (_case(process, wall[name]), LOG_STEPS[name]) for name, process in workers.items()}
         told = compared(in_turns(cases, rounds), "trainbeacon")
-    return _with_wall(told, wall, missing)
+    return _with_wall(told, wall) | absent
 
 
 def _step(rounds: int) -> dict[str, Any]:
     """A block is one pass over the data, so that the counts of steps agree."""
-    modules = not_installed(("traceml_ai",))
-    missing = {name: modules for name in TRAINERS if "TraceML" in name and modules}
     with contextlib.ExitStack() as stack:
-        wall: dict[str, list[float]] = {}
-        cases: dict[str, tuple[Case, int]] = {}
-        for name in TRAINERS:
-            if name not in missing:
-                launcher = _traceml if "TraceML" in name else None
-                process = stack.enter_context(_started("train", name, {}, launcher))
-                cases[name] = (_case(process, wall.setdefault(name, [])), BLOCK)
+        workers, absent = _all(stack, "train", TRAINERS)
+        wall: dict[str, list[float]] = {name: [] for name in workers}
+        cases = {name: (_case(process, wall[name]), BLOCK) for name, process in workers.items()}
         times = in_turns(cases, rounds)
-    told = compared(times, "plain")
+    told = _with_wall(compared(times, "plain"), wall)
     for name, values in times.items():
         for key, one, base in (("", values, times["plain"]), ("_wall", wall[name][1:], wall["plain"][1:])):
             more = [loaded - alone for loaded, alone in zip(one, base, strict=True)]
             told[name][f"more_than_plain{key}"] = asdict(summary(more))
-    return _with_wall(told, wall, missing)
+    return told | absent
+
+
+def _all(
+    stack: contextlib.ExitStack, kind: str, peers: Mapping[str, Peer]
+) -> tuple[dict[str, Worker], dict[str, dict[str, str]]]:
+    """The workers that start, and why the others do not."""
+    workers, absent = {}, {}
+    for name, peer in peers.items():
+        try:
+            workers[name] = stack.enter_context(_started(kind, name, peer))
+        except WorkerError as error:
+            absent[name] = {"absent": str(error)}
+    return workers, absent
 
 
 def _case(process: Worker, wall: list[float]) -> Case:
@@ -79,22 +88,18 @@ def _case(process: Worker, wall: list[float]) -> Case:
     return case
 
 
-def _with_wall(
-    told: dict[str, Any], wall: dict[str, list[float]], missing: dict[str, list[str]]
-) -> dict[str, Any]:
+def _with_wall(told: dict[str, Any], wall: dict[str, list[float]]) -> dict[str, Any]:
     for name, figures in told.items():
         figures["wall_microseconds"] = asdict(summary(wall[name][1:]))  # the first round is thrown away
-    return {**told, **{name: {"not_installed": modules} for name, modules in missing.items()}}
+    return told
 
 
 @contextlib.contextmanager
-def _started(
-    kind: str, name: str, variables: dict[str, str], launcher: Callable[[str], list[str]] | None = None
-) -> Iterator[Worker]:
+def _started(kind: str, name: str, peer: Peer) -> Iterator[Worker]:
     base = "/dev/shm" if os.path.isdir("/dev/shm") and "trainbeacon" in name else None
     with tempfile.TemporaryDirectory(dir=base, ignore_cleanup_errors=True) as folder:
-        command = launcher(folder) if launcher else ()
-        with worker(kind, name, environment(variables, folder), folder, command) as process:
+        launcher = _traceml(folder) if "TraceML" in name else ()
+        with worker(kind, name, peer, folder, launcher=launcher) as process:
             yield process
 
 

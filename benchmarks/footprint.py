@@ -17,9 +17,9 @@ import psutil
 
 import trainbeacon
 from benchmarks.measure import free_port, load, significant, summary
-from benchmarks.peers import LOGGERS, absent, environment
+from benchmarks.peers import LOGGERS
 from benchmarks.scrape_interference import await_serving, count_series, scrape, started
-from benchmarks.workers import worker
+from benchmarks.workers import WorkerError, worker
 
 SCRAPES = 200
 #: Starts as its synchronous form does.
@@ -30,20 +30,18 @@ PARTS = ("wall", "processor", "mebibytes", "threads", "mebibytes_of_processes_st
 def measure(quick: bool) -> dict[str, Any]:
     """Milliseconds, threads and mebibytes of resident memory."""
     begun = load()
-    missing = absent()
-    samples: dict[str, list[dict[str, float]]] = {
-        name: [] for name in LOGGERS if name not in missing and name != SAME
-    }
+    samples: dict[str, list[dict[str, float]]] = {name: [] for name in LOGGERS if name != SAME}
+    absent: dict[str, dict[str, str]] = {}
     with _installed() as path:
         for _ in range(1 if quick else 3):
-            for name, found in samples.items():
-                found.append(_start_once(name, path))
+            for name in [name for name in samples if name not in absent]:
+                try:
+                    samples[name].append(_start_once(name, path))
+                except WorkerError as error:
+                    absent[name] = {"absent": str(error)}
     return {
         "load_average": [begun, load()],
-        "start": {
-            **{name: _told(found) for name, found in samples.items()},
-            **{name: {"not_installed": modules} for name, modules in missing.items() if name != SAME},
-        },
+        "start": {name: absent.get(name) or _told(found) for name, found in samples.items()},
         "serving": {"trainbeacon": _exporter(), "prometheus-client": _prometheus()},
     }
 
@@ -60,10 +58,9 @@ def _installed() -> Iterator[str]:
 
 
 def _start_once(name: str, path: str) -> dict[str, float]:
-    variables = LOGGERS[name].environment
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        worker("footprint", name, environment(variables, folder, first=path), folder) as process,
+        worker("footprint", name, LOGGERS[name], folder, path) as process,
     ):
         told: dict[str, float] = process.ask(1)
     return {part: significant(value, 4) for part, value in told.items()}

@@ -32,9 +32,9 @@ def main() -> None:
 
 def _log(name: str, folder: str) -> tuple[Answer, Callable[[], None]]:
     """Times so many steps' worth of logging; answers processor and wall time."""
-    from benchmarks.peers import LOGGERS, close_quietly
+    from benchmarks.peers import close_quietly, start
 
-    logger = LOGGERS[name].start(folder)
+    logger = start(name, folder)
     logger.log()
 
     def answer(count: int) -> list[float]:
@@ -57,7 +57,7 @@ def _footprint(name: str, folder: str) -> tuple[Answer, Callable[[], None]]:
     import psutil
     import torch  # noqa: F401 - loaded before the first reading
 
-    from benchmarks.peers import LOGGERS, close_quietly
+    from benchmarks.peers import close_quietly, start
 
     process = psutil.Process()
     started: list[Any] = []
@@ -65,7 +65,7 @@ def _footprint(name: str, folder: str) -> tuple[Answer, Callable[[], None]]:
     def answer(count: int) -> dict[str, float]:
         before = process.memory_info().rss, process.num_threads()
         processor, clock = time.process_time(), time.perf_counter()
-        logger = LOGGERS[name].start(folder)
+        logger = start(name, folder)
         logger.log()
         told = {
             "wall": (time.perf_counter() - clock) * 1e3,

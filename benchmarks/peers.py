@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -46,26 +46,31 @@ class Logger:
 
 @dataclass(frozen=True)
 class Peer:
-    """A logger, and what has to be installed for it."""
+    """What is run in a process of its own: the modules it needs, its variables, and for a logger its start.
 
-    start: Callable[[str], Logger]
-    modules: tuple[str, ...]
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-def not_installed(modules: Sequence[str]) -> list[str]:
-    """Those of the modules that are absent."""
-    return [name for name in modules if importlib.util.find_spec(name) is None]
-
-
-def environment(variables: dict[str, str], folder: str, first: str = "") -> dict[str, str]:
-    """What a process is started with: the variables, whose values may name its folder, and no network.
-
-    `first` is a folder to import from before any other.
+    The values of the variables may name the process's `{folder}`.
     """
-    own = {name: value.format(folder=folder) for name, value in variables.items()}
-    path = os.pathsep.join(part for part in (first, *sys.path) if part)
-    return {**os.environ, **OFFLINE, **own, "PYTHONPATH": path}
+
+    modules: tuple[str, ...]
+    start: Callable[[str], Logger] | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def not_installed(self) -> list[str]:
+        """Those of its modules that are absent."""
+        return [name for name in self.modules if importlib.util.find_spec(name) is None]
+
+    def environment(self, folder: str, first: str = "") -> dict[str, str]:
+        """What its process is started with; `first` is a folder to import from before any other."""
+        own = {name: value.format(folder=folder) for name, value in self.variables.items()}
+        path = os.pathsep.join(part for part in (first, *sys.path) if part)
+        return {**os.environ, **OFFLINE, **own, "PYTHONPATH": path}
+
+
+def start(name: str, folder: str) -> Logger:
+    """Start a logger in this process."""
+    begin = LOGGERS[name].start
+    assert begin is not None
+    return begin(folder)
 
 
 def _trainbeacon(serve: str) -> Callable[[str], Logger]:
@@ -173,24 +178,20 @@ def _wandb(folder: str) -> Logger:
 
 
 _MLFLOW = ("mlflow", "sqlalchemy", "alembic")
+_PROMETHEUS, _BEACON = ("prometheus_client",), ("trainbeacon",)
 LOGGERS: dict[str, Peer] = {
-    "trainbeacon": Peer(_trainbeacon("off"), ("trainbeacon",)),
-    "trainbeacon, exporter process": Peer(_trainbeacon("process"), ("trainbeacon",)),
-    "trainbeacon, exporter thread": Peer(_trainbeacon("thread"), ("trainbeacon",)),
-    "prometheus-client": Peer(_prometheus, ("prometheus_client",)),
+    "trainbeacon": Peer(_BEACON, _trainbeacon("off")),
+    "trainbeacon, exporter process": Peer(_BEACON, _trainbeacon("process")),
+    "trainbeacon, exporter thread": Peer(_BEACON, _trainbeacon("thread")),
+    "prometheus-client": Peer(_PROMETHEUS, _prometheus),
     "prometheus-client multiprocess": Peer(
-        _prometheus_multiprocess, ("prometheus_client",), {"PROMETHEUS_MULTIPROC_DIR": "{folder}"}
+        _PROMETHEUS, _prometheus_multiprocess, {"PROMETHEUS_MULTIPROC_DIR": "{folder}"}
     ),
-    "TensorBoard SummaryWriter": Peer(_tensorboard, ("torch", "tensorboard")),
-    "MLflow, sqlite": Peer(_mlflow(synchronous=True), _MLFLOW),
-    "MLflow, sqlite, asynchronous": Peer(_mlflow(synchronous=False), _MLFLOW),
-    "W&B offline": Peer(_wandb, ("wandb",), {"WANDB_DIR": "{folder}", "WANDB_CACHE_DIR": "{folder}"}),
+    "TensorBoard SummaryWriter": Peer(("torch", "tensorboard"), _tensorboard),
+    "MLflow, sqlite": Peer(_MLFLOW, _mlflow(synchronous=True)),
+    "MLflow, sqlite, asynchronous": Peer(_MLFLOW, _mlflow(synchronous=False)),
+    "W&B offline": Peer(("wandb",), _wandb, {"WANDB_DIR": "{folder}", "WANDB_CACHE_DIR": "{folder}"}),
 }
-
-
-def absent() -> dict[str, list[str]]:
-    """The loggers that cannot be measured here, with the modules that they lack."""
-    return {name: missing for name, peer in LOGGERS.items() if (missing := not_installed(peer.modules))}
 
 
 def close_quietly(logger: Any) -> None:

@@ -49,31 +49,37 @@ def spread(figures: dict[str, Any]) -> str:
     return f"{figures['median']:.3g} ({low:.3g} to {high:.3g})" if low < high else f"{figures['median']:.3g}"
 
 
+def short(value: float, digits: int = 3) -> str:
+    """Rounded, without an exponent."""
+    return f"{float(f'{value:.{digits}g}'):,.12g}"
+
+
 def _logged(figures: dict[str, Any], ours: dict[str, Any] | None = None) -> str:
-    if "not_installed" in figures:
-        return "not installed"
+    if "absent" in figures:
+        return str(figures["absent"])
     processor, clock = (figures[key]["median"] for key in ("microseconds", "wall_microseconds"))
-    wall = f"{processor:.3g} us, {clock:.3g} us by the clock"
+    wall = f"{short(processor)} us, {short(clock)} us by the clock"
     if ours is None:
         return wall
-    return f"{wall}; {1 / figures['trainbeacon/this']['median']:.2g} times as long"
+    return f"{wall}; {short(1 / figures['trainbeacon/this']['median'], 2)} times as long"
 
 
 def _added(figures: dict[str, Any]) -> str:
-    if "not_installed" in figures:
-        return "not installed"
+    if "absent" in figures:
+        return str(figures["absent"])
     return f"{spread(figures['more_than_plain'])} us more"
 
 
 def _started(figures: dict[str, Any]) -> str:
-    if "not_installed" in figures:
-        return "not installed"
+    if "absent" in figures:
+        return str(figures["absent"])
     wall, processor, memory, threads, others = (
         figures[part]["median"]
         for part in ("wall", "processor", "mebibytes", "threads", "mebibytes_of_processes_started")
     )
-    told = f"{wall:.3g} ms, {processor:.3g} ms of processor time, {memory:.3g} MiB, {threads:g} threads"
-    return f"{told}, {others:.3g} MiB in processes of its own" if others else told
+    told = f"{short(wall)} ms, {short(processor)} ms of processor time, {short(memory)} MiB"
+    told += f", {threads:g} more thread{'' if threads == 1 else 's'}"
+    return f"{told}, {short(others)} MiB in processes of its own" if others else told
 
 
 def _served(figures: dict[str, Any]) -> str:

@@ -15,6 +15,8 @@ from typing import IO, Any
 
 import psutil
 
+from benchmarks.peers import Peer
+
 SCRIPT = str(Path(__file__).with_name("peer_worker.py"))
 START_SECONDS, ANSWER_SECONDS, END_SECONDS = 90.0, 120.0, 60.0
 
@@ -32,11 +34,17 @@ class Worker:
         return json.loads(self.stream.readline())
 
 
+class WorkerError(Exception):
+    """A worker cannot be had; the message says why, in words for the table."""
+
+
 @contextlib.contextmanager
 def worker(
-    kind: str, name: str, environment: dict[str, str], folder: str, launcher: Sequence[str] = ()
+    kind: str, name: str, peer: Peer, folder: str, first: str = "", launcher: Sequence[str] = ()
 ) -> Iterator[Worker]:
-    """A worker, started by a launcher or by Python, and ended."""
+    """A worker, started by a launcher or by Python, and ended; `first`: see `Peer.environment`."""
+    if missing := peer.not_installed():
+        raise WorkerError(f"not installed ({', '.join(missing)})")
     with tempfile.TemporaryDirectory() as place, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{place}/socket")
         listener.listen(1)
@@ -44,7 +52,7 @@ def worker(
         with open(f"{folder}/output", "ab") as output:
             process = subprocess.Popen(
                 [*(launcher or (sys.executable, SCRIPT)), *arguments],
-                env=environment,
+                env=peer.environment(folder, first),
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -69,7 +77,9 @@ def _accepted(listener: socket.socket, process: subprocess.Popen[bytes], folder:
             return connection
         if process.poll() is not None:
             break
-    raise RuntimeError(f"the worker did not start: {Path(folder, 'output').read_text()[-2000:]}")
+    last_words = Path(folder, "output").read_text(errors="replace")
+    print(last_words, file=sys.stderr)
+    raise WorkerError(f"did not start: {' '.join(last_words[-200:].split())}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -77,7 +87,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(timeout=END_SECONDS)
     except subprocess.TimeoutExpired:
-        for one in (*psutil.Process(process.pid).children(recursive=True), process):
+        launched = psutil.Process(process.pid)
+        for one in (*launched.children(recursive=True), launched):
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
         process.wait()
