@@ -20,16 +20,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainbeacon import catalogue
-from trainbeacon.blackbox.format import SINK
 from trainbeacon.config import Config
 from trainbeacon.graphs import keep_out_of_graphs
 from trainbeacon.helper import Helper
 from trainbeacon.identity import Identity, current
 from trainbeacon.launch import is_worker, keeper_for
+from trainbeacon.milestones import Checkpoint, Evaluations
+from trainbeacon.names import Names
 from trainbeacon.probes.user_metrics import UserMetrics
 from trainbeacon.recorder import Recorder, log
 from trainbeacon.scalars import batch_size, on_device, to_float
-from trainbeacon.spans import Batches, PhaseSpan, Span, size_of
+from trainbeacon.spans import Batches, PhaseSpan, Span
 from trainbeacon.timeline import CHECKPOINT, EVALUATE, PHASE
 
 if TYPE_CHECKING:
@@ -39,18 +40,10 @@ if TYPE_CHECKING:
 
 Batch = TypeVar("Batch")
 
-MOST_METRIC_NAMES = 40
 #: Batches accumulated into one step at most; after so many without a step the hooks are taken for blind.
 MOST_BATCHES_A_STEP = 256
-_NAME_LIMIT = 64
 #: How long the end of a run waits for numbers that a device has not handed over.
 DRAIN_SECONDS = 1.0
-_GAUGES = {
-    "learning_rate": ("training_learning_rate", ("0",)),
-    "loss_scale": ("training_loss_scale", ()),
-    "parameter_norm": ("training_parameter_norm", ()),
-    "update_ratio": ("training_update_ratio", ()),
-}
 
 _current: Beacon | None = None
 _beacons: weakref.WeakSet[Beacon] = weakref.WeakSet()
@@ -100,12 +93,9 @@ class Beacon:
         self._batches_without_step = 0
         self._steps_from = ""  # what counts the steps: step, optimizer, batches or log
         self._misused: set[str] = set()
-        self._evaluation: set[str] = set()  # splits whose loss was logged in it
-        self._best: dict[str, float] = {}
-        self._since_best: dict[str, int] = {}
-        self._metric_names: set[str] = set()
-        self._split = "train"
-        self._slots = {split: _Slots(self, split) for split in catalogue.SPLITS}
+        self._evaluations = Evaluations(self.recorder)
+        names = Names(self.recorder, self._misuse)
+        self._slots = {split: names.slots(split) for split in catalogue.SPLITS}
         self._phases = {name: PhaseSpan(self, number) for name, number in PHASE.items()}
         self._helper: Helper | None = None
         if self.recording:
@@ -171,7 +161,7 @@ class Beacon:
         if not self.recording:
             return
         if split is None:
-            split = self._split
+            split = self._evaluations.split
         elif split not in self._slots:
             self._misuse(ValueError(f"split={split!r} is not one of {', '.join(catalogue.SPLITS)}"))
             return
@@ -197,7 +187,7 @@ class Beacon:
     def _log_loss(self, loss: Any, split: str) -> None:
         self.recorder.loss(loss, split)
         if split != "train" and self.timeline.declared == EVALUATE:
-            self._evaluation.add(split)
+            self._evaluations.took(split)
 
     def _log_accuracy(self, accuracy: Any, split: str) -> None:
         recorder = self.recorder
@@ -229,24 +219,6 @@ class Beacon:
     def _log_value(self, name: str, value: Any, known: dict[str, int]) -> None:
         number = self.recorder.late.number(name, value)  # first: what is no number takes no name
         self.recorder.gauge(known[name], name, value if number is None else number)
-
-    def new_metric(self, name: str, split: str) -> int:
-        """The slot of a name that is logged for the first time; the sink if it cannot be one."""
-        if not name.isprintable() or len(name) > _NAME_LIMIT:
-            self._misuse(
-                ValueError(
-                    f"{name[:80]!r} is no name for a metric: at most {_NAME_LIMIT} printable characters"
-                )
-            )
-            return SINK
-        if name not in self._metric_names and len(self._metric_names) >= MOST_METRIC_NAMES:
-            self.recorder.drop()
-            log.warning(
-                "metric %r is left out: a run has room for %d names of its own", name, MOST_METRIC_NAMES
-            )
-            return SINK
-        self._metric_names.add(name)
-        return self.recorder.run_slot("training_metric", name, split)
 
     # Steps and phases
 
@@ -346,29 +318,8 @@ class Beacon:
 
     def evaluate(self) -> Span:
         """`with beacon.evaluate():` around an evaluation; `log` inside is of the validation data."""
-
-        def before() -> None:
-            self._split = "validation"
-            self._evaluation.clear()
-
-        def always() -> None:
-            self._split = "train"
-
-        def after() -> None:
-            always()
-            for split in self._evaluation:
-                self.recorder.after_losses(split, partial(self._evaluated, split))
-
-        return Span(self, EVALUATE, before=before, after=after, failed=always)
-
-    def _evaluated(self, split: str, loss: float) -> None:
-        best = self._best.get(split)
-        if best is None or best != best or loss < best:
-            self._best[split] = loss
-            self._since_best[split] = 0
-        else:
-            self._since_best[split] += 1
-        self.recorder.set("training_evaluations_since_best", self._since_best[split], split)
+        found = self._evaluations
+        return Span(self, EVALUATE, before=found.begin, after=found.end, failed=found.abandon)
 
     def checkpoint(self, path: str | os.PathLike[str] | None = None) -> Span:
         """`with beacon.checkpoint(path):` around the saving of a checkpoint.
@@ -376,27 +327,12 @@ class Beacon:
         Args:
             path: the file or folder that is saved; its size is read afterwards, in another thread.
         """
-        begun = time.monotonic()
-        step = self.timeline.step
+        saved = Checkpoint(self.recorder, path, self._submit)
+        return Span(self, CHECKPOINT, before=saved.begin, after=saved.end, failed=saved.fail)
 
-        def before() -> None:
-            self.recorder.add("training_checkpoints_total", 1.0)
-
-        def always() -> None:
-            self.recorder.add("training_checkpoint_seconds_total", time.monotonic() - begun)
-
-        def after() -> None:
-            always()
-            self.recorder.set("training_checkpoint_last_success_timestamp_seconds", time.time())
-            self.recorder.set("training_checkpoint_step", step)
-            if path is not None and self._helper is not None:
-                self._helper.submit(lambda: self.recorder.set("training_checkpoint_bytes", size_of(path)))
-
-        def failed() -> None:
-            always()
-            self.recorder.add("training_checkpoint_failures_total", 1.0)
-
-        return Span(self, CHECKPOINT, before=before, after=after, failed=failed)
+    def _submit(self, job: Callable[[], None]) -> None:
+        if self._helper is not None:
+            self._helper.submit(job)
 
     # The end
 
@@ -476,20 +412,6 @@ class Beacon:
         self.recorder.error("value", error)
         if first and not self.timeline.warm:
             raise error
-
-
-class _Slots(dict[str, int]):
-    """The slots of the names that `log` takes for one split; a name that is new gets one."""
-
-    def __init__(self, beacon: Beacon, split: str) -> None:
-        at = beacon.recorder.at
-        super().__init__({name: at(metric, *labels) for name, (metric, labels) in _GAUGES.items()})
-        self._beacon = beacon
-        self._split = split
-
-    def __missing__(self, name: str) -> int:
-        slot = self[name] = self._beacon.new_metric(name, self._split)
-        return slot
 
 
 def _silent() -> Beacon:

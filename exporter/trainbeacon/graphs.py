@@ -12,6 +12,8 @@ import sys
 _MODULES = (
     "trainbeacon.beacon",
     "trainbeacon.blackbox.writer",
+    "trainbeacon.milestones",
+    "trainbeacon.names",
     "trainbeacon.pinned",
     "trainbeacon.probes.backward",
     "trainbeacon.probes.gradients",

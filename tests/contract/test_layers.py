@@ -29,7 +29,7 @@ COMMON = (
 WRITE = (
     {"scalars", "pinned", "probes", "timeline"},
     {"recorder"},
-    {"graphs", "helper", "hooks", "launch", "spans"},
+    {"graphs", "helper", "hooks", "launch", "milestones", "names", "spans"},
     {"beacon"},
     {"integrations"},
 )

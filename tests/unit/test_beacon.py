@@ -396,3 +396,16 @@ def test_the_run_leaves_no_thread_and_no_hook(start: Start) -> None:
     start().finish()
     assert sys.excepthook is hook
     assert wait_for(lambda: not any(thread.name == "trainbeacon" for thread in threading.enumerate()))
+
+
+def test_a_name_invented_at_each_step_does_not_grow_memory(
+    start: Start, box: Callable[[], Box], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Thousands of names cost one warning and a bounded table; what has room goes on being recorded."""
+    beacon = start()
+    beacon.log(f1=0.5)
+    for number in range(5000):
+        beacon.log(f1=0.5 + number, **{f"loss at step {number}": 1.0})
+    assert len(beacon._slots["train"]) <= 1000
+    assert caplog.text.count("left out") == 1
+    assert box().number("training_metric", "f1", "train") == 4999.5
