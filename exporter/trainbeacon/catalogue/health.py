@@ -70,7 +70,7 @@ HEALTH = (
         "trainbeacon_run_name_collisions",
         "gauge",
         "",
-        "Live processes of the run on this node, beyond one, that have the same rank: two jobs with one name.",
+        "Live processes of the run on this node, beyond one, with the same rank: two jobs of one name.",
         level="run",
         source="health",
     ),
