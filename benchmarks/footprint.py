@@ -33,7 +33,7 @@ def measure(quick: bool) -> dict[str, Any]:
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in LOGGERS if name != SAME}
     absent: dict[str, dict[str, str]] = {}
     with _installed() as path:
-        for _ in range(1 if quick else 3):
+        for _ in range(1 if quick else 2):
             for name in [name for name in samples if name not in absent]:
                 try:
                     samples[name].append(_start_once(name, path))

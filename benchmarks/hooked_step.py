@@ -37,7 +37,7 @@ def measure(quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, recording_beacon(folder) as beacon:
         beacon.watch(watched.model, watched.optimizer)
         cases = {name: (case, BLOCK) for name, case in _cases(beacon, plain, watched, wall).items()}
-        times = in_turns(cases, 25 if quick else 100)
+        times = in_turns(cases, 25 if quick else 80)
     bases = {name: "plain, clipped" if "clipped" in name else "plain" for name in times}
     told = {
         name: {

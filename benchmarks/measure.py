@@ -39,7 +39,10 @@ class Summary:
 
 def summary(values: Sequence[float]) -> Summary:
     """Median, quartiles, extremes."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
+    if len(values) > 2:
+        low, middle, high = statistics.quantiles(values, n=4)
+    else:
+        low, middle, high = min(values), statistics.median(values), max(values)
     rounded = [significant(value) for value in (middle, low, high, min(values), max(values))]
     return Summary(rounded[0], (rounded[1], rounded[2]), rounded[3], rounded[4], len(values))
 

@@ -62,8 +62,8 @@ class Peer:
     def environment(self, folder: str, first: str = "") -> dict[str, str]:
         """What its process is started with; `first` is a folder to import from before any other."""
         own = {name: value.format(folder=folder) for name, value in self.variables.items()}
-        path = os.pathsep.join(part for part in (first, *sys.path) if part)
-        return {**os.environ, **OFFLINE, **own, "PYTHONPATH": path}
+        path = [*([first] if first else []), *map(os.path.abspath, sys.path)]
+        return {**os.environ, **OFFLINE, **own, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def start(name: str, folder: str) -> Logger:

@@ -28,7 +28,7 @@ PHASES = [PHASE[name] for name in ("data_wait", "other", "forward", "backward", 
 
 def measure(quick: bool) -> dict[str, Any]:
     """All figures of recording, in microseconds."""
-    rounds, count = (60, 60) if quick else (150, 100)
+    rounds, count = (60, 60) if quick else (120, 100)
     begun = load()
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -131,7 +131,7 @@ class Figures:
 def measure(quick: bool) -> dict[str, Any]:
     """Milliseconds, by what else keeps the machine busy and by mode."""
     begun = load()
-    rounds, seconds = (1, 3.8) if quick else (2, 5.0)
+    rounds, seconds = (1, 3.8) if quick else (2, 4.5)
     with _trainers() as trainers:
         series = {mode: count_series(trainers[mode].port) for mode in SERVING}
         told = {

@@ -42,7 +42,7 @@ def measure(quick: bool) -> dict[str, Any]:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         first, _ = _start_once("off", environment)
-        for _ in range(5 if quick else 15):
+        for _ in range(5 if quick else 12):
             for serve, samples in times.items():
                 numbers, modules = _start_once(serve, environment)
                 samples.append(numbers)
