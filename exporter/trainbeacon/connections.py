@@ -146,13 +146,15 @@ class _Connection(HTTPConnection):
         except ssl.SSLWantReadError:
             self.sent_hello = True
             return time.monotonic() < self._handshake_end
-        except (ssl.SSLEOFError, ConnectionError):
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):  # which of them, depends on the Python
             return False  # a TCP probe, unless it had said hello
-        except OSError as error:
+        except ssl.SSLError as error:
             self.sent_hello = True
             if getattr(error, "reason", "") == "HTTP_REQUEST":
                 self._answer_without_tls()
             return False
+        except OSError:
+            return False  # gone
         self.sent_hello = True
         self.is_secured = self._has_allowed_name()
         self.socket.settimeout(TIMEOUT_SECONDS)
