@@ -7,6 +7,7 @@ one Alertmanager with the shipped rules and routes: three have a fault, one is h
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -101,7 +102,7 @@ def test_a_nan_reaches_somebody_with_run_and_rank(scene: Scene) -> None:
     assert message is not None, scene.about("nan")
     assert message.receiver == "team"
     assert "Run nan" in message.annotations["description"]
-    assert f"rank {CULPRIT} " in message.annotations["description"]
+    assert re.search(rf"Look first at rank {CULPRIT}\b", message.annotations["description"])
     assert message.annotations["runbook_url"].endswith("/TrainingLossNotFinite.md")
 
 
