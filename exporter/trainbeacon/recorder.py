@@ -14,6 +14,7 @@ from typing import Any
 from trainbeacon import catalogue
 from trainbeacon._version import __version__
 from trainbeacon.blackbox import format as layout
+from trainbeacon.blackbox.kernel import boot_id, pid_namespace
 from trainbeacon.blackbox.writer import Writer
 from trainbeacon.config import Config, public_hyperparameters
 from trainbeacon.identity import Identity
@@ -191,6 +192,7 @@ class Recorder:
         fields: dict[str, Any] = {
             "run": self.run,
             "rank": identity.rank,
+            "attempt": identity.attempt,
             "start": self.start,
             "pid": os.getpid(),
             "pid_namespace": pid_namespace(),
@@ -275,20 +277,3 @@ def _begins_at_zero(metric: catalogue.Metric, labels: tuple[str, ...]) -> bool:
 class _NoBoxError(OSError):
     def __init__(self, cause: OSError) -> None:
         super().__init__(f"no black box, so this rank is not served: {cause.strerror or cause}")
-
-
-def pid_namespace() -> int:
-    """The pid namespace in which our process id means something; 0 where the system has none."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-
-
-def boot_id() -> str:
-    """Identity of this boot of the machine, empty where the system tells none."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

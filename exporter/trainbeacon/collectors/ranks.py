@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 
 from trainbeacon import catalogue
 from trainbeacon.blackbox import format as layout
+from trainbeacon.blackbox.kernel import pid_namespace
 from trainbeacon.blackbox.reader import Box, BoxDirectory, Name
 
 from .base import Families, RankProcess
@@ -33,7 +33,7 @@ class RanksCollector:
     def __init__(self, directory: BoxDirectory, linger_seconds: float) -> None:
         self._directory = directory
         self._linger = linger_seconds
-        self._namespace = _own_pid_namespace()
+        self._namespace = pid_namespace()
 
     def collect(self, families: Families) -> None:
         """Read every box now."""
@@ -133,10 +133,3 @@ def _add_phase(families: Families, box: Box) -> None:
         families.add(
             "training_phase", float(phase == present), box.identity.run, str(box.identity.rank), phase
         )
-
-
-def _own_pid_namespace() -> int:
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0

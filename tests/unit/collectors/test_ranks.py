@@ -170,7 +170,7 @@ def test_histogram_is_cumulated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_processes_of_our_own_namespace_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process id from another container means another process here."""
-    monkeypatch.setattr(ranks, "_own_pid_namespace", lambda: 7)
+    monkeypatch.setattr(ranks, "pid_namespace", lambda: 7)
     monkeypatch.setattr(ranks, "time", SimpleNamespace(time=lambda: NOW))
     identities = [
         (BoxIdentity("r", 0, NOW, pid=11, pid_namespace=7), True),
