@@ -29,6 +29,7 @@ from trainbeacon.milestones import Checkpoint, Evaluations
 from trainbeacon.names import Names
 from trainbeacon.probes.user_metrics import UserMetrics
 from trainbeacon.recorder import Recorder, log
+from trainbeacon.sampling import sampled_probes
 from trainbeacon.scalars import batch_size, on_device, to_float
 from trainbeacon.spans import Batches, PhaseSpan, Span
 from trainbeacon.timeline import CHECKPOINT, EVALUATE, PHASE
@@ -108,6 +109,7 @@ class Beacon:
         keeper = recorder.guard("exporter", keeper_for, self.config, self.identity.local_rank)
         watch_exporter = keeper.look if keeper is not None and recorder.boxed else _nothing
         self._helper = Helper(recorder, watch_exporter, recorder.guard("helper", self._user_metrics))
+        self._helper.looks.extend(sampled_probes(recorder))
         self._helper.start()
         self._excepthook = sys.excepthook
         sys.excepthook = self._on_uncaught
@@ -359,7 +361,7 @@ class Beacon:
             self._end("failed")
 
     def _record_failure(self, error: BaseException) -> None:
-        self.recorder.writer.info("training_failure_info", [type(error).__name__])
+        self.recorder.writer.info("training_failure_info", [type(error).__name__, "other"])
         self.recorder.set("training_failure_timestamp_seconds", time.time())
         self.recorder.writer.end("failed")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +19,18 @@ from trainbeacon.redaction import as_text, holds_secret, looks_secret, public_hy
 __all__ = ["Config", "ConfigError", "public_hyperparameters"]
 
 PREFIX = "TRAINBEACON_"
+#: Parts of the diagnosis that can be switched off one by one.
+PROBES = (
+    "allocator",
+    "collectives",
+    "device_phases",
+    "evidence",
+    "goodput",
+    "gradients",
+    "layers",
+    "loader",
+    "self_time",
+)
 #: Variables with our prefix that are no field of `Config` and that some part of TrainBeacon reads.
 OTHER_VARIABLES = frozenset({"TRAINBEACON_CONFIG"})
 
@@ -75,6 +87,8 @@ class Config:
     """Host name or address written into discovery files; by default the name of the host."""
     gpu: bool = True
     """Whether the exporter reads the GPUs through NVML."""
+    probes_off: Sequence[str] = ()
+    """Probes to leave out: any of `PROBES`; in the environment `layers,evidence`."""
     user_metrics: bool = True
     """Whether metrics that the script registers with prometheus-client itself are served too."""
 
@@ -213,5 +227,6 @@ _READERS: dict[str, validation.Reader] = {
     "sd_dir": validation.path(),
     "advertise": validation.address("Give the name or address by which Prometheus reaches this host."),
     "gpu": validation.flag(),
+    "probes_off": validation.names(PROBES),
     "user_metrics": validation.flag(),
 }

@@ -24,6 +24,8 @@ from trainbeacon.timeline import Index, Timeline
 
 log = logging.getLogger("trainbeacon")
 
+#: Counters of which 0 would be a statement: they begin when their probe has something to say.
+_BEGUN_BY_A_PROBE = {"training_self_seconds_total", "training_device_phase_seconds_total"}
 _NO_ENTRY = -1  # of the ring: of a loss that is not of the training data
 
 
@@ -162,6 +164,18 @@ class Recorder:
             self.set("trainbeacon_series_dropped_total", self.writer.dropped)
         return slot
 
+    def rank_slot(self, metric: str, *labels: str) -> int:
+        """A slot for a series of this rank whose label values are known only now."""
+        slot = self.index.get((metric, labels))
+        if slot is None:
+            slot = self.index[metric, labels] = self.writer.declare(metric, labels)
+            self.set("trainbeacon_series_dropped_total", self.writer.dropped)
+        return slot
+
+    def probes(self, name: str) -> bool:
+        """Whether a probe of `config.PROBES` is switched on."""
+        return name not in self.config.probes_off
+
     def drop(self, series: int = 1) -> None:
         """Count series that a budget leaves out."""
         self.writer.dropped += series
@@ -270,7 +284,11 @@ def _begins_at_zero(metric: catalogue.Metric, labels: tuple[str, ...]) -> bool:
     """
     if metric.name == "trainbeacon_errors_total":
         return labels[0] in catalogue.RANK_PLACES
-    late = metric.name in layout.STEP_METRICS or metric.group == "torch allocator"
+    late = (
+        metric.name in layout.STEP_METRICS
+        or metric.name in _BEGUN_BY_A_PROBE
+        or metric.group == "torch allocator"
+    )
     return metric.type == "counter" and not late
 
 

@@ -87,6 +87,18 @@ def choice(*choices: str) -> Reader:
     return Reader(check, check)
 
 
+def names(known: Iterable[str]) -> Reader:
+    """Some of a few words; in the environment with commas between them."""
+    one = choice(*known)
+
+    def check(value: object) -> tuple[object, ...]:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise BadValueError(f"it is {_kind(value)}, not a list of names", f"Give [{value!r}].")
+        return tuple(dict.fromkeys(one.check(name) for name in value))
+
+    return Reader(check, lambda text: check(part.strip() for part in text.split(",") if part.strip()))
+
+
 def flag() -> Reader:
     """A bool; in the environment 1, true, yes, on or 0, false, no, off."""
     words = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(

@@ -230,25 +230,25 @@ def test_budget_takes_user_metrics_before_thresholds() -> None:
     """Over the budget of a run, what the rules need is kept, what the user invented goes; each is counted."""
     families = Families()
     families.add_info("training_run_info", "r", "id", "", "", "env", "")
-    for number in range(240):
+    for number in range(290):
         families.add("training_metric", 1.0, "r", f"m{number}", "train")
     for number in range(20):
         families.add("training_threshold", 1.0, "r", f"metric:m{number}_max")
     assert 11 == enforce_budgets(families)
     kept = Counter({family.name: len(family.samples) for family in families})
-    assert {"training_run_info": 1, "training_threshold": 20, "training_metric": 229} == kept
+    assert {"training_run_info": 1, "training_threshold": 20, "training_metric": 279} == kept
 
 
 def test_budget_is_each_runs_own() -> None:
     """A greedy run does not take the room of another one on the same node."""
     families = Families()
-    for number in range(300):
+    for number in range(350):
         families.add("training_metric", 1.0, "greedy", f"m{number}", "train")
     families.add("training_metric", 1.0, "modest", "m", "train")
     assert 50 == enforce_budgets(families)
     family = families.get("training_metric")
     assert family is not None
-    assert {"greedy": 250, "modest": 1} == Counter(sample.labels["run"] for sample in family.samples)
+    assert {"greedy": 300, "modest": 1} == Counter(sample.labels["run"] for sample in family.samples)
 
 
 def test_dropped_series_are_counted_by_the_exporter(folder: Path) -> None:
@@ -258,7 +258,7 @@ def test_dropped_series_are_counted_by_the_exporter(folder: Path) -> None:
         name = "gpu"
 
         def collect(self, families: Families) -> None:
-            for number in range(300):
+            for number in range(350):
                 families.add("training_metric", 1.0, "flood", f"m{number}", "train")
 
     exporter = Exporter(folder, Flood())

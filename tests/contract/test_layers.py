@@ -29,7 +29,7 @@ COMMON = (
 WRITE = (
     {"scalars", "pinned", "probes", "timeline"},
     {"recorder"},
-    {"graphs", "helper", "hooks", "launch", "milestones", "names", "spans"},
+    {"graphs", "helper", "hooks", "launch", "milestones", "names", "sampling", "spans"},
     {"beacon"},
     {"integrations"},
 )

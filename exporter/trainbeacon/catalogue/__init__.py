@@ -9,14 +9,25 @@ from __future__ import annotations
 
 from .hardware import HARDWARE
 from .health import COLLECTORS, EXPORTER_PLACES, HEALTH, NVML_STATES, PLACES, RANK_PLACES
+from .learning import LEARNING, MOST_LAYERS, SPLITS
 from .model import LEVEL_LABELS, Label, Level, Metric
-from .training import PHASES, SPLITS, STATES, STEP_BUCKETS, TRAINING
+from .training import (
+    DEVICE_PHASES,
+    FAILURE_KINDS,
+    GOODPUT_KINDS,
+    MOST_GROUPS,
+    PHASES,
+    RUN_KINDS,
+    STATES,
+    STEP_BUCKETS,
+    TRAINING,
+)
 from .who import THRESHOLDS, WHO
 
 #: Series allowed per rank, per GPU, per node and per run. What goes beyond is dropped and counted.
-BUDGETS: dict[Level, int] = {"rank": 120, "gpu": 60, "node": 80, "run": 250}
+BUDGETS: dict[Level, int] = {"rank": 160, "gpu": 60, "node": 80, "run": 300}
 
-ALL: tuple[Metric, ...] = (*TRAINING, *HARDWARE, *WHO, *HEALTH)
+ALL: tuple[Metric, ...] = (*LEARNING, *TRAINING, *HARDWARE, *WHO, *HEALTH)
 BY_NAME: dict[str, Metric] = {metric.name: metric for metric in ALL}
 
 __all__ = [
@@ -24,12 +35,18 @@ __all__ = [
     "BUDGETS",
     "BY_NAME",
     "COLLECTORS",
+    "DEVICE_PHASES",
     "EXPORTER_PLACES",
+    "FAILURE_KINDS",
+    "GOODPUT_KINDS",
     "LEVEL_LABELS",
+    "MOST_GROUPS",
+    "MOST_LAYERS",
     "NVML_STATES",
     "PHASES",
     "PLACES",
     "RANK_PLACES",
+    "RUN_KINDS",
     "SPLITS",
     "STATES",
     "STEP_BUCKETS",

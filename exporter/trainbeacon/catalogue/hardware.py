@@ -180,8 +180,8 @@ _ALLOCATOR = (
         (
             Label(
                 "kind",
-                "held by tensors now and at most, or taken from the driver",
-                ("allocated", "peak", "reserved"),
+                "held by tensors now and at most, taken from the driver, or free in split blocks",
+                ("allocated", "peak", "reserved", "inactive_split"),
             ),
         ),
         survives=False,

@@ -1,10 +1,9 @@
-"""Metrics of the training itself: quality, gradients and weights, progress, time, life, checkpoints."""
+"""Metrics of the course of a training: progress, time, collectives, life, checkpoints."""
 
 from __future__ import annotations
 
 from .model import Label, Metric, facts
 
-SPLITS = ("train", "validation", "test")
 PHASES = (
     "init",
     "resume",
@@ -21,111 +20,23 @@ PHASES = (
     "other",
 )
 STATES = ("running", "finished", "failed", "exited", "crashed")
+#: Phases that device events are taken for.
+DEVICE_PHASES = ("forward", "backward", "optimizer")
+#: Where the time of a run goes; `idle` lies between the attempts, and only the whole run knows it.
+GOODPUT_KINDS = ("productive", "evaluate", "checkpoint", "data_wait", "init", "stalled", "lost", "other")
+RUN_KINDS = (*GOODPUT_KINDS, "idle")
+#: What an exception that ends a rank is of; `peer_lost` is collateral of another rank's end.
+FAILURE_KINDS = ("cuda_oom", "host_oom", "timeout", "peer_lost", "interrupted", "data", "storage", "other")
+#: Process groups of a rank whose collectives are counted.
+MOST_GROUPS = 16
 STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
 
-_SPLIT = Label("split", "the data the value was computed on", SPLITS)
 _PHASE = Label("phase", "what the host was doing", PHASES)
 _STATE = Label("state", "life of the training process", STATES)
-_GROUP = Label("group", "index of the optimizer's parameter group", ("0", "1", "2", "3"))
-
-_QUALITY = (
-    Metric("quality", "training_loss", "gauge", "", "Loss as last logged.", (_SPLIT,)),
-    Metric(
-        "quality", "training_accuracy_ratio", "gauge", "ratio", "Accuracy as last logged, 0 to 1.", (_SPLIT,)
-    ),
-    Metric(
-        "quality",
-        "training_metric",
-        "gauge",
-        "",
-        "Any scalar that the script logs under a name of its own (precision, perplexity, ...).",
-        (Label("name", "the name given to log()", limit=40), _SPLIT),
-        level="run",
-    ),
-    Metric(
-        "quality",
-        "training_evaluations_since_best",
-        "gauge",
-        "",
-        "Evaluations since the lowest loss of that split; 0 when the last evaluation was the best.",
-        (_SPLIT,),
-    ),
-    Metric(
-        "quality",
-        "training_loss_spikes_total",
-        "counter",
-        "",
-        "Training losses that stood far above their own recent course; every logged one is judged.",
-    ),
-    Metric(
-        "quality",
-        "training_loss_nonfinite_total",
-        "counter",
-        "",
-        "Training losses that were NaN or infinite; every logged one is judged.",
-    ),
-    Metric(
-        "quality",
-        "training_learning_rate",
-        "gauge",
-        "",
-        "Learning rate of the optimizer's parameter group.",
-        (_GROUP,),
-    ),
+_KIND = "what the time went into"
+_COLLECTIVE_GROUP = Label(
+    "group", "the process group: its name and its ranks, equal on all its ranks", limit=MOST_GROUPS
 )
-
-_GRADIENTS = (
-    Metric(
-        "gradients and weights",
-        "training_gradient_norm",
-        "gauge",
-        "",
-        "Norm of all gradients before clipping.",
-    ),
-    Metric(
-        "gradients and weights",
-        "training_gradient_clipped_total",
-        "counter",
-        "",
-        "Steps whose gradients were scaled down by clip_grad_norm_.",
-    ),
-    Metric(
-        "gradients and weights",
-        "training_gradient_nonfinite_total",
-        "counter",
-        "",
-        "Steps whose gradient norm was NaN or infinite.",
-    ),
-    Metric(
-        "gradients and weights",
-        "training_parameter_norm",
-        "gauge",
-        "",
-        "L2 norm of the trained parameters, sampled.",
-    ),
-    Metric(
-        "gradients and weights",
-        "training_update_ratio",
-        "gauge",
-        "ratio",
-        "Norm of an optimizer step over the norm of the parameters, sampled over part of the weights.",
-    ),
-    Metric(
-        "gradients and weights",
-        "training_loss_scale",
-        "gauge",
-        "",
-        "Loss scale of the AMP gradient scaler.",
-    ),
-    Metric(
-        "gradients and weights",
-        "training_optimizer_steps_skipped_total",
-        "counter",
-        "",
-        "Optimizer steps that the AMP gradient scaler left out for non-finite gradients.",
-    ),
-)
-
 _PROGRESS = (
     Metric("progress", "training_step", "gauge", "", "Number of the last completed step of the run."),
     Metric("progress", "training_steps_total", "counter", "", "Steps completed by this process."),
@@ -169,6 +80,29 @@ _PROGRESS = (
         "seconds",
         "Unix time at which the last step ended.",
     ),
+    Metric(
+        "progress",
+        "training_elapsed_seconds",
+        "gauge",
+        "seconds",
+        "Time since the run first began, over all attempts and the pauses between them.",
+        level="run",
+    ),
+    Metric(
+        "progress",
+        "training_model_flops_per_step",
+        "gauge",
+        "",
+        "Floating-point operations of one step on this rank, forward and backward, as counted or given.",
+    ),
+    Metric(
+        "progress",
+        "training_mfu_ratio",
+        "gauge",
+        "ratio",
+        "Model FLOPs a second, of late, over the peak rate of the rank's GPU.",
+        survives=False,
+    ),
 )
 
 _TIME = (
@@ -197,6 +131,67 @@ _TIME = (
         "Unix time at which the present phase began.",
         survives=False,
     ),
+    Metric(
+        "time",
+        "training_device_phase_seconds_total",
+        "counter",
+        "seconds",
+        "Time between device events around a phase, of the sampled steps scaled up; promises no sum.",
+        (Label("phase", "what the device was given", DEVICE_PHASES),),
+        stability="experimental",
+    ),
+    Metric(
+        "time",
+        "training_self_seconds_total",
+        "counter",
+        "seconds",
+        "Time of the steps before their first collective, in which a rank waits for no other.",
+    ),
+    Metric(
+        "time",
+        "training_goodput_seconds_total",
+        "counter",
+        "seconds",
+        "Time of this process by what it went into; the kinds add up to its life.",
+        (Label("kind", _KIND, GOODPUT_KINDS),),
+        level="run",
+    ),
+    Metric(
+        "time",
+        "training_run_seconds",
+        "gauge",
+        "seconds",
+        "Time of the whole run, over all attempts, by what it went into.",
+        (Label("kind", _KIND, RUN_KINDS),),
+        level="run",
+    ),
+    Metric(
+        "time",
+        "training_lost_steps_total",
+        "counter",
+        "",
+        "Steps that an earlier attempt had made already, and that this process had to make again.",
+        level="run",
+    ),
+)
+
+_COLLECTIVES = (
+    Metric(
+        "collectives",
+        "training_collectives_enqueued_total",
+        "counter",
+        "",
+        "Collectives that this rank has begun in the process group.",
+        (_COLLECTIVE_GROUP,),
+    ),
+    Metric(
+        "collectives",
+        "training_collectives_completed_total",
+        "counter",
+        "",
+        "Collectives that this rank has seen the end of in the process group.",
+        (_COLLECTIVE_GROUP,),
+    ),
 )
 
 _LIFE = (
@@ -223,7 +218,7 @@ _LIFE = (
         "info",
         "",
         "The exception that ended the run on this rank.",
-        facts(exception="class of the exception"),
+        facts(exception="class of the exception", kind=f"one of {', '.join(FAILURE_KINDS)}"),
     ),
     Metric(
         "life",
@@ -231,6 +226,37 @@ _LIFE = (
         "gauge",
         "seconds",
         "Unix time of the exception that ended the run on this rank.",
+    ),
+    Metric(
+        "life",
+        "training_end_timestamp_seconds",
+        "gauge",
+        "seconds",
+        "Unix time at which the process ended, by its own word or as the exporter saw it go.",
+    ),
+    Metric(
+        "life",
+        "training_hang_evidence_total",
+        "counter",
+        "",
+        "Files of evidence that this rank wrote when it made no progress.",
+    ),
+    Metric(
+        "life",
+        "training_loader_workers",
+        "gauge",
+        "",
+        "Worker processes of data loaders.",
+        (Label("state", "whether the process exists", ("alive", "dead")),),
+        survives=False,
+    ),
+    Metric(
+        "life",
+        "training_loader_shared_memory_bytes",
+        "gauge",
+        "bytes",
+        "Shared memory held by the process and its loader workers.",
+        survives=False,
     ),
     Metric("life", "training_world_size", "gauge", "", "Ranks that the launcher started."),
     Metric(
@@ -261,6 +287,21 @@ _CHECKPOINTS = (
         "Unix time at which the last good checkpoint ended.",
     ),
     Metric("checkpoints", "training_checkpoint_step", "gauge", "", "Step of the last good checkpoint."),
+    Metric(
+        "checkpoints",
+        "training_checkpoint_write_seconds_total",
+        "counter",
+        "seconds",
+        "Time from the begin of checkpoints to their end on storage, also while training goes on.",
+    ),
+    Metric(
+        "checkpoints",
+        "training_checkpoints_pending",
+        "gauge",
+        "",
+        "Checkpoints that are still being written.",
+        survives=False,
+    ),
 )
 
-TRAINING = (*_QUALITY, *_GRADIENTS, *_PROGRESS, *_TIME, *_LIFE, *_CHECKPOINTS)
+TRAINING = (*_PROGRESS, *_TIME, *_COLLECTIVES, *_LIFE, *_CHECKPOINTS)

@@ -209,8 +209,8 @@ def test_random_damage_never_raises(served: Served) -> None:
 
 
 def test_budget_of_the_run_takes_whole_ranks_of_a_family(served: Served) -> None:
-    """Beyond 250 series a run, a rank's part of a family is left out whole, and counted."""
-    per_rank = 100
+    """Beyond the budget of series a run, a rank's part of a family is left out whole, and counted."""
+    per_rank = 120
     for rank in range(3):
         lines = "".join(f'many{{n="{number}"}} 1\n' for number in range(per_rank))
         served.rank(f"# TYPE many gauge\n{lines}# TYPE few gauge\nfew 1\n", rank)

@@ -103,7 +103,9 @@ def test_cuda_that_is_not_in_use_is_let_be(monkeypatch: pytest.MonkeyPatch) -> N
     assert 7.0 == sampled.look()["training_allocator_bytes", "allocated"]
 
 
-@pytest.mark.parametrize("cuda", [None, SimpleNamespace(), Devices({}), Devices()], ids=str)
+@pytest.mark.parametrize(
+    "cuda", [None, SimpleNamespace(), Devices({}), Devices()], ids=["none", "bare", "empty", "no devices"]
+)
 def test_nothing_to_sample(monkeypatch: pytest.MonkeyPatch, cuda: object) -> None:
     """A torch that is still being imported, or an allocator without figures, records nothing: 0 would lie."""
     assert {} == Sampled(monkeypatch, cuda).look()
