@@ -102,6 +102,7 @@ class TestPrecedence:
             "retention_seconds": "1e3",
             "gpu": "OFF",
             "user_metrics": "0",
+            "probes_off": "layers,evidence",
         }
         names = {field.name for field in fields(Config)}
         environ = {f"TRAINBEACON_{name.upper()}": texts.get(name, f"a-{name}") for name in names}
@@ -118,6 +119,7 @@ class TestPrecedence:
             "retention_seconds": 1000.0,
             "gpu": False,
             "user_metrics": False,
+            "probes_off": ("layers", "evidence"),
         }
         assert Config(**expected) == Config.load({}, environ)
 

@@ -111,14 +111,14 @@ _GRADIENTS = (
     ),
     Metric(
         "gradients and weights",
-        "training_gradient_squared_sum",
+        "training_gradient_squared_norm",
         "gauge",
         "",
         "Sum of the squares of this rank's own gradient shards, sampled.",
     ),
     Metric(
         "gradients and weights",
-        "training_parameter_squared_sum",
+        "training_parameter_squared_norm",
         "gauge",
         "",
         "Sum of the squares of this rank's own parameter shards, sampled.",
