@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from trainbeacon import catalogue
 from trainbeacon.blackbox import format as layout
@@ -26,23 +26,27 @@ class RanksCollector:
     Args:
         directory: the boxes of the node.
         linger_seconds: how long a dead rank is served once no rank of its run is alive on this node.
+        clock: the Unix time by which ranks are judged.
     """
 
     name = "ranks"
 
-    def __init__(self, directory: BoxDirectory, linger_seconds: float) -> None:
+    def __init__(
+        self, directory: BoxDirectory, linger_seconds: float, clock: Callable[[], float] = time.time
+    ) -> None:
         self._directory = directory
         self._linger = linger_seconds
+        self._clock = clock
         self._namespace = pid_namespace()
 
     def collect(self, families: Families) -> None:
         """Read every box now."""
         for box in self.served():
-            _add_box(families, box)
+            _add_box(families, box, self._clock())
 
     def served(self) -> list[Box]:
         """The boxes that are served now."""
-        return select(self._directory.scan(), time.time(), self._linger)
+        return select(self._directory.scan(), self._clock(), self._linger)
 
     def processes(self) -> Sequence[RankProcess]:
         """The live ranks whose process ids mean something to this process."""
@@ -72,11 +76,11 @@ def select(boxes: Sequence[Box], now: float, linger_seconds: float) -> list[Box]
     ]
 
 
-def _add_box(families: Families, box: Box) -> None:
+def _add_box(families: Families, box: Box, now: float) -> None:
     run, rank = box.identity.run, str(box.identity.rank)
     buckets = [0.0] * (len(catalogue.STEP_BUCKETS) + 1)
     total = 0.0
-    silent = time.time() - box.last_sign > RATES_LAST_SECONDS
+    silent = now - box.last_sign > RATES_LAST_SECONDS
     for (name, labels), number in _values(box).items():
         metric = catalogue.BY_NAME.get(name)
         if metric is None or not (box.alive or metric.survives) or (name in _RATES and silent):

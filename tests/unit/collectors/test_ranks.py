@@ -70,11 +70,10 @@ class Directory:
         return list(self._boxes)
 
 
-def served(one: Box, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[tuple[str, ...], float]]:
-    monkeypatch.setattr(ranks, "time", SimpleNamespace(time=lambda: NOW))
+def served(one: Box) -> dict[str, dict[tuple[str, ...], float]]:
     families = Families()
     directory: Any = Directory(one)
-    RanksCollector(directory, LINGER).collect(families)
+    RanksCollector(directory, LINGER, clock=lambda: NOW).collect(families)
     return {
         family.name: {tuple(s.labels.values())[2:]: s.value for s in family.samples} for family in families
     }
@@ -96,17 +95,17 @@ def in_phase(phase: float, start: float, heartbeat: float, **change: Any) -> Box
 EVALUATE = catalogue.PHASES.index("evaluate")
 
 
-def test_open_phase_counts_up_to_the_last_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_phase_counts_up_to_the_last_heartbeat() -> None:
     """An evaluation of minutes shows as such while it lasts, not as a leap at its end."""
-    totals = served(in_phase(EVALUATE, 100.0, 107.0), monkeypatch)["training_phase_seconds"]
+    totals = served(in_phase(EVALUATE, 100.0, 107.0))["training_phase_seconds"]
     assert 17.0 == totals["evaluate",]
     assert {10.0} == {total for phase, total in totals.items() if phase != ("evaluate",)}
 
 
-def test_crashed_rank_keeps_the_time_of_its_last_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crashed_rank_keeps_the_time_of_its_last_phase() -> None:
     """What was served before the crash must not fall after it: a counter that falls is a restart."""
     crashed = in_phase(EVALUATE, 100.0, 107.0, state="crashed", alive=False)
-    shown = served(crashed, monkeypatch)
+    shown = served(crashed)
     assert 17.0 == shown["training_phase_seconds"]["evaluate",]
     assert "training_phase" not in shown
 
@@ -118,36 +117,36 @@ def test_crashed_rank_keeps_the_time_of_its_last_phase(monkeypatch: pytest.Monke
         {"state": "failed", "alive": False},
     ],
 )
-def test_closed_phase_is_not_counted_twice(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_phase_is_not_counted_twice(change: dict[str, Any]) -> None:
     """At its end the beacon adds the open phase itself."""
-    totals = served(in_phase(EVALUATE, 100.0, 107.0, **change), monkeypatch)["training_phase_seconds"]
+    totals = served(in_phase(EVALUATE, 100.0, 107.0, **change))["training_phase_seconds"]
     assert {10.0} == set(totals.values())
 
 
-def test_phase_that_began_after_the_heartbeat_takes_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phase_that_began_after_the_heartbeat_takes_nothing_away() -> None:
     """Between two heartbeats a phase can begin: its time counts from 0."""
-    totals = served(in_phase(EVALUATE, 107.5, 107.0), monkeypatch)["training_phase_seconds"]
+    totals = served(in_phase(EVALUATE, 107.5, 107.0))["training_phase_seconds"]
     assert {10.0} == set(totals.values())
 
 
 @pytest.mark.parametrize("number", [-1.0, 99.0, math.nan, math.inf])
-def test_phase_that_makes_no_sense_is_no_phase(number: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phase_that_makes_no_sense_is_no_phase(number: float) -> None:
     """A damaged box says nothing of its phase, and all else."""
-    shown = served(in_phase(number, 100.0, 107.0), monkeypatch)
+    shown = served(in_phase(number, 100.0, 107.0))
     assert {0.0} == set(shown["training_phase"].values())
     assert {10.0} == set(shown["training_phase_seconds"].values())
 
 
-def test_exactly_one_phase_and_state_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exactly_one_phase_and_state_are_one() -> None:
     """A query for `== 1` finds one phase and one state."""
-    shown = served(in_phase(EVALUATE, 100.0, 107.0), monkeypatch)
+    shown = served(in_phase(EVALUATE, 100.0, 107.0))
     assert [("evaluate",)] == [phase for phase, value in shown["training_phase"].items() if value]
     assert [("running",)] == [state for state, value in shown["training_state"].items() if value]
     assert len(catalogue.PHASES) == len(shown["training_phase"])
     assert len(catalogue.STATES) == len(shown["training_state"])
 
 
-def test_histogram_is_cumulated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_histogram_is_cumulated() -> None:
     """Buckets are stored each for itself and served as Prometheus counts them, with sum and count."""
     name = "training_step_duration_seconds"
     last = str(len(catalogue.STEP_BUCKETS))
@@ -157,7 +156,7 @@ def test_histogram_is_cumulated(monkeypatch: pytest.MonkeyPatch) -> None:
     families = Families()
     monkeypatch.setattr(ranks, "time", SimpleNamespace(time=lambda: NOW))
     directory: Any = Directory(one)
-    RanksCollector(directory, LINGER).collect(families)
+    RanksCollector(directory, LINGER, clock=lambda: NOW).collect(families)
     family = families.get(name)
     assert family is not None
     shown = {sample.labels.get("le", sample.name[len(name) :]): sample.value for sample in family.samples}
@@ -168,7 +167,7 @@ def test_histogram_is_cumulated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (6.0, 70.5, 6.0) == (shown["+Inf"], shown["_sum"], shown["_count"])
 
 
-def test_only_processes_of_our_own_namespace_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_processes_of_our_own_namespace_are_handed_on() -> None:
     """A process id from another container means another process here."""
     monkeypatch.setattr(ranks, "pid_namespace", lambda: 7)
     monkeypatch.setattr(ranks, "time", SimpleNamespace(time=lambda: NOW))

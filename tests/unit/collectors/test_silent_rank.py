@@ -20,7 +20,7 @@ def _rates(silent_for: float) -> list[float]:
     }
     box = Box("a.box", BoxIdentity("run", 0, now - 100), "running", True, values, ())
     families = Families()
-    ranks._add_box(families, box)
+    ranks._add_box(families, box, now)
     steps = families.get("training_steps_total")
     assert steps is not None
     assert [sample.value for sample in steps.samples] == [7.0]
