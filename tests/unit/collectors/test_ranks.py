@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -154,7 +153,6 @@ def test_histogram_is_cumulated() -> None:
     values[("training_heartbeat_timestamp_seconds", ())] = NOW
     one = Box("b", BoxIdentity("r", 0, NOW), "running", True, values, ())
     families = Families()
-    monkeypatch.setattr(ranks, "time", SimpleNamespace(time=lambda: NOW))
     directory: Any = Directory(one)
     RanksCollector(directory, LINGER, clock=lambda: NOW).collect(families)
     family = families.get(name)
@@ -167,10 +165,9 @@ def test_histogram_is_cumulated() -> None:
     assert (6.0, 70.5, 6.0) == (shown["+Inf"], shown["_sum"], shown["_count"])
 
 
-def test_only_processes_of_our_own_namespace_are_handed_on() -> None:
+def test_only_processes_of_our_own_namespace_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process id from another container means another process here."""
     monkeypatch.setattr(ranks, "pid_namespace", lambda: 7)
-    monkeypatch.setattr(ranks, "time", SimpleNamespace(time=lambda: NOW))
     identities = [
         (BoxIdentity("r", 0, NOW, pid=11, pid_namespace=7), True),
         (BoxIdentity("r", 1, NOW, pid=12, pid_namespace=8), True),
@@ -179,5 +176,5 @@ def test_only_processes_of_our_own_namespace_are_handed_on() -> None:
     ]
     boxes = [Box("b", who, "running" if alive else "crashed", alive, {}, ()) for who, alive in identities]
     directory: Any = Directory(*boxes)
-    processes = RanksCollector(directory, LINGER).processes()
+    processes = RanksCollector(directory, LINGER, clock=lambda: NOW).processes()
     assert [("r", "0", 11)] == [(p.run, p.rank, p.pid) for p in processes]
