@@ -29,6 +29,7 @@ TIMEOUT_SECONDS = 10
 #: How long the head of a request may take from its first byte on. It gets a thread when it is whole.
 REQUEST_SECONDS = 3
 MOST_HEADER_BYTES = 16 * 1024
+MOST_BODY_BYTES = 16 * 1024
 #: How long a TLS handshake may take; a connection has a thread only while it has sent something of it.
 HANDSHAKE_SECONDS = 5
 #: Connections that wait for their client; the one that has waited longest goes for the next.
@@ -205,7 +206,7 @@ class PatientServer(WSGIServer):
 
     ConnectionClass = _Connection
     max_request_header_size = MOST_HEADER_BYTES
-    max_request_body_size = MOST_HEADER_BYTES
+    max_request_body_size = MOST_BODY_BYTES
     health: Health
     web: WebConfigFile
     _connections: Any

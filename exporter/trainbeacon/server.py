@@ -17,7 +17,7 @@ from trainbeacon._version import __version__
 from trainbeacon.authentication import PasswordCheck
 from trainbeacon.blackbox.reader import Box
 from trainbeacon.collectors.health import Health
-from trainbeacon.connections import MOST_WAITING, TIMEOUT_SECONDS, PatientServer
+from trainbeacon.connections import MOST_BODY_BYTES, MOST_WAITING, TIMEOUT_SECONDS, PatientServer
 from trainbeacon.exposition import metrics_page
 from trainbeacon.webconfig import WebConfigFile
 
@@ -30,6 +30,40 @@ Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+class Gate:
+    """Who may ask, and what every answer says besides: passwords and headers of a web config file."""
+
+    def __init__(self, web: WebConfigFile, health: Health) -> None:
+        self._web = web
+        self._health = health
+        self._passwords = PasswordCheck()
+
+    def adding_headers(self, start_response: StartResponse) -> StartResponse:
+        """The same, with the headers that the file asks for."""
+        headers = self._web.current.headers
+
+        def start(status: str, own: list[tuple[str, str]]) -> Any:
+            return start_response(status, [*own, *headers])
+
+        return start
+
+    def refusal(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes] | None:
+        """The answer to who has no right to one; /healthz is for probes, which have no password."""
+        users = self._web.current.users
+        if not users or environ.get("PATH_INFO") == "/healthz":
+            return None
+        header, address = environ.get("HTTP_AUTHORIZATION", ""), environ.get("REMOTE_ADDR", "")
+        verdict = self._passwords.check(users, header, address)
+        if verdict == "welcome":
+            return None
+        self._health.refused(verdict)
+        if verdict == "busy":
+            text = "too many passwords are being checked; try again\n"
+            return answer(start_response, "503 Service Unavailable", text, **{"Retry-After": "1"})
+        challenge = {"WWW-Authenticate": 'Basic realm="trainbeacon", charset="UTF-8"'}
+        return answer(start_response, "401 Unauthorized", "a user name and password, please\n", **challenge)
 
 
 class Application:
@@ -55,60 +89,40 @@ class Application:
         self._health = health
         self._boxes = boxes
         self._on_scrape = on_scrape
-        self._web = web or WebConfigFile(None)
-        self._passwords = PasswordCheck()
+        self._gate = Gate(web or WebConfigFile(None), health)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request, if its sender may ask."""
-        headers = self._web.current.headers
-
-        def start(status: str, own: list[tuple[str, str]]) -> Any:
-            return start_response(status, [*own, *headers])
-
-        return self._refusal(environ, start) or self._page(environ, start)
-
-    def _refusal(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes] | None:
-        """The answer to who has no right to one; /healthz is for probes, which have no password."""
-        users = self._web.current.users
-        if not users or environ.get("PATH_INFO") == "/healthz":
-            return None
-        header, address = environ.get("HTTP_AUTHORIZATION", ""), environ.get("REMOTE_ADDR", "")
-        verdict = self._passwords.check(users, header, address)
-        if verdict == "welcome":
-            return None
-        self._health.refused(verdict)
-        if verdict == "busy":
-            text = "too many passwords are being checked; try again\n"
-            return _answer(start_response, "503 Service Unavailable", text, **{"Retry-After": "1"})
-        challenge = {"WWW-Authenticate": 'Basic realm="trainbeacon", charset="UTF-8"'}
-        return _answer(start_response, "401 Unauthorized", "a user name and password, please\n", **challenge)
+        start = self._gate.adding_headers(start_response)
+        return self._gate.refusal(environ, start) or self._page(environ, start)
 
     def _page(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ.get("PATH_INFO", "/"), environ.get("REQUEST_METHOD", "GET")
         if method not in ("GET", "HEAD"):
             self._health.refused("method")
-            return _answer(start_response, "405 Method Not Allowed", "only GET and HEAD\n", Allow="GET, HEAD")
+            return answer(start_response, "405 Method Not Allowed", "only GET and HEAD\n", Allow="GET, HEAD")
         if path == "/metrics":
             body = metrics_page(self._registry, environ, start_response)
             if method == "GET":
                 self._on_scrape()
         elif path == "/healthz":
-            body = _answer(start_response, "200 OK", "ok\n")
+            body = answer(start_response, "200 OK", "ok\n")
         elif path == "/":
-            body = _answer(start_response, "200 OK", landing_page(self._boxes()), "text/html; charset=utf-8")
+            body = answer(start_response, "200 OK", landing_page(self._boxes()), "text/html; charset=utf-8")
         else:
             self._health.refused("not_found")
-            body = _answer(start_response, "404 Not Found", "not here; the metrics are at /metrics\n")
+            body = answer(start_response, "404 Not Found", "not here; the metrics are at /metrics\n")
         return [] if method == "HEAD" else body
 
 
-def _answer(
+def answer(
     start_response: StartResponse,
     status: str,
     text: str,
     content_type: str = "text/plain; charset=utf-8",
     **headers: str,
 ) -> Iterable[bytes]:
+    """Answer a request (WSGI) with a text."""
     body = text.encode()
     start_response(
         status,
@@ -138,15 +152,18 @@ def landing_page(boxes: list[Box]) -> str:
 
 
 class Server:
-    """The HTTP server of one exporter. `port` is the one that it really got; TLS is as `web` says."""
+    """An HTTP server. `port` is the one that it really got; TLS is as `web` says."""
 
     def __init__(
         self,
-        application: Application,
+        application: Callable[[Environ, StartResponse], Iterable[bytes]],
         health: Health,
         host: str,
         port: int,
         web: WebConfigFile | None = None,
+        *,
+        threads: int = THREADS,
+        most_body_bytes: int = MOST_BODY_BYTES,
     ) -> None:
         self.host = host
         self.port = _first_free(host, port)
@@ -154,8 +171,8 @@ class Server:
         self._server = PatientServer(
             (host, self.port),
             application,
-            numthreads=THREADS,
-            max=THREADS,
+            numthreads=threads,
+            max=threads,
             request_queue_size=MOST_WAITING,
             timeout=TIMEOUT_SECONDS,
             accepted_queue_size=QUEUE,
@@ -163,6 +180,7 @@ class Server:
             shutdown_timeout=1,
             server_name="trainbeacon",
         )
+        self._server.max_request_body_size = most_body_bytes
         self._server.health = health
         self._server.web = web or WebConfigFile(None)
         self._server.prepare()

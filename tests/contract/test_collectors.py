@@ -26,6 +26,10 @@ from trainbeacon.testing import ScriptedJob, Series, read_exposition, series
 
 #: Metrics that take more than the scripted job has, and the test that sees them served.
 SHOWN_ELSEWHERE: dict[str, str] = {
+    "trainbeacon_notify_last_success_timestamp_seconds": "tests/unit/notify/test_service.py",
+    "trainbeacon_notify_messages_total": "tests/unit/notify/test_service.py",
+    "trainbeacon_notify_requests_total": "tests/unit/notify/test_service.py",
+    "trainbeacon_notify_waiting": "tests/unit/notify/test_service.py",
     "training_checkpoint_write_seconds_total": "exporter/METRICS.md",
     "training_checkpoints_pending": "exporter/METRICS.md",
     "training_class_ratio": "exporter/METRICS.md",

@@ -39,7 +39,7 @@ READ = (
     {"webconfig", "authentication"},
     {"connections"},
     {"server", "discovery"},
-    {"exporter"},
+    {"exporter", "notify"},
 )
 #: Stand above both sides and may import either.
 ON_TOP = {"__init__", "__main__", "cli", "demo", "shipped", "testing"}

@@ -8,7 +8,15 @@ and the one place that writes it. This package imports nothing else of ours.
 from __future__ import annotations
 
 from .hardware import HARDWARE
-from .health import COLLECTORS, EXPORTER_PLACES, HEALTH, NVML_STATES, PLACES, RANK_PLACES
+from .health import (
+    COLLECTORS,
+    EXPORTER_PLACES,
+    HEALTH,
+    MOST_NOTIFY_RECEIVERS,
+    NVML_STATES,
+    PLACES,
+    RANK_PLACES,
+)
 from .learning import LEARNING, MOST_LAYERS, SPLITS
 from .model import LEVEL_LABELS, Label, Level, Metric
 from .training import (
@@ -42,6 +50,7 @@ __all__ = [
     "LEVEL_LABELS",
     "MOST_GROUPS",
     "MOST_LAYERS",
+    "MOST_NOTIFY_RECEIVERS",
     "NVML_STATES",
     "PHASES",
     "PLACES",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .model import Label, Metric, facts
+from .model import Label, Metric, Type, facts
 
 #: Where an error of ours can happen in a training process and in the exporter: the value of `where`
 #: in `trainbeacon_errors_total`.
@@ -10,11 +10,49 @@ RANK_PLACES = ("value", "device", "hooks", "blackbox", "helper", "exporter")
 EXPORTER_PLACES = ("exporter", "collector", "discovery", "server")
 PLACES = (*RANK_PLACES, "collector", "discovery", "server")
 NVML_STATES = ("ok", "no_library", "no_driver", "no_permission", "failed")
+#: Receivers of one `trainbeacon notify`.
+MOST_NOTIFY_RECEIVERS = 8
 COLLECTORS = ("ranks", "gpu", "host", "user_metrics", "health")
 
 _WHERE = Label("where", "part of TrainBeacon that failed", PLACES)
 
+_RECEIVER = Label("receiver", "name of the receiver", limit=MOST_NOTIFY_RECEIVERS)
+
+
+def _notify(name: str, type: Type, unit: str, help: str, *labels: Label) -> Metric:
+    return Metric("own health", name, type, unit, help, labels, level="node", source="notify")
+
+
+_NOTIFY = (
+    _notify(
+        "trainbeacon_notify_requests_total",
+        "counter",
+        "",
+        "Notifications of Alertmanager that `trainbeacon notify` has answered.",
+        Label("outcome", "what it answered", ("delivered", "failed", "deferred", "refused")),
+    ),
+    _notify(
+        "trainbeacon_notify_messages_total",
+        "counter",
+        "",
+        "Messages given to the addresses of a receiver.",
+        _RECEIVER,
+        Label("outcome", "whether the service took it", ("delivered", "failed")),
+    ),
+    _notify(
+        "trainbeacon_notify_last_success_timestamp_seconds",
+        "gauge",
+        "seconds",
+        "Unix time at which a service took the last message of the receiver.",
+        _RECEIVER,
+    ),
+    _notify(
+        "trainbeacon_notify_waiting", "gauge", "", "Notifications that wait for their delivery.", _RECEIVER
+    ),
+)
+
 HEALTH = (
+    *_NOTIFY,
     Metric(
         "own health",
         "trainbeacon_build_info",

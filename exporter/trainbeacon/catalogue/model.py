@@ -12,7 +12,7 @@ from typing import Literal
 Type = Literal["counter", "gauge", "histogram", "info"]
 Level = Literal["rank", "gpu", "node", "run"]
 Stability = Literal["stable", "experimental"]
-Source = Literal["ranks", "gpu", "host", "health"]
+Source = Literal["ranks", "gpu", "host", "health", "notify"]
 
 #: The identity labels that every series of a level carries, before the metric's own labels.
 LEVEL_LABELS: dict[Level, tuple[str, ...]] = {
