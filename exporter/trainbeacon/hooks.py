@@ -16,14 +16,14 @@ from trainbeacon.identity import Identity
 from trainbeacon.identity.devices import visible_gpu
 from trainbeacon.probes.backward import announced
 from trainbeacon.probes.gradients import NormProbe
+from trainbeacon.probes.waits import replica_in, see_waits
 from trainbeacon.recorder import Recorder
 from trainbeacon.scalars import on_device
-from trainbeacon.timeline import OTHER, PHASE
+from trainbeacon.timeline import FORWARD, OPTIMIZER, OTHER
 
 if TYPE_CHECKING:
     import torch
 
-FORWARD, BACKWARD, OPTIMIZER = PHASE["forward"], PHASE["backward"], PHASE["optimizer"]
 _MOST_GROUPS = 4
 
 
@@ -51,6 +51,7 @@ class Hooks:
         self._scale: float | None = None  # after the last update
         self._scale_at = recorder.at("training_loss_scale")
         self._rate_at = [recorder.at("training_learning_rate", str(group)) for group in range(_MOST_GROUPS)]
+        self._hides = False  # whether the backward pass of the last forward hides collectives
         if model is not None:
             self._watch_model(model)
             for parameter in filter(on_device, islice(model.parameters(), 1)):
@@ -59,6 +60,8 @@ class Hooks:
             self._watch_optimizer(optimizer, counts=number == 0)
         if optimizers:
             self._watch_clipping()
+        if recorder.probes("self_time"):
+            self._guard("hooks", see_waits, self._timeline, self._replace)
         if scaler is not None:
             self._watch_scaler(scaler)
 
@@ -72,27 +75,49 @@ class Hooks:
     def _watch_model(self, model: torch.nn.Module) -> None:
         from torch.compiler import is_compiling
 
+        replica = self._guard("hooks", replica_in, model)
+        see, error = self._timeline.see, self._recorder.error
+
         def forward_begins(module: Any, inputs: Any) -> None:
             if not is_compiling() and module.training:
-                self._guard("hooks", self._timeline.see, FORWARD)
+                try:
+                    see(FORWARD)
+                    if replica is not None:
+                        self._hides = replica.require_backward_grad_sync  # not inside no_sync()
+                except Exception as problem:  # noqa: BLE001 - the boundary, as in `guard`, without its calls
+                    error("hooks", problem)
 
         def forward_ends(module: Any, inputs: Any, output: Any) -> None:
             if not is_compiling() and module.training:
-                self._guard("hooks", self._timeline.see, OTHER)
+                try:
+                    see(OTHER)
+                except Exception as problem:  # noqa: BLE001 - as above
+                    error("hooks", problem)
 
         self._removals.append(model.register_forward_pre_hook(forward_begins).remove)
         self._removals.append(model.register_forward_hook(forward_ends).remove)
         self._watch_backward()
 
     def _watch_backward(self) -> None:
-        """See every `backward()` begin. A hook on the model's output would cost ten times as much."""
+        """See every `backward()` begin and end. A hook on the model's output would cost ten times as much."""
         import torch
 
-        backward = announced(torch.autograd.backward, self._backward_begins)
-        self._replace(torch.autograd, "backward", backward)
+        timeline, error = self._timeline, self._recorder.error
 
-    def _backward_begins(self) -> None:
-        self._guard("hooks", self._timeline.see, BACKWARD)
+        def begins() -> bool:
+            try:
+                return timeline.begin_backward()
+            except Exception as problem:  # noqa: BLE001 - as above
+                error("hooks", problem)
+                return False
+
+        def ends() -> None:
+            try:
+                timeline.end_backward(hides=self._hides)
+            except Exception as problem:  # noqa: BLE001 - as above
+                error("hooks", problem)
+
+        self._replace(torch.autograd, "backward", announced(torch.autograd.backward, begins, ends))
 
     def _replace(self, module: Any, name: str, ours: Callable[..., Any]) -> None:
         """Put our function in the place of a module's, until `remove`, unless somebody did so after us."""

@@ -17,8 +17,12 @@ from trainbeacon.blackbox.writer import Writer
 
 PHASE = {name: index for index, name in enumerate(catalogue.PHASES)}
 INIT, WARMUP, DATA_WAIT, OTHER = PHASE["init"], PHASE["warmup"], PHASE["data_wait"], PHASE["other"]
-EVALUATE, CHECKPOINT = PHASE["evaluate"], PHASE["checkpoint"]
+FORWARD, BACKWARD, OPTIMIZER = PHASE["forward"], PHASE["backward"], PHASE["optimizer"]
+COMMUNICATION, EVALUATE, CHECKPOINT = PHASE["communication"], PHASE["evaluate"], PHASE["checkpoint"]
+_H2D = PHASE["h2d"]
 _PAUSES = (EVALUATE, CHECKPOINT)  # no part of a step's duration
+#: Phases in which waiting for other ranks is told apart: those of a step, once steps are made.
+_STEP_PHASES = frozenset((DATA_WAIT, _H2D, FORWARD, BACKWARD, OPTIMIZER, OTHER))
 
 _BUCKETS = catalogue.STEP_BUCKETS
 
@@ -37,6 +41,9 @@ class Timeline:
         warm: whether a step has been completed.
         step: number of the last completed step of the run.
         pending_samples, pending_tokens, pending_norm: of the step under way.
+        resumed: the step that the run was at when this process took it up, None where nobody said.
+        step_end: how many steps this process has made, and the phase totals at the end of the last one.
+        marks: steps of this process at whose end the phase totals are to be kept; empty but for a few.
     """
 
     def __init__(self, writer: Writer, index: Index) -> None:
@@ -48,6 +55,8 @@ class Timeline:
         self.pending_samples = 0
         self.pending_tokens = 0
         self.pending_norm = layout.UNSET
+        self.resumed: int | None = None
+        self.marks: dict[int, tuple[float, ...] | None] = {1: None}
         self._pending_loss = layout.UNSET
         self._ring_lacks_loss = False
         self._stack: list[int] = []
@@ -56,6 +65,11 @@ class Timeline:
         self._pause_start = 0.0
         # The totals are kept here as well: to store a number is cheaper than to read one back.
         self._phase_totals = [0.0] * len(catalogue.PHASES)
+        self.step_end = (0, tuple(self._phase_totals))
+        self._backward_before = 0.0
+        self._own_backward = 0.0
+        self._serves_self = False
+        self._paired = False
         self._buckets = [0] * (len(_BUCKETS) + 1)
         self._duration_sum = 0.0
         self._steps = 0
@@ -72,6 +86,7 @@ class Timeline:
         self._last_at = index["training_last_step_timestamp_seconds", ()]
         self._bucket_at = index["training_step_duration_seconds", ("0",)]
         self._sum_at = index["training_step_duration_seconds", (layout.HISTOGRAM_SUM,)]
+        self._self_at = index["training_self_seconds_total", (catalogue.SELF_CAUSES[0],)]
         self._begin()
 
     def _begin(self) -> None:
@@ -82,7 +97,7 @@ class Timeline:
             values[at] = 0.0
         values[self._sum_at] = values[self._steps_at] = 0.0
         self._phase = INIT
-        self._phase_start = self._step_start = time.monotonic()
+        self._phase_start = self._step_start = self._begun = time.monotonic()
         values[self._now_at] = INIT
         values[self._start_at] = self._phase_start
         values[self._start_time_at] = self._phase_start + self.wall_offset
@@ -117,6 +132,51 @@ class Timeline:
         if phase != self._phase:
             self._switch(phase)
 
+    def begin_backward(self) -> bool:
+        """A backward pass begins. False inside another one, whose end is not to be told."""
+        if self._phase == BACKWARD and not self._stack:
+            return False
+        self.see(BACKWARD)
+        self._backward_before = self._phase_totals[BACKWARD]
+        return True
+
+    def end_backward(self, *, hides: bool) -> None:
+        """The backward pass is over.
+
+        Args:
+            hides: whether it ran collectives out of our sight, so that how long it waited is not known.
+        """
+        if self._phase != BACKWARD or self._stack:
+            return
+        self._switch(OTHER)
+        if hides:
+            self._serves_self = not self._paired
+        else:
+            self._own_backward += self._phase_totals[BACKWARD] - self._backward_before
+
+    def begin_wait(self) -> bool:
+        """The rank begins to wait for others. False where that is no part of a step: then tell no end."""
+        phase = self._phase
+        if phase not in _STEP_PHASES or not self.warm:
+            return False
+        self._stack.append(phase)
+        self._switch(COMMUNICATION)
+        return True
+
+    def end_wait(self, *, paired: bool) -> None:
+        """The waiting is over.
+
+        Args:
+            paired: whether it was for a message of one rank to another, as in a pipeline. Its stages
+                differ by nature: no time of the rank's own is told for them to be compared by.
+        """
+        self._switch(self._stack.pop())
+        if paired and not self._paired:
+            self._paired = True
+            for at in range(self._self_at, self._self_at + len(catalogue.SELF_CAUSES)):
+                self._writer.step[at] = layout.UNSET
+        self._serves_self = not self._paired
+
     @property
     def declared(self) -> int | None:
         """The phase that the script has declared and not ended, if any."""
@@ -148,6 +208,15 @@ class Timeline:
         values[self._start_time_at] = now + self.wall_offset
         return now
 
+    def totals_now(self) -> tuple[float, ...]:
+        """Seconds of each phase up to now; from any thread."""
+        for _ in range(100):
+            totals, phase, start = list(self._phase_totals), self._phase, self._phase_start
+            if abs(self._begun + sum(totals) - start) < 1e-3:  # else a switch came in between
+                break
+        totals[phase] += max(0.0, time.monotonic() - start)
+        return tuple(totals)
+
     # Steps
 
     def end_step(self) -> None:
@@ -159,6 +228,10 @@ class Timeline:
         self._step_start, self._excluded = now, 0.0
         self.step = step = self.step + 1
         self._steps = steps = self._steps + 1
+        totals = tuple(self._phase_totals)
+        self.step_end = (steps, totals)
+        if steps in self.marks:
+            self.marks[steps] = totals
         bucket = bisect_left(_BUCKETS, duration)
         self._buckets[bucket] = in_bucket = self._buckets[bucket] + 1
         self._duration_sum += duration
@@ -176,8 +249,19 @@ class Timeline:
             self._tokens += self.pending_tokens
             values[self._tokens_at] = self._tokens
             self.pending_tokens = 0
+        if self._serves_self:
+            self._store_self()
         self._add_to_ring(step, timestamp, duration)
         self._writer.commit()
+
+    def _store_self(self) -> None:
+        """The rank's own time up to this step, in the order of `catalogue.SELF_CAUSES`."""
+        values, at, totals = self._writer.step, self._self_at, self._phase_totals
+        values[at] = totals[DATA_WAIT]
+        values[at + 1] = totals[FORWARD]
+        values[at + 2] = self._own_backward
+        values[at + 3] = totals[OPTIMIZER]
+        values[at + 4] = totals[OTHER] + totals[_H2D]
 
     def _add_to_ring(self, step: int, timestamp: float, duration: float) -> None:
         loss = self._pending_loss
@@ -204,6 +288,8 @@ class Timeline:
 
     def resume_at(self, step: int) -> None:
         """The run goes on after `step` (a resumed run, or a loop that numbers its own steps)."""
+        if self.resumed is None:
+            self.resumed = max(0, step - self._steps)
         self.step = step
         self._writer.step[self._step_at] = step
         self._writer.commit()

@@ -76,6 +76,7 @@ STEP_METRICS = (
     "training_last_step_timestamp_seconds",
     "training_step_duration_seconds",
     "training_phase_seconds_total",
+    "training_self_seconds_total",
     "training_phase_start_timestamp_seconds",
     PHASE_INDEX,
     PHASE_START,

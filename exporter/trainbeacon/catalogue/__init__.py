@@ -26,6 +26,7 @@ from .training import (
     MOST_GROUPS,
     PHASES,
     RUN_KINDS,
+    SELF_CAUSES,
     STATES,
     STEP_BUCKETS,
     TRAINING,
@@ -33,7 +34,7 @@ from .training import (
 from .who import THRESHOLDS, WHO
 
 #: Series allowed per rank, per GPU, per node and per run. What goes beyond is dropped and counted.
-BUDGETS: dict[Level, int] = {"rank": 160, "gpu": 60, "node": 80, "run": 300}
+BUDGETS: dict[Level, int] = {"rank": 164, "gpu": 60, "node": 80, "run": 300}
 
 ALL: tuple[Metric, ...] = (*LEARNING, *TRAINING, *HARDWARE, *WHO, *HEALTH)
 BY_NAME: dict[str, Metric] = {metric.name: metric for metric in ALL}
@@ -56,6 +57,7 @@ __all__ = [
     "PLACES",
     "RANK_PLACES",
     "RUN_KINDS",
+    "SELF_CAUSES",
     "SPLITS",
     "STATES",
     "STEP_BUCKETS",

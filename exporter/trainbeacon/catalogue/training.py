@@ -22,6 +22,8 @@ PHASES = (
 STATES = ("running", "finished", "failed", "exited", "crashed")
 #: Phases that device events are taken for.
 DEVICE_PHASES = ("forward", "backward", "optimizer")
+#: What a rank's own time of a step goes into; `backward` without what may hide collectives.
+SELF_CAUSES = ("data_wait", "forward", "backward", "optimizer", "host")
 #: Where the time of a run goes; `idle` lies between the attempts, and only the whole run knows it.
 GOODPUT_KINDS = ("productive", "evaluate", "checkpoint", "data_wait", "init", "stalled", "lost", "other")
 RUN_KINDS = (*GOODPUT_KINDS, "idle")
@@ -145,7 +147,8 @@ _TIME = (
         "training_self_seconds_total",
         "counter",
         "seconds",
-        "Time of the steps before their first collective, in which a rank waits for no other.",
+        "Time of the steps in which a rank waited for no other, by what it did, where collectives are seen.",
+        (Label("cause", "what the rank was at", SELF_CAUSES),),
     ),
     Metric(
         "time",

@@ -14,6 +14,7 @@ THRESHOLDS = (
     "phase_seconds_max",
     "rank_silent_seconds",
     "stall_seconds",
+    "straggler_ratio_max",
 )
 
 WHO = (

@@ -1,4 +1,4 @@
-"""Seeing a backward pass begin. In a file of its own because `torch.compile` must not trace it (`graphs`)."""
+"""Seeing a backward pass begin and end. A file of its own: `torch.compile` must not trace it (`graphs`)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 
-def announced(backward: Callable[..., Any], begins: Callable[[], None]) -> Callable[..., Any]:
-    """`backward`, with `begins` called before it. `begins` must not raise."""
+def announced(
+    backward: Callable[..., Any], begins: Callable[[], Any], ends: Callable[[], None]
+) -> Callable[..., Any]:
+    """`backward`, with `begins` called before it and, if that said so, `ends` after it. Neither may raise."""
 
     def announcing(*args: Any, **keywords: Any) -> Any:
-        begins()
-        return backward(*args, **keywords)
+        if not begins():
+            return backward(*args, **keywords)
+        try:
+            return backward(*args, **keywords)
+        finally:
+            ends()
 
     return announcing
