@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainbeacon import catalogue
 from trainbeacon.config import Config
+from trainbeacon.failures import kind_of
 from trainbeacon.graphs import keep_out_of_graphs
 from trainbeacon.helper import Helper
 from trainbeacon.identity import Identity, current
@@ -361,9 +362,11 @@ class Beacon:
             self._end("failed")
 
     def _record_failure(self, error: BaseException) -> None:
-        self.recorder.writer.info("training_failure_info", [type(error).__name__, "other"])
-        self.recorder.set("training_failure_timestamp_seconds", time.time())
-        self.recorder.writer.end("failed")
+        recorder, now = self.recorder, time.time()
+        recorder.writer.info("training_failure_info", [type(error).__name__[:128], kind_of(error)])
+        recorder.set("training_failure_timestamp_seconds", now)
+        recorder.set("training_end_timestamp_seconds", now)  # it may be killed before it ends by itself
+        recorder.writer.end("failed")
 
     def _on_uncaught(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
@@ -387,6 +390,7 @@ class Beacon:
             self._helper.stop()
         guard("device", self.recorder.late.drain, DRAIN_SECONDS)
         guard("helper", self.timeline.close)
+        guard("helper", self.recorder.set, "training_end_timestamp_seconds", time.time())
         self.recorder.writer.end(state)
         guard("blackbox", self.recorder.writer.close)
         if sys.excepthook == self._on_uncaught:

@@ -27,7 +27,7 @@ COMMON = (
     {"blackbox"},
 )
 WRITE = (
-    {"scalars", "pinned", "probes", "timeline"},
+    {"failures", "scalars", "pinned", "probes", "timeline"},
     {"recorder"},
     {"graphs", "helper", "hooks", "launch", "milestones", "names", "sampling", "spans"},
     {"beacon"},

@@ -84,7 +84,7 @@ def test_exception_is_served_with_its_class(job: Node) -> None:
     job.rank(0, 2)
     assert 1 == job.rank(1, 2).end("raise")
     assert "failed" == job.state(1)
-    assert 1.0 == job.value("training_failure_info", 1, exception="ConnectionError", kind="other")
+    assert 1.0 == job.value("training_failure_info", 1, exception="ConnectionError", kind="peer_lost")
     assert abs(time.time() - (job.value("training_failure_timestamp_seconds", 1) or 0)) < 20
 
 
