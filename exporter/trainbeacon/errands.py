@@ -1,0 +1,53 @@
+"""Work on files that must hold up neither the training thread nor the helper's heartbeat.
+
+A checkpoint's file system may block for minutes. Whatever touches it runs in a daemon thread of its own,
+started with the first errand.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+MOST_WAITING = 100
+
+
+class Errands:
+    """Runs what it is given, in order; the oldest ones are forgotten where a hundred wait.
+
+    Args:
+        on_error: told each exception.
+    """
+
+    def __init__(self, on_error: Callable[[Exception], None]) -> None:
+        self._on_error = on_error
+        self._jobs: deque[Callable[[], None]] = deque(maxlen=MOST_WAITING)
+        self._something = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Have something done soon; from any thread, without waiting."""
+        self._jobs.append(job)
+        self._something.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="trainbeacon-files", daemon=True)
+            self._thread.start()
+
+    def finish(self, seconds: float) -> bool:
+        """Wait until all that was submitted is done, but not longer than that. Returns whether it is."""
+        if self._thread is None:
+            return True
+        done = threading.Event()
+        self.submit(done.set)
+        return done.wait(seconds)
+
+    def _run(self) -> None:
+        while True:
+            self._something.wait()
+            self._something.clear()
+            while self._jobs:
+                try:
+                    self._jobs.popleft()()
+                except Exception as error:  # noqa: BLE001 - told, and the next one is due
+                    self._on_error(error)
