@@ -22,6 +22,7 @@ PREFIX = "TRAINBEACON_"
 #: Parts of the diagnosis that can be switched off one by one.
 PROBES = (
     "allocator",
+    "checkpoints",
     "collectives",
     "device_phases",
     "evidence",
@@ -89,6 +90,15 @@ class Config:
     """Whether the exporter reads the GPUs through NVML."""
     probes_off: Sequence[str] = ()
     """Probes to leave out: any of `PROBES`; in the environment `layers,evidence`."""
+    state_file: str | None = None
+    """File in which rank 0 keeps what the run needs to know over restarts (docs/goodput.md); by default
+    beside the first path that `checkpoint` or `resume` is given."""
+    count_flops: bool = False
+    """Whether the FLOPs of the first step are counted, which makes that step slower (docs/goodput.md)."""
+    model_flops_per_step: float | None = None
+    """Floating-point operations of one step on one rank, forward and backward, where they are known."""
+    peak_flops: float | None = None
+    """FLOPs a second that the rank's device could make at best; by default from a table of GPUs."""
     user_metrics: bool = True
     """Whether metrics that the script registers with prometheus-client itself are served too."""
 
@@ -228,5 +238,9 @@ _READERS: dict[str, validation.Reader] = {
     "advertise": validation.address("Give the name or address by which Prometheus reaches this host."),
     "gpu": validation.flag(),
     "probes_off": validation.names(PROBES),
+    "state_file": validation.path(),
+    "count_flops": validation.flag(),
+    "model_flops_per_step": validation.seconds("Give a finite number above 0, such as 1.5e12."),
+    "peak_flops": validation.seconds("Give FLOPs a second above 0, such as 989e12."),
     "user_metrics": validation.flag(),
 }
