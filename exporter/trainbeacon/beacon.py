@@ -388,6 +388,8 @@ class Beacon:
             guard("hooks", hooks.remove)
         if self._helper is not None:
             self._helper.stop()
+        for ending in self.recorder.endings:
+            guard("helper", ending)
         guard("device", self.recorder.late.drain, DRAIN_SECONDS)
         guard("helper", self.timeline.close)
         guard("helper", self.recorder.set, "training_end_timestamp_seconds", time.time())

@@ -90,6 +90,12 @@ class Config:
     """Whether the exporter reads the GPUs through NVML."""
     probes_off: Sequence[str] = ()
     """Probes to leave out: any of `PROBES`; in the environment `layers,evidence`."""
+    evidence_seconds: float = 60
+    """Seconds without a step, and ten mean steps, after which a rank keeps evidence of what it does."""
+    evidence_dir: str | None = None
+    """Folder of that evidence; by default `evidence` beside the black boxes (docs/hangs.md)."""
+    stacks_signal: Literal["SIGUSR1", "SIGUSR2"] | None = None
+    """Signal upon which a rank writes its stacks for `trainbeacon stacks`; by default there is none."""
     state_file: str | None = None
     """File in which rank 0 keeps what the run needs to know over restarts (docs/goodput.md); by default
     beside the first path that `checkpoint` or `resume` is given."""
@@ -242,5 +248,8 @@ _READERS: dict[str, validation.Reader] = {
     "count_flops": validation.flag(),
     "model_flops_per_step": validation.seconds("Give a finite number above 0, such as 1.5e12."),
     "peak_flops": validation.seconds("Give FLOPs a second above 0, such as 989e12."),
+    "evidence_seconds": validation.seconds("Give a finite number of seconds above 0."),
+    "evidence_dir": validation.path(),
+    "stacks_signal": validation.choice("SIGUSR1", "SIGUSR2"),
     "user_metrics": validation.flag(),
 }

@@ -34,6 +34,7 @@ class Recorder:
 
     Attributes:
         late: numbers that a device has not handed over yet.
+        endings: called when the run ends, by the thread that ends it.
     """
 
     def __init__(self, config: Config, identity: Identity) -> None:
@@ -46,8 +47,10 @@ class Recorder:
         self.writer, failure = self._open_box()
         self.index = self._declare()
         self.timeline = Timeline(self.writer, self.index)
+        self.endings: list[Callable[[], None]] = []
         self.late = LateScalars(partial(self.error, "device"))
         self._judge = LossJudge()
+        self._rises = 0
         self._step_values, self._commit = self.writer.step, self.writer.commit
         self._loss_at = {split: self.index["training_loss", (split,)] for split in catalogue.SPLITS}
         self._norm_at = self.index["training_gradient_norm", ()]
@@ -142,6 +145,9 @@ class Recorder:
             self.add("training_loss_nonfinite_total", 1.0)
         elif self._judge.is_spike(loss):
             self.add("training_loss_spikes_total", 1.0)
+        if self._judge.rises != self._rises:
+            self._rises = self._judge.rises
+            self.set_of_run("training_loss_rises", self._rises, "train")
 
     def _take_norm(self, limit: float | None, norm: float) -> None:
         self.writer.slots[self._norm_at] = norm
@@ -163,6 +169,15 @@ class Recorder:
             slot = self.index[metric, labels] = self.writer.declare(metric, labels)
             self.set("trainbeacon_series_dropped_total", self.writer.dropped)
         return slot
+
+    def set_of_run(self, metric: str, value: float, *labels: str) -> None:
+        """Set a gauge of the whole run; does nothing on any rank but the first."""
+        self.writer.slots[self.run_slot(metric, *labels)] = value
+
+    @property
+    def mean_loss(self) -> float:
+        """The running mean of the training loss."""
+        return self._judge.mean
 
     def rank_slot(self, metric: str, *labels: str) -> int:
         """A slot for a series of this rank whose label values are known only now."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
+from trainbeacon.blackbox import format as layout
+from trainbeacon.evidence.keeper import Evidence
 from trainbeacon.probes.allocator import AllocatorProbe
+from trainbeacon.probes.collectives import CollectivesProbe
 from trainbeacon.recorder import Recorder
 
 
@@ -12,3 +16,17 @@ def sampled_probes(recorder: Recorder) -> Iterator[Callable[[], None]]:
     """What the helper calls in each turn. A probe costs it some 0.1 ms at most, and may raise."""
     if recorder.probes("allocator"):
         yield AllocatorProbe(recorder.set).look
+    collectives = None
+    if recorder.probes("collectives"):
+        collectives = CollectivesProbe(partial(_record_group, recorder), recorder.drop)
+        yield collectives.look
+    if recorder.probes("evidence") and recorder.boxed:
+        evidence = recorder.guard("helper", Evidence, recorder, collectives)
+        if evidence is not None:
+            recorder.endings.append(evidence.stop)
+            yield evidence.look
+
+
+def _record_group(recorder: Recorder, metric: str, group: str, value: float | None) -> None:
+    slot = recorder.rank_slot(metric, group)
+    recorder.writer.slots[slot] = layout.UNSET if value is None else float(value)

@@ -29,7 +29,7 @@ COMMON = (
 WRITE = (
     {"failures", "scalars", "pinned", "probes", "timeline"},
     {"recorder"},
-    {"graphs", "helper", "hooks", "launch", "milestones", "names", "sampling", "spans"},
+    {"evidence", "graphs", "helper", "hooks", "launch", "milestones", "names", "sampling", "spans"},
     {"beacon"},
     {"integrations"},
 )

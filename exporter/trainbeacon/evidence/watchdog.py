@@ -1,0 +1,154 @@
+"""Stacks even while something holds the interpreter: `faulthandler`'s timer, which needs no GIL.
+
+A process has one such timer. Ours is armed again and again by the helper thread, so it goes off only
+when that thread cannot run: the interpreter is held, or the process was stopped. A timer that somebody
+else has armed (a script, pytest) is found by its thread, which blocks every signal, and is left alone;
+so is one that takes the place of ours later.
+
+The timer's thread does not survive a fork, and a forked child that ends orderly would wait for it for
+ever (tried on 3.11). So the timer is off while the process forks.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import time
+import weakref
+
+#: Signals 1-31, but for KILL and STOP, which nobody can block.
+_ALL_SIGNALS = 0x7FFF_FFFF & ~(1 << 8 | 1 << 18)
+_TASKS = "/proc/self/task"
+
+_armed: weakref.WeakSet[Watchdog] = weakref.WeakSet()
+
+
+class Watchdog:
+    """The timer, with the file that it writes to.
+
+    Args:
+        path: made at once, private; removed by `stop` if nothing was written.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags, 0o600)
+        self._foreign = not os.path.isdir(_TASKS) or _somebody_else_has_it()
+        self._forks = False
+        self._tasks: set[str] = set()
+        self._task = ""  # the timer's thread
+        self._deadline = 0.0
+        self._next = 0.0
+        self._seconds = 0.0
+
+    @property
+    def stands_down(self) -> bool:
+        """Whether the timer is somebody else's, or cannot be told to be ours."""
+        return self._foreign
+
+    def keep(self, seconds: float) -> None:
+        """Let it go off in `seconds` unless called again before; some 0.02 ms, and only now and then."""
+        now = time.monotonic()
+        if self._foreign or self._forks:
+            return
+        if now < self._next and seconds >= self._seconds:
+            self._find_task()
+            return
+        if self._was_taken(now):
+            self._foreign = True
+            _armed.discard(self)
+            return
+        self._seconds = seconds
+        self._next = now + seconds / 4
+        self._arm(seconds)
+
+    def stop(self) -> None:
+        """Disarm, and remove the file if nothing is in it."""
+        self._cancel()
+        self._foreign = True
+        if self._descriptor >= 0:
+            if os.fstat(self._descriptor).st_size == 0:
+                os.unlink(self.path)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def take(self) -> str:
+        """What it has written since the last call, empty if it has not gone off."""
+        size = os.fstat(self._descriptor).st_size
+        if size == 0:
+            return ""
+        text = os.pread(self._descriptor, size, 0).decode(errors="replace")
+        os.ftruncate(self._descriptor, 0)
+        return text
+
+    def _arm(self, seconds: float) -> None:
+        self._cancel()
+        self._task, self._tasks = "", set(os.listdir(_TASKS))
+        self._deadline = time.monotonic() + seconds
+        _armed.add(self)  # first: a fork may come in between
+        faulthandler.dump_traceback_later(seconds, file=self._descriptor)
+
+    def _cancel(self) -> None:
+        if self in _armed and not self._was_taken(time.monotonic()):
+            faulthandler.cancel_dump_traceback_later()
+        _armed.discard(self)
+
+    def _find_task(self) -> None:
+        if self in _armed and not self._task:
+            new = set(os.listdir(_TASKS)) - self._tasks
+            self._task = next(filter(_blocks_all_signals, new), "")
+
+    def _was_taken(self, now: float) -> bool:
+        """Whether our timer's thread is gone before its time: somebody armed or cancelled the timer."""
+        waits = self in _armed and bool(self._task) and now < self._deadline
+        return waits and not os.path.exists(os.path.join(_TASKS, self._task))
+
+    def before_fork(self) -> None:
+        """Disarm while the process forks."""
+        self._forks = True
+        if not self._was_taken(time.monotonic()):
+            faulthandler.cancel_dump_traceback_later()
+
+    def after_fork(self) -> None:
+        """Arm again, in the parent."""
+        self._forks = False
+        self._arm(self._seconds)
+
+
+def _somebody_else_has_it() -> bool:
+    """Whether a thread looks like a timer's: it blocks every signal, and has no name of its own."""
+    name = _status(str(os.getpid())).get("Name")
+    return any(_blocks_all_signals(task) and _status(task).get("Name") == name for task in os.listdir(_TASKS))
+
+
+def _blocks_all_signals(task: str) -> bool:
+    blocked = int(_status(task).get("SigBlk", "0"), 16)
+    return blocked & _ALL_SIGNALS == _ALL_SIGNALS
+
+
+def _status(task: str) -> dict[str, str]:
+    try:
+        with open(os.path.join(_TASKS, task, "status")) as file:
+            return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
+    except OSError:  # it ended
+        return {}
+
+
+def _before_fork() -> None:
+    for watchdog in list(_armed):
+        watchdog.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for watchdog in list(_armed):
+        watchdog.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_armed.clear
+    )

@@ -1,0 +1,291 @@
+"""How far each process group is: collectives begun and ended, from PyTorch's Flight Recorder.
+
+The Flight Recorder numbers the groups of a process in the order in which they were made there, which
+differs between ranks. The label is made of what all members agree on, the description and the ranks.
+
+What Gloo does otherwise than NCCL: its count goes on with sends and receives too, so that ranks of a
+group with point-to-point traffic differ by a constant; and where two collectives of one rank overlap,
+the one that ends last is taken for the last one, though its number may be the lower. Hence the rules
+compare a rank's two counts and never the ranks' counts, and a rank that seems to wait in a collective
+for ten seconds has the list of its collectives read once, which knows better.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+from zlib import crc32
+
+from trainbeacon import catalogue
+
+log = logging.getLogger("trainbeacon")
+
+ENQUEUED = "training_collectives_enqueued_total"
+COMPLETED = "training_collectives_completed_total"
+
+#: Private functions of torch, by what they tell of. A torch without one of them has no such counts.
+DUMPS = {"generic": "_dump_fr_trace_json", "nccl": "_dump_nccl_trace_json"}
+#: A rank that seems to wait for so long has its list read.
+SETTLE_SECONDS = 10.0
+#: The list is read again only after so many times what reading it took: 0.1 % of the time.
+PAUSE_FACTOR = 1000
+_NAME_LIMIT, _RANKS_LIMIT = 24, 32
+_PLAIN_NAMES = {"default_pg": "default", "undefined": "group"}
+
+#: A group of one source: its number there.
+Key = tuple[str, str]
+
+
+class Counts(NamedTuple):
+    """Numbers of the last collective that began and of the last that ended."""
+
+    enqueued: int = 0
+    completed: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One process group of this rank. `name` is torch's, `label` is equal on all its ranks."""
+
+    name: str
+    label: str
+    ranks: tuple[int, ...]
+    counts: Counts
+
+
+class Record(Protocol):
+    """Takes a number for a metric and a group; None where the group is no more."""
+
+    def __call__(self, metric: str, group: str, value: float | None) -> None:
+        """Record it."""
+
+
+class FlightRecorder:
+    """PyTorch's record of the collectives of this process. Private calls, each used only if it is there."""
+
+    def __init__(self) -> None:
+        library = sys.modules.get("torch._C._distributed_c10d")
+        found = {source: getattr(library, name, None) for source, name in DUMPS.items()}
+        self._dumps: Mapping[str, Callable[..., bytes]] = {
+            source: dump for source, dump in found.items() if dump is not None
+        }
+
+    @property
+    def available(self) -> bool:
+        """Whether this torch has any of the functions."""
+        return bool(self._dumps)
+
+    def counts(self) -> dict[Key, Counts]:
+        """The counts of every group that had a collective; some 0.05 ms."""
+        found = {}
+        for source, dump in self._dumps.items():
+            status = json.loads(dump(includeCollectives=False)).get("pg_status", {})
+            for number, values in status.items():
+                enqueued = int(values["last_enqueued_collective"])
+                completed = int(values["last_completed_collective"])
+                found[source, str(number)] = Counts(max(0, enqueued), max(0, completed))
+        return found
+
+    def entries(self) -> dict[str, list[dict[str, Any]]]:
+        """The last collectives, oldest first; up to 0.2 s for 2,000 of them, with the GIL held."""
+        found = {}
+        for source, dump in self._dumps.items():
+            entries = json.loads(dump(includeCollectives=True)).get("entries", [])
+            found[source] = sorted(entries, key=lambda entry: int(entry["record_id"]))
+        return found
+
+
+class CollectivesProbe:
+    """Samples the counts from the helper thread. Joins no collective, waits for nothing.
+
+    Does nothing until the script itself has a process group. Groups of one rank, and those beyond the
+    first 16, are left out.
+
+    Args:
+        record: where the counts go.
+        drop: told how many groups are left out, once.
+        clock: monotonic seconds.
+
+    Attributes:
+        groups: what the last look found, for the evidence of a hang.
+    """
+
+    def __init__(
+        self, record: Record, drop: Callable[[int], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._record = record
+        self._drop = drop
+        self._clock = clock
+        self._recorder: FlightRecorder | None = None
+        self._made: tuple[object, ...] = ()
+        self._dropped = 0
+        self._names: dict[Key, str] = {}
+        self._standing: dict[Key, tuple[Counts, float]] = {}
+        self._settled: dict[Key, Counts] = {}
+        self._next_reading = -math.inf
+        self.groups: tuple[Progress, ...] = ()
+
+    def look(self) -> None:
+        """Take a sample."""
+        world = _world()
+        if world is None:
+            self._follow(())
+            return
+        if self._recorder is None:
+            self._recorder = FlightRecorder()
+            if not self._recorder.available:
+                log.info("this torch has none of %s: no collective counts", ", ".join(DUMPS.values()))
+        if not self._recorder.available:
+            return
+        self._follow(self._members(world))
+        counts = self._sum(self._judge(self._recorder, self._recorder.counts()))
+        self.groups = tuple(
+            Progress(group.name, group.label, group.ranks, counts.get(group.name, Counts()))
+            for group in self.groups
+        )
+        for group in self.groups:
+            self._record(ENQUEUED, group.label, group.counts.enqueued)
+            self._record(COMPLETED, group.label, group.counts.completed)
+
+    # The groups
+
+    def _members(self, world: Any) -> tuple[Progress, ...]:
+        """The groups that this rank is in, in the order in which they were made."""
+        made = tuple(world.pg_names.values())
+        if made == self._made:
+            return self.groups
+        self._made = made
+        own = world.default_pg.rank()
+        found: dict[str, Progress] = {}
+        for group, members in list(world.pg_group_ranks.items()):
+            if own in members and len(members) > 1:
+                ranks = tuple(sorted(members))
+                label = _unique(group_label(str(group.group_desc), ranks), found)
+                found[label] = Progress(str(world.pg_names[group]), label, ranks, Counts())
+        kept = tuple(found.values())[: catalogue.MOST_GROUPS]
+        if len(found) - len(kept) > self._dropped:
+            self._drop(len(found) - len(kept) - self._dropped)
+            self._dropped = len(found) - len(kept)
+        return kept
+
+    def _follow(self, groups: tuple[Progress, ...]) -> None:
+        """Take the series of a group away that is no more."""
+        if groups is self.groups:
+            return
+        labels = {group.label for group in groups}
+        for gone in self.groups:
+            if gone.label not in labels:
+                self._record(ENQUEUED, gone.label, None)
+                self._record(COMPLETED, gone.label, None)
+        self.groups = groups
+        if not groups:
+            self._made = ()
+
+    # The counts
+
+    def _judge(self, recorder: FlightRecorder, counts: dict[Key, Counts]) -> dict[Key, Counts]:
+        """The counts, corrected for what the list of collectives knows better."""
+        now = self._clock()
+        for key, count in counts.items():
+            before = self._standing.get(key)
+            if before is None or before[0] != count:
+                self._standing[key] = (count, now)
+                self._settled.pop(key, None)
+        unnamed = counts.keys() - self._names.keys()
+        if (unnamed or any(self._is_doubtful(key, now) for key in counts)) and now >= self._next_reading:
+            begun = time.perf_counter()
+            self._read(recorder.entries(), counts)
+            self._next_reading = self._clock() + PAUSE_FACTOR * (time.perf_counter() - begun)
+        return {key: self._settled.get(key, count) for key, count in counts.items()}
+
+    def _is_doubtful(self, key: Key, now: float) -> bool:
+        count, since = self._standing[key]
+        seems_to_wait = count.completed < count.enqueued and key not in self._settled
+        return seems_to_wait and now - since >= SETTLE_SECONDS
+
+    def _read(self, entries: dict[str, list[dict[str, Any]]], counts: dict[Key, Counts]) -> None:
+        """Learn from the list how the groups are called, and which collectives have really not ended."""
+        is_open: set[Key] = set()
+        for source, key, entry in _keyed(entries):
+            self._names[source, key] = str(entry["process_group"][0])
+            if entry.get("retired") is False and not entry.get("is_p2p"):
+                is_open.add((source, key))
+        now = self._clock()
+        for known in counts:
+            if self._is_doubtful(known, now):
+                count = counts[known]
+                done = count.completed if known in is_open else count.enqueued
+                self._settled[known] = Counts(count.enqueued, done)
+
+    def _sum(self, counts: dict[Key, Counts]) -> dict[str, Counts]:
+        """By torch's name of the group: of one source the newest of that name, over the sources the sum."""
+        newest: dict[tuple[str, str], Key] = {}
+        for key in counts:
+            name = self._names.get(key)
+            if name is not None:
+                source, number = key
+                old = newest.get((source, name))
+                if old is None or int(old[1]) < int(number):
+                    newest[source, name] = key
+        found: dict[str, Counts] = {}
+        for (_, name), key in newest.items():
+            so_far, count = found.get(name, Counts()), counts[key]
+            found[name] = Counts(so_far.enqueued + count.enqueued, so_far.completed + count.completed)
+        return found
+
+
+def _keyed(entries: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for source, listed in entries.items():
+        for entry in listed:
+            with contextlib.suppress(LookupError, TypeError):
+                yield source, str(entry["pg_id"]), entry
+
+
+def _world() -> Any:
+    """PyTorch's register of process groups, once the script has a default one; None before."""
+    world: Any = getattr(sys.modules.get("torch.distributed.distributed_c10d"), "_world", None)
+    known = all(hasattr(world, name) for name in ("default_pg", "pg_group_ranks", "pg_names"))
+    return world if known and world.default_pg is not None else None
+
+
+def _unique(label: str, taken: Mapping[str, object]) -> str:
+    """The label, numbered where an earlier group has the same description and ranks."""
+    number, unique = 2, label
+    while unique in taken:
+        unique, number = f"{label}#{number}", number + 1
+    return unique
+
+
+def group_label(description: str, ranks: tuple[int, ...]) -> str:
+    """A short name for a process group, the same on all its ranks: `default:0-7`, `dp:0,2,4,6`."""
+    name = "".join(c for c in _PLAIN_NAMES.get(description, description) if c.isprintable())[:_NAME_LIMIT]
+    return f"{name or 'group'}:{compact(ranks)}"
+
+
+def compact(ranks: tuple[int, ...]) -> str:
+    """Ranks, ascending, as `0-7`, `0,2,5-7`, `0-4088/8`; where that is long: ends, number, checksum."""
+    spans = list(_spans(ranks))
+    text = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+    if len(text) <= _RANKS_LIMIT:
+        return text
+    step = ranks[1] - ranks[0]
+    if ranks == tuple(range(ranks[0], ranks[-1] + 1, step)):
+        return f"{ranks[0]}-{ranks[-1]}/{step}"
+    return f"{ranks[0]}..{ranks[-1]}x{len(ranks)}~{crc32(text.encode()):08x}"
+
+
+def _spans(ranks: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    first = last = ranks[0]
+    for rank in ranks[1:]:
+        if rank != last + 1:
+            yield first, last
+            first = rank
+        last = rank
+    yield first, last
