@@ -24,6 +24,8 @@ class Evaluations:
         self._logged: set[str] = set()
         self._best: dict[str, float] = {}
         self._since_best: dict[str, int] = {}
+        self._last: dict[str, float] = {}
+        self._rises: dict[str, int] = {}
 
     def begin(self) -> None:
         """What is logged from here on is of the validation data."""
@@ -45,13 +47,20 @@ class Evaluations:
         self.split = "train"
 
     def _judge(self, split: str, loss: float) -> None:
+        recorder = self._recorder
         best = self._best.get(split)
         if best is None or best != best or loss < best:
             self._best[split] = loss
             self._since_best[split] = 0
+            recorder.set_of_run("training_best_loss", loss, split)
+            if split == "validation":
+                recorder.set_of_run("training_loss_at_best_evaluation", recorder.mean_loss)
         else:
             self._since_best[split] += 1
-        self._recorder.set("training_evaluations_since_best", self._since_best[split], split)
+        self._rises[split] = self._rises.get(split, 0) + 1 if loss > self._last.get(split, loss) else 0
+        self._last[split] = loss
+        recorder.set_of_run("training_loss_rises", self._rises[split], split)
+        recorder.set("training_evaluations_since_best", self._since_best[split], split)
 
 
 class Checkpoint:

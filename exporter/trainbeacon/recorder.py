@@ -19,6 +19,7 @@ from trainbeacon.blackbox.writer import Writer
 from trainbeacon.config import Config, public_hyperparameters
 from trainbeacon.identity import Identity
 from trainbeacon.probes.loss import LossJudge
+from trainbeacon.probes.nonfinite import FirstNonfinite
 from trainbeacon.scalars import LateScalars
 from trainbeacon.timeline import Index, Timeline
 
@@ -34,6 +35,7 @@ class Recorder:
 
     Attributes:
         late: numbers that a device has not handed over yet.
+        nonfinite: the first NaN or infinity of this rank.
         endings: called when the run ends, by the thread that ends it.
     """
 
@@ -50,6 +52,10 @@ class Recorder:
         self.endings: list[Callable[[], None]] = []
         self.late = LateScalars(partial(self.error, "device"))
         self._judge = LossJudge()
+        self.nonfinite = FirstNonfinite(
+            partial(self.set, "training_nonfinite_first_step"),
+            lambda layer, kind: self.writer.info("training_nonfinite_info", [layer, kind]),
+        )
         self._rises = 0
         self._step_values, self._commit = self.writer.step, self.writer.commit
         self._loss_at = {split: self.index["training_loss", (split,)] for split in catalogue.SPLITS}
@@ -104,11 +110,12 @@ class Recorder:
             self._step_values[self._loss_at[split]] = number
             if split == "train":
                 self.timeline.take_loss(number)
-                self._judge_loss(number)
+                self._judge_loss(number, self.timeline.loss_step)
             self._commit()
             return
         entry = self.timeline.promise_loss() if split == "train" else _NO_ENTRY
-        late.read(split, loss if number is None else number, partial(self._late_loss, split, entry))
+        apply = partial(self._late_loss, split, entry, self.timeline.loss_step)
+        late.read(split, loss if number is None else number, apply)
 
     def after_losses(self, split: str, action: Callable[[float], None]) -> None:
         """Have `action` called with the last loss of a split, once all that were logged are known."""
@@ -121,38 +128,43 @@ class Recorder:
         number = norm if norm.__class__ is float else self.late.number("gradient_norm", norm)
         if number is not None and not (self.late.used and self.late.waits(at)):
             self.timeline.pending_norm = number
-            self._take_norm(limit, number)
+            self._take_norm(limit, self.timeline.step + 1, number)
             return
-        apply = partial(self._late_norm, limit, self.writer.ring_count)
+        apply = partial(self._late_norm, limit, self.writer.ring_count, self.timeline.step + 1)
         self.late.read(at, norm if number is None else number, apply)
 
     def _store(self, at: int, number: float) -> None:
         self.writer.slots[at] = number
 
-    def _late_loss(self, split: str, entry: int, loss: float) -> None:
+    def _late_loss(self, split: str, entry: int, step: int, loss: float) -> None:
         """Take a loss that came late. Its commit is left to the training thread's next one."""
         self._step_values[self._loss_at[split]] = loss
         if split == "train":
-            self._judge_loss(loss)
+            self._judge_loss(loss, step)
             self._amend(entry, layout.RING_LOSS, loss)
 
-    def _late_norm(self, limit: float | None, entry: int, norm: float) -> None:
-        self._take_norm(limit, norm)
+    def _late_norm(self, limit: float | None, entry: int, step: int, norm: float) -> None:
+        self._take_norm(limit, step, norm)
         self._amend(entry, layout.RING_NORM, norm)
 
-    def _judge_loss(self, loss: float) -> None:
+    def _judge_loss(self, loss: float, step: int) -> None:
         if loss - loss != 0.0:  # NaN or infinite; cheaper than a call
             self.add("training_loss_nonfinite_total", 1.0)
-        elif self._judge.is_spike(loss):
+            self.nonfinite.saw(step, "loss")
+            return
+        if self.nonfinite.step is not None:
+            self.nonfinite.saw_finite_loss()
+        if self._judge.is_spike(loss):
             self.add("training_loss_spikes_total", 1.0)
         if self._judge.rises != self._rises:
             self._rises = self._judge.rises
             self.set_of_run("training_loss_rises", self._rises, "train")
 
-    def _take_norm(self, limit: float | None, norm: float) -> None:
+    def _take_norm(self, limit: float | None, step: int, norm: float) -> None:
         self.writer.slots[self._norm_at] = norm
         if not isfinite(norm):
             self.add("training_gradient_nonfinite_total", 1.0)
+            self.nonfinite.saw(step, "gradient" if self.identity.world_size == 1 else "reduced")
         elif limit is not None and norm > limit:
             self.add("training_gradient_clipped_total", 1.0)
 

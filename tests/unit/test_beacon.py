@@ -200,6 +200,22 @@ def test_evaluation_logs_validation_and_knows_the_best(start: Start, box: Callab
     assert box().number("training_evaluations_since_best", "validation") == 2.0
 
 
+def test_overfitting_can_be_seen_over_evaluations(start: Start, box: Callable[[], Box]) -> None:
+    """The best validation loss, the training loss of that time, and how often the loss has risen since."""
+    beacon = start()
+    for train, validation in ((4.0, 3.0), (3.0, 2.5), (2.0, 2.6), (1.0, 2.8)):
+        for _ in range(600):
+            beacon.log(loss=train)
+        with beacon.evaluate():
+            beacon.log(loss=validation)
+    assert box().number("training_best_loss", "validation") == 2.5
+    assert box().number("training_loss_rises", "validation") == 2.0
+    assert box().number("training_loss_at_best_evaluation") == pytest.approx(3.0, abs=0.01)
+    with beacon.evaluate():
+        beacon.log(loss=2.7)
+    assert box().number("training_loss_rises", "validation") == 0.0
+
+
 def test_batches_inside_an_evaluation_count_nothing(start: Start, box: Callable[[], Box]) -> None:
     """A validation loader wrapped by habit adds no steps, samples or epochs to the training."""
     beacon = start()

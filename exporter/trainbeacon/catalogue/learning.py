@@ -37,6 +37,26 @@ _QUALITY = (
     ),
     Metric(
         "quality",
+        "training_loss_rises",
+        "gauge",
+        "",
+        "How many times in a row the loss rose, from one evaluation or 50 training losses to the next.",
+        (_SPLIT,),
+        level="run",
+    ),
+    Metric(
+        "quality", "training_best_loss", "gauge", "", "Lowest loss of any evaluation.", (_SPLIT,), level="run"
+    ),
+    Metric(
+        "quality",
+        "training_loss_at_best_evaluation",
+        "gauge",
+        "",
+        "Mean training loss of the time at which the validation loss was lowest.",
+        level="run",
+    ),
+    Metric(
+        "quality",
         "training_loss_spikes_total",
         "counter",
         "",

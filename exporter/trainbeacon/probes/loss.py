@@ -9,6 +9,10 @@ WARM_UP_LOSSES = 20
 _WEIGHT = 0.02  # of the newest loss in the running averages: a memory of about 50 losses
 _DEVIATIONS = 8.0
 _LEAST_RISE = 0.1
+#: Losses from one look at their running mean to the next.
+STRETCH = 50
+#: A rise counts from so many mean deviations on: the running mean of mere noise moves less from look to look.
+_RISE_DEVIATIONS = 0.25
 
 
 class LossJudge:
@@ -18,11 +22,17 @@ class LossJudge:
     a normal distribution) and more than a tenth of the mean's size above the mean. A spike enters the
     averages only up to that limit, so that it does not hide the next one, while a loss that stays
     high becomes the new normal after some dozens of steps.
+
+    Attributes:
+        mean: the running mean.
+        rises: stretches of 50 losses in a row over which the mean rose clearly.
     """
 
     def __init__(self) -> None:
         self._seen = 0
-        self._mean = 0.0
+        self.mean = 0.0
+        self.rises = 0
+        self._mean_before = 0.0
         self._deviation = 0.0
 
     def is_spike(self, loss: float) -> bool:
@@ -31,12 +41,19 @@ class LossJudge:
             return False
         self._seen += 1
         if self._seen == 1:
-            self._mean = loss
+            self.mean = loss
             return False
-        limit = self._mean + max(_DEVIATIONS * self._deviation, _LEAST_RISE * abs(self._mean))
+        limit = self.mean + max(_DEVIATIONS * self._deviation, _LEAST_RISE * abs(self.mean))
         spike = loss > limit and self._seen > WARM_UP_LOSSES
         taken = min(loss, limit) if spike else loss
         weight = max(_WEIGHT, 1.0 / self._seen)
-        self._deviation += weight * (abs(taken - self._mean) - self._deviation)
-        self._mean += weight * (taken - self._mean)
+        self._deviation += weight * (abs(taken - self.mean) - self._deviation)
+        self.mean += weight * (taken - self.mean)
+        if not self._seen % STRETCH:
+            self._look_back()
         return spike
+
+    def _look_back(self) -> None:
+        rose = self.mean - self._mean_before > _RISE_DEVIATIONS * self._deviation
+        self.rises = self.rises + 1 if rose and self._seen > STRETCH else 0
+        self._mean_before = self.mean

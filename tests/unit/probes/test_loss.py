@@ -93,3 +93,25 @@ def test_the_size_of_the_loss_does_not_matter() -> None:
         judged.append([judge.is_spike(loss * factor) for loss in losses])
     assert judged[0] == judged[1] == judged[2]
     assert sum(judged[0]) == 5
+
+
+@pytest.mark.parametrize(("level", "noise"), [(2.0, 0.01), (2.0, 0.3), (0.0, 1.0), (-5.0, 0.5)])
+def test_noise_does_not_rise_for_long(level: float, noise: float) -> None:
+    """In 100,000 losses of mere noise no five stretches in a row count as rising."""
+    judge, chance = LossJudge(), random.Random(7)
+    longest = 0
+    for _ in range(100_000):
+        judge.is_spike(chance.gauss(level, noise))
+        longest = max(longest, judge.rises)
+    assert longest < 5
+
+
+def test_a_loss_that_climbs_is_counted_until_it_turns() -> None:
+    """A slow climb under noise counts one rise a stretch, and the first fall sets it back to 0."""
+    judge, chance = settled(noise=0.05), random.Random(5)
+    for step in range(500):
+        judge.is_spike(2.0 + step * 0.002 + chance.gauss(0, 0.05))
+    assert judge.rises >= 8
+    for _ in range(100):
+        judge.is_spike(2.0)
+    assert judge.rises == 0
