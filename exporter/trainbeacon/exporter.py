@@ -85,6 +85,7 @@ class Exporter:
             raise
         self._last_live = time.monotonic()
         self._scrapes_of_the_end = 0
+        self._boxes.ends.start()
         self._server.start()
         self._lock.publish(ExporterNote(os.getpid(), self.url, __version__))
         self._announce()
@@ -179,6 +180,7 @@ class Exporter:
 
     def close(self) -> None:
         """Close the port and give up the lock."""
+        self._boxes.ends.stop()
         self._discovery.remove()
         if self._server is not None:
             self._server.stop()

@@ -193,5 +193,5 @@ def _box(folder: Path, number: int, text: str) -> Writer:
     box.slots[box.declare("training_hyperparameter", [text])] = 1.0
     box.info("training_run_tag_info", [text, text], key=text)
     box.info("training_run_info", [text, text, text, text, text])
-    box.info("training_failure_info", [text])
+    box.info("training_failure_info", [text, text])
     return box

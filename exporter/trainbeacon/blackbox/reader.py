@@ -23,6 +23,7 @@ from trainbeacon import catalogue
 
 from . import format as layout
 from .directory import BOX_SUFFIX
+from .ends import Ends
 from .writer import Writer, own_boxes
 
 #: A process that lost its lock by accident takes it again within a second or two. Only a box with a
@@ -66,6 +67,10 @@ class Box:
     infos: tuple[Name, ...]
     #: Steps of the ring, oldest first.
     ring: tuple[layout.RingEntry, ...] = ()
+    #: Whether its lock is held, without the grace of `alive`.
+    held: bool = False
+    #: Unix time at which its lock was seen to come free.
+    released: float | None = None
 
     def number(self, metric: str, *labels: str) -> float | None:
         """The value of one slot, None if it was never written."""
@@ -75,6 +80,13 @@ class Box:
     def last_sign(self) -> float:
         """Unix time of the last sign of life."""
         return self.number("training_heartbeat_timestamp_seconds") or self.identity.start
+
+    @property
+    def end(self) -> float | None:
+        """Unix time at which the process ended: by its own word, as was seen, or its last sign of life."""
+        if self.state == "crashed":
+            return self.released or self.last_sign
+        return None if self.state == "running" else self.number("training_end_timestamp_seconds")
 
 
 class Source(Protocol):
@@ -148,7 +160,7 @@ class BoxFile:
         if state is None:
             raise InvalidBoxError(f"unknown state {words[layout.STATE]}")
         recent = _ring(source, words) if ring else ()
-        box = Box(self.name, identity, state, held, values, journal.infos, recent)
+        box = Box(self.name, identity, state, held, values, journal.infos, recent, held)
         if state != "running" or held:
             return box
         if abs(time.time() - box.last_sign) < HEARTBEAT_GRACE_SECONDS:
@@ -166,10 +178,15 @@ class BoxFile:
 
 
 class BoxDirectory:
-    """All boxes of a directory. Safe to use from several threads."""
+    """All boxes of a directory. Safe to use from several threads.
+
+    Attributes:
+        ends: sees processes go that say no last word, once it is started.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self.ends = Ends(descriptor)
         self.invalid_total = 0
         self._files: dict[tuple[str, int], BoxFile] = {}
         self._invalid: set[tuple[str, int]] = set()
@@ -180,18 +197,23 @@ class BoxDirectory:
         boxes = []
         with self._guard:
             seen: set[tuple[str, int]] = set()
+            held: set[tuple[str, int]] = set()
             for name, status in self._entries():
                 key = (name, status.st_ino)
                 seen.add(key)
                 try:
-                    boxes.append(self._look(name, status, ring))
+                    box = self._look(name, status, ring)
+                    boxes.append(box if box.held else replace(box, released=self.ends.time_of(key)))
                     self._invalid.discard(key)
+                    if box.held and (status.st_dev, status.st_ino) not in own_boxes:
+                        held.add(key)
                 except InvalidBoxError:
                     self._note_invalid(key)
                 except OSError:  # gone between listing and opening
                     continue
             self._files = {key: file for key, file in self._files.items() if key in seen}
             self._invalid &= seen
+            self.ends.watch(held, seen)
         return boxes
 
     @property

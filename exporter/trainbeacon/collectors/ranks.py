@@ -14,6 +14,7 @@ from .base import Families, RankProcess
 
 _HISTOGRAM = "training_step_duration_seconds"
 _PHASE_TOTALS = "training_phase_seconds_total"
+_END = "training_end_timestamp_seconds"
 #: The helper thread of the rank renews these every second. Of a process that is stopped they would stay
 #: as they were, and a sum over the ranks would never fall to zero.
 _RATES = ("training_samples_per_second", "training_tokens_per_second")
@@ -83,7 +84,9 @@ def _add_box(families: Families, box: Box, now: float) -> None:
     silent = now - box.last_sign > RATES_LAST_SECONDS
     for (name, labels), number in _values(box).items():
         metric = catalogue.BY_NAME.get(name)
-        if metric is None or not (box.alive or metric.survives) or (name in _RATES and silent):
+        if metric is None or name == _END or not (box.alive or metric.survives):
+            continue
+        if name in _RATES and silent:
             continue
         if metric.type == "histogram":
             if labels[0] == layout.HISTOGRAM_SUM:
@@ -94,6 +97,8 @@ def _add_box(families: Families, box: Box, now: float) -> None:
             families.add(name, number, run, *labels)
         else:
             families.add(name, number, run, rank, *labels)
+    if box.end is not None:
+        families.add(_END, box.end, run, rank)
     families.add_histogram(_HISTOGRAM, buckets, total, run, rank)
     for state in catalogue.STATES:
         families.add("training_state", float(state == box.state), run, rank, state)

@@ -117,11 +117,11 @@ def test_a_newer_writer_is_read_as_far_as_it_is_known(writer: Writer) -> None:
     writer.step[writer.declare("training_loss", ("holdout",))] = 5.0
     writer.step[writer.declare("training_loss", ("train",))] = 6.0
     writer.info("training_flavour_info", ["sweet"])
-    writer.info("training_failure_info", ["ValueError"])
+    writer.info("training_failure_info", ["ValueError", "other"])
     writer.commit()
     box = look(writer)
     assert box.values == {("training_accuracy_ratio", ("test",)): 4.0, ("training_loss", ("train",)): 6.0}
-    assert box.infos == (("training_failure_info", ("ValueError",)),)
+    assert box.infos == (("training_failure_info", ("ValueError", "other")),)
 
 
 @pytest.mark.parametrize("metric", ["training_metric", "training_loss"])

@@ -156,7 +156,7 @@ if os.fork() == 0:
     writer.slots[size] = 66.0
     writer.step[loss] = 66.0
     writer.commit()
-    writer.info("training_failure_info", ["Child"])
+    writer.info("training_failure_info", ["Child", "other"])
     os.write(pipe[1], f"{os.getpid()} ".encode())
     time.sleep(60)
     os._exit(0)
