@@ -4,7 +4,7 @@ IN_ENVIRONMENT = $(PYTHON) tools/environment.py
 SUITES ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format generate robustness bench tools
+.PHONY: help demo test lint format generate robustness bench tools helm
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -12,10 +12,10 @@ help: ## this list
 demo: tools ## train a small model with metrics, alerts and a printed page; ARGS="--fault nan" and others
 	@$(IN_ENVIRONMENT) trainbeacon demo $(ARGS)
 
-test: tools ## all tests; ARGS="tests/unit -k name" for some
+test: tools helm ## all tests; ARGS="tests/unit -k name" for some
 	@$(IN_ENVIRONMENT) pytest $(ARGS)
 
-lint: ## ruff, mypy, and whether generated files are up to date
+lint: helm ## ruff, mypy, and whether generated files are up to date
 	@$(IN_ENVIRONMENT) ruff check .
 	@$(IN_ENVIRONMENT) ruff format --check .
 	@$(IN_ENVIRONMENT) mypy
@@ -25,7 +25,7 @@ format: ## let ruff format the code and fix what it can
 	@$(IN_ENVIRONMENT) ruff check --fix .
 	@$(IN_ENVIRONMENT) ruff format .
 
-generate: ## write the generated files: exporter/METRICS.md, the dashboards, the golden scrape
+generate: helm ## write the generated files: METRICS.md, dashboards, the chart's files, manifests, golden scrape
 	@$(IN_ENVIRONMENT) python tools/generate.py
 	@$(IN_ENVIRONMENT) python -m tests.golden.rewrite
 
@@ -39,3 +39,6 @@ bench: ## the figures of the README, measured here; PEERS=1 installs the other l
 
 tools: ## Prometheus and Alertmanager, from the PATH or unpacked; SUITES="default trixie sid" for later versions
 	@$(PYTHON) tools/stack.py $(SUITES)
+
+helm: ## helm for the chart, unpacked outside this folder
+	@$(IN_ENVIRONMENT) python tools/helm.py

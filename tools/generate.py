@@ -29,10 +29,23 @@ def dashboards() -> Mapping[str, str]:
     return {str(path): text for path, text in import_module("grafana.build").generate().items()}
 
 
-GENERATORS: tuple[Callable[[], Mapping[str, str]], ...] = (metrics_reference, dashboards)
+def chart() -> Mapping[str, str]:
+    """What the Helm chart carries, its table of values, and the manifests that it renders to."""
+    from tools import chart
+
+    files = chart.chart_files(dashboards())
+    return {**files, f"{chart.CHART}/README.md": chart.values_table(), **chart.manifests(files)}
+
+
+GENERATORS: tuple[Callable[[], Mapping[str, str]], ...] = (metrics_reference, dashboards, chart)
 
 #: Nothing but generated files lives here: what no generator names any more is out of date.
-OWNED = ("grafana/dashboards/*.json",)
+OWNED = (
+    "grafana/dashboards/*.json",
+    "deploy/k8s/chart/files/*/*.json",
+    "deploy/k8s/chart/files/rules/*/*.yml",
+    "deploy/k8s/manifests/*.yaml",
+)
 
 
 def expected() -> dict[Path, str]:

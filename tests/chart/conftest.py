@@ -1,0 +1,16 @@
+"""Helm, for the tests of the chart."""
+
+from __future__ import annotations
+
+import pytest
+
+from tools import helm as tool
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    """The path of helm."""
+    path = tool.find()
+    if path is None:
+        pytest.skip("helm is not available here: `make helm`, or put it on the PATH")
+    return path
