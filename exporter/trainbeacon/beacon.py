@@ -20,25 +20,29 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainbeacon import catalogue
+from trainbeacon.checkpoints import Checkpoints, CheckpointSpan
 from trainbeacon.config import Config
+from trainbeacon.errands import Errands
 from trainbeacon.failures import kind_of
+from trainbeacon.goodput import Goodput
 from trainbeacon.graphs import keep_out_of_graphs
 from trainbeacon.helper import Helper
 from trainbeacon.identity import Identity, current
 from trainbeacon.launch import is_worker, keeper_for
-from trainbeacon.milestones import Checkpoint, Evaluations
+from trainbeacon.milestones import Evaluations
 from trainbeacon.names import Names
 from trainbeacon.probes.user_metrics import UserMetrics
 from trainbeacon.recorder import Recorder, log
 from trainbeacon.sampling import sampled_probes
 from trainbeacon.scalars import batch_size, on_device, to_float
 from trainbeacon.spans import Batches, PhaseSpan, Span
-from trainbeacon.timeline import CHECKPOINT, EVALUATE, PHASE
+from trainbeacon.timeline import EVALUATE, PHASE
 
 if TYPE_CHECKING:
     import torch
 
     from trainbeacon.hooks import Hooks
+    from trainbeacon.saves import SaveWatch
 
 Batch = TypeVar("Batch")
 
@@ -91,7 +95,8 @@ class Beacon:
         self.recorder = Recorder(config, identity)
         self.timeline = self.recorder.timeline
         self.recording = config.enabled
-        self._hooks: list[Hooks] = []
+        self._hooks: list[Hooks | SaveWatch] = []
+        self._watches_saves = False
         self._batches_without_step = 0
         self._steps_from = ""  # what counts the steps: step, optimizer, batches or log
         self._misused: set[str] = set()
@@ -100,6 +105,9 @@ class Beacon:
         self._slots = {split: names.slots(split) for split in catalogue.SPLITS}
         self._phases = {name: PhaseSpan(self, number) for name, number in PHASE.items()}
         self._helper: Helper | None = None
+        errands = Errands(partial(self.recorder.error, "helper"))
+        self._goodput = self._accounts(errands)
+        self._checkpoints = Checkpoints(self.recorder, errands, self._goodput)
         if self.recording:
             self._go()
 
@@ -111,11 +119,19 @@ class Beacon:
         watch_exporter = keeper.look if keeper is not None and recorder.boxed else _nothing
         self._helper = Helper(recorder, watch_exporter, recorder.guard("helper", self._user_metrics))
         self._helper.looks.extend(sampled_probes(recorder))
+        if self._goodput is not None:
+            self._helper.looks.append(self._goodput.look)
         self._helper.start()
         self._excepthook = sys.excepthook
         sys.excepthook = self._on_uncaught
         atexit.register(self._at_exit)
         _beacons.add(self)
+
+    def _accounts(self, errands: Errands) -> Goodput | None:
+        """What keeps the accounts of the run, on rank 0."""
+        keeps = self.recording and self.identity.rank == 0 and self.recorder.probes("goodput")
+        found: Goodput | None = self.recorder.guard("helper", Goodput, self.recorder, errands) if keeps else None
+        return found
 
     def _user_metrics(self) -> UserMetrics | None:
         """What writes the metrics of the user's own beside the box, if there is a box."""
@@ -283,11 +299,22 @@ class Beacon:
         if optimizers:
             self.claim_steps("optimizer")
         self._hooks.append(Hooks(self.recorder, model, optimizers, scaler, self._optimizer_stepped))
+        if self.recorder.probes("checkpoints") and not self._watches_saves:
+            self._watches_saves = True
+            self.recorder.guard("hooks", self._watch_saves)
         gpu, uuid = gpu_of(model, optimizers)
         if uuid or gpu:
             self.recorder.rank_info(gpu, uuid)
         if self.identity.rank == 0:
             self.recorder.run_info()
+
+    def _watch_saves(self) -> None:
+        from trainbeacon.saves import SaveWatch
+
+        watch = SaveWatch(self.recorder, self._checkpoints)
+        self._hooks.append(watch)
+        if self._helper is not None:
+            self._helper.looks.append(watch.look)
 
     def _optimizer_stepped(self) -> None:
         if self._steps_from == "optimizer" or self.claim_steps("optimizer"):
@@ -324,18 +351,42 @@ class Beacon:
         found = self._evaluations
         return Span(self, EVALUATE, before=found.begin, after=found.end, failed=found.abandon)
 
-    def checkpoint(self, path: str | os.PathLike[str] | None = None) -> Span:
-        """`with beacon.checkpoint(path):` around the saving of a checkpoint.
+    def checkpoint(self, path: str | os.PathLike[str] | None = None) -> CheckpointSpan:
+        """`with beacon.checkpoint(path) as saving:` around the saving of a checkpoint.
+
+        What is written in the background after the `with` is told by `saving.finishes_with(future)`; for
+        `torch.distributed.checkpoint.async_save` on a watched model that is done already.
 
         Args:
-            path: the file or folder that is saved; its size is read afterwards, in another thread.
+            path: the file or folder that is saved; its size is read afterwards, in another thread, and the
+                state of the run is kept beside it (docs/goodput.md).
         """
-        saved = Checkpoint(self.recorder, path, self._submit)
-        return Span(self, CHECKPOINT, before=saved.begin, after=saved.end, failed=saved.fail)
+        begin = partial(self._checkpoints.begin, path, named=True)
+        return CheckpointSpan(self, begin, self._misuse)
 
-    def _submit(self, job: Callable[[], None]) -> None:
-        if self._helper is not None:
-            self._helper.submit(job)
+    def resume(self, step: int, path: str | os.PathLike[str] | None = None) -> None:
+        """The run goes on after `step`, as a checkpoint says; to be called before the first step.
+
+        What an earlier attempt trained beyond it is counted as lost. Without this call, or `log(step=)`, a
+        run whose state is found is taken to go on from its last checkpoint.
+
+        Args:
+            step: number of the last completed step of the run.
+            path: the checkpoint, if no `state_file` is set: the state of the run is looked for beside it.
+
+        Raises:
+            TypeError, ValueError: the step is no whole number from 0, before the first step is done.
+        """
+        if self.recording:
+            self._try(self._resume, step, path)
+
+    def _resume(self, step: Any, path: str | os.PathLike[str] | None) -> None:
+        number = int(to_float("step", step))
+        if number < 0:
+            raise ValueError(f"step={number} is no number of a step: give a whole number from 0")
+        self.timeline.resume_at(number)
+        if path is not None and self._goodput is not None:
+            self._goodput.beside(path)
 
     # The end
 
@@ -386,6 +437,8 @@ class Beacon:
         guard = self.recorder.guard
         for hooks in self._hooks:
             guard("hooks", hooks.remove)
+        if self._goodput is not None:
+            guard("helper", self._goodput.end, state)
         if self._helper is not None:
             self._helper.stop()
         for ending in self.recorder.endings:

@@ -1,14 +1,10 @@
-"""What happens between the steps: evaluations, which know the best one, and checkpoints."""
+"""What happens between the steps: evaluations, which know the best one."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable
 from functools import partial
 
 from trainbeacon.recorder import Recorder
-from trainbeacon.spans import size_of
 
 
 class Evaluations:
@@ -61,48 +57,3 @@ class Evaluations:
         self._last[split] = loss
         recorder.set_of_run("training_loss_rises", self._rises[split], split)
         recorder.set("training_evaluations_since_best", self._since_best[split], split)
-
-
-class Checkpoint:
-    """One checkpoint of a run.
-
-    Args:
-        recorder: where its figures go.
-        path: the file or folder that is saved, if known.
-        submit: has the reading of its size done in another thread.
-    """
-
-    def __init__(
-        self,
-        recorder: Recorder,
-        path: str | os.PathLike[str] | None,
-        submit: Callable[[Callable[[], None]], None],
-    ) -> None:
-        self._recorder = recorder
-        self._path = path
-        self._submit = submit
-        self._begun = 0.0
-        self._step = 0
-
-    def begin(self) -> None:
-        """Saving begins."""
-        self._begun = time.monotonic()
-        self._step = self._recorder.timeline.step
-        self._recorder.add("training_checkpoints_total", 1.0)
-
-    def end(self) -> None:
-        """The checkpoint is good."""
-        recorder, path = self._recorder, self._path
-        self._count_time()
-        recorder.set("training_checkpoint_last_success_timestamp_seconds", time.time())
-        recorder.set("training_checkpoint_step", self._step)
-        if path is not None:
-            self._submit(lambda: recorder.set("training_checkpoint_bytes", size_of(path)))
-
-    def fail(self) -> None:
-        """Saving raised."""
-        self._count_time()
-        self._recorder.add("training_checkpoint_failures_total", 1.0)
-
-    def _count_time(self) -> None:
-        self._recorder.add("training_checkpoint_seconds_total", time.monotonic() - self._begun)

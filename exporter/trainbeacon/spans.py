@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -129,12 +128,3 @@ class Batches(Generic[Batch]):
 
     def _epoch_is_over(self) -> None:
         self._beacon.recorder.add("training_epochs_total", 1.0)
-
-
-def size_of(path: str | os.PathLike[str]) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    if os.path.isfile(path):
-        return os.path.getsize(path)
-    return sum(
-        os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names
-    )

@@ -34,10 +34,10 @@ class Attempt:
     box: str = ""
     start: float = 0.0
     steps: int = 0
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    busy: float = 0.0
-    busy_at_step: float = 0.0
-    waited_at_step: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of each phase."""
+    at_step: Mapping[str, float] = field(default_factory=dict)
+    """The same up to the end of the last step."""
     stalling: bool = False
 
 
@@ -113,7 +113,9 @@ def beside(checkpoint: str | os.PathLike[str], run: str) -> str | None:
     if not isinstance(path, str) or "://" in path:
         return None
     folder = os.path.dirname(os.path.abspath(path))
-    safe = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_.") else "_" for letter in run)
+    safe = "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "-_.") else "_" for letter in run
+    )
     if safe != run or len(run) > 80:  # runs whose names differ must not share a file
         safe = f"{safe[:80]}-{hashlib.sha256(run.encode(errors='replace')).hexdigest()[:8]}"
     return os.path.join(folder, f"trainbeacon-{safe}.json")
@@ -175,10 +177,8 @@ def _attempt(found: object) -> Attempt:
         box=box if os.path.basename(box) == box and len(box) <= 256 else "",
         start=_number(found["start"]),
         steps=_whole(found["steps"]),
-        seconds=_seconds(found["seconds"], catalogue.RUN_KINDS),
-        busy=_number(found["busy"]),
-        busy_at_step=_number(found["busy_at_step"]),
-        waited_at_step=_number(found["waited_at_step"]),
+        phases=_seconds(found["phases"], catalogue.PHASES),
+        at_step=_seconds(found["at_step"], catalogue.PHASES),
         stalling=found["stalling"] is True,
     )
 
@@ -197,7 +197,12 @@ def _seconds(found: object, kinds: Sequence[str]) -> dict[str, float]:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or value < 0
+    ):
         raise ValueError(f"{value!r:.40} is no number of seconds")
     return float(value)
 

@@ -28,7 +28,8 @@ COMMON = (
 )
 WRITE = (
     {"failures", "scalars", "pinned", "probes", "timeline"},
-    {"recorder"},
+    {"errands", "ledger", "recorder", "statefile"},
+    {"checkpoints", "flops", "goodput", "peaks", "salvage", "saves"},
     {"evidence", "graphs", "helper", "hooks", "launch", "milestones", "names", "sampling", "spans"},
     {"beacon"},
     {"integrations"},
