@@ -30,6 +30,7 @@ WRITE = (
     {"failures", "scalars", "pinned", "probes", "timeline"},
     {"errands", "ledger", "recorder", "statefile"},
     {"checkpoints", "flops", "goodput", "peaks", "salvage", "saves"},
+    {"numerics"},
     {"evidence", "graphs", "helper", "hooks", "launch", "milestones", "names", "sampling", "spans"},
     {"beacon"},
     {"integrations"},
@@ -43,7 +44,7 @@ READ = (
     {"exporter", "notify"},
 )
 #: Stand above both sides and may import either.
-ON_TOP = {"__init__", "__main__", "cli", "demo", "shipped", "testing"}
+ON_TOP = {"__init__", "__main__", "cli", "demo", "shipped", "simulate", "testing"}
 #: Where one side starts the other, inside a function: `serve="thread"` has its exporter in the process.
 SEAMS = {("launch", "exporter")}
 
