@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainbeacon.identity import Identity
 from trainbeacon.identity.devices import visible_gpu
+from trainbeacon.numerics import Numerics
 from trainbeacon.probes.backward import announced
-from trainbeacon.probes.gradients import NormProbe
 from trainbeacon.probes.waits import replica_in, see_waits
 from trainbeacon.recorder import Recorder
 from trainbeacon.scalars import on_device
@@ -52,6 +52,8 @@ class Hooks:
         self._scale_at = recorder.at("training_loss_scale")
         self._rate_at = [recorder.at("training_learning_rate", str(group)) for group in range(_MOST_GROUPS)]
         self._hides = False  # whether the backward pass of the last forward hides collectives
+        self._numerics = Numerics(recorder, model, next(iter(optimizers), None), scaler)
+        self._removals.append(self._numerics.remove)
         if model is not None:
             self._watch_model(model)
             for parameter in filter(on_device, islice(model.parameters(), 1)):
@@ -62,6 +64,7 @@ class Hooks:
             self._watch_clipping()
         if recorder.probes("self_time"):
             self._guard("hooks", see_waits, self._timeline, self._replace)
+        self._guard("hooks", self._numerics.see_backward, self._replace)
         if scaler is not None:
             self._watch_scaler(scaler)
 
@@ -135,8 +138,7 @@ class Hooks:
     def _watch_optimizer(self, optimizer: torch.optim.Optimizer, *, counts: bool) -> None:
         from torch.compiler import is_compiling
 
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        probe = NormProbe(parameters, self._set_gauge) if counts else None
+        probe = self._numerics if counts else None
 
         def step_begins(*_: Any) -> None:
             if not is_compiling():
@@ -149,17 +151,14 @@ class Hooks:
         self._removals.append(optimizer.register_step_pre_hook(step_begins).remove)
         self._removals.append(optimizer.register_step_post_hook(step_ends).remove)
 
-    def _before_step(self, probe: NormProbe | None) -> None:
+    def _before_step(self, probe: Numerics | None) -> None:
         self._timeline.see(OPTIMIZER)
         if probe is not None:
             norm = probe.before_step(norm_is_known=self._norm_seen)
             if norm is not None:
                 self._recorder.gradient_norm(norm)
 
-    def _set_gauge(self, metric: str, value: Any) -> None:
-        self._recorder.gauge(self._recorder.at(metric), metric, value)
-
-    def _after_step(self, optimizer: torch.optim.Optimizer, probe: NormProbe | None) -> None:
+    def _after_step(self, optimizer: torch.optim.Optimizer, probe: Numerics | None) -> None:
         if probe is None:
             return
         probe.after_step()
@@ -193,8 +192,10 @@ class Hooks:
         self._replace(clip_grad, name, clip)
 
     def _clipped(self, max_norm: float, total_norm: Any) -> None:
-        if hasattr(total_norm, "full_tensor"):  # sharded: reading it would be a collective
-            return
+        if hasattr(total_norm, "full_tensor"):  # sharded: to read all of it may take a collective
+            total_norm = self._numerics.clipped(total_norm)
+            if total_norm is None:
+                return
         self._norm_seen = True
         self._recorder.gradient_norm(total_norm, None if on_device(max_norm) else float(max_norm))
 

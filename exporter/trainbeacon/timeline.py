@@ -277,6 +277,11 @@ class Timeline:
         else:
             self._pending_loss = loss
 
+    @property
+    def loss_step(self) -> int:
+        """The step that the last training loss is of."""
+        return self.step + (self._pending_loss is not layout.UNSET)
+
     def promise_loss(self) -> int:
         """A training loss that is not known yet. Returns the ring's entry that it is to be given to."""
         entry = self._writer.ring_count

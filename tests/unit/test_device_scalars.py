@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch")
 from tests.device import Accelerator, DeviceTensor, Waits, device_tensor  # noqa: E402 - both need torch
 from trainbeacon import pinned, scalars  # noqa: E402
 from trainbeacon.pinned import PinnedCopier  # noqa: E402
-from trainbeacon.probes.gradients import LEAST_INTERVAL, TIME_SHARE, NormProbe  # noqa: E402
+from trainbeacon.probes.gradients import LEAST_INTERVAL, TIME_SHARE, NormProbe, device_seconds  # noqa: E402
 from trainbeacon.scalars import LateScalars, NoRoomError  # noqa: E402
 
 NAN = float("nan")
@@ -534,9 +534,8 @@ def test_large_models_on_a_device_are_sampled_seldom() -> None:
     """The device's own time for a sample is reckoned from the bytes it reads, and kept to 0.1 % as well."""
     weight = device_tensor([1.0]).content.expand(500_000_000)  # 2 GB that take no memory
     large = torch.nn.Parameter(DeviceTensor(weight), requires_grad=False)
-    probe = NormProbe([large], lambda *_: None, lambda: 0.0)
-    assert probe._device_seconds() == pytest.approx(0.02)
-    assert probe._device_seconds() / TIME_SHARE == pytest.approx(20 * LEAST_INTERVAL)
+    assert device_seconds([large]) == pytest.approx(0.02)
+    assert device_seconds([large]) / TIME_SHARE == pytest.approx(40 * LEAST_INTERVAL)
 
 
 class Stream:

@@ -20,3 +20,13 @@ def announced(
             ends()
 
     return announcing
+
+
+def looked_at(backward: Callable[..., Any], look: Callable[[Any], None]) -> Callable[..., Any]:
+    """`backward`, with `look` given what it goes back from, before it does. `look` must not raise."""
+
+    def looking(*args: Any, **keywords: Any) -> Any:
+        look(args[0] if args else keywords.get("tensors"))
+        return backward(*args, **keywords)
+
+    return looking

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor.debug import CommDebugMode
 
 from trainbeacon.probes import gradients
 from trainbeacon.probes.gradients import LEAST_INTERVAL, TIME_SHARE, NormProbe, total_norm
+from trainbeacon.probes.shards import copies
 
 
 class Clock:
@@ -115,27 +123,45 @@ def test_a_step_that_was_left_out_begins_anew() -> None:
     assert gauges["training_update_ratio"] == 0.0
 
 
-def test_sharded_parameters_are_left_out() -> None:
-    """The norm of a sharded parameter would be a collective: it is not touched, the others are sampled."""
+@pytest.fixture
+def mesh() -> Iterator[Any]:
+    """A mesh of two dimensions over this process alone: nobody would answer a collective's mistake."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1, 1))
+    distributed.destroy_process_group()
 
-    class Sharded(torch.nn.Parameter):
-        def full_tensor(self) -> torch.Tensor:
-            raise AssertionError("a collective was run")
 
-        @classmethod
-        def __torch_function__(cls, *_: object, **__: object) -> object:
-            raise AssertionError("a sharded parameter was touched")
-
-    plain = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
-    plain.grad = torch.tensor([6.0, 8.0])
-    sharded = torch.ones(2).as_subclass(Sharded)
+def test_sharded_parameters_give_squares_without_a_collective(mesh: Any) -> None:
+    """What a rank holds of sharded tensors is squared and summed; no norm of the whole is claimed."""
+    sharded = torch.nn.Parameter(DTensor.from_local(torch.tensor([3.0, 4.0]), mesh, [Replicate(), Shard(0)]))
+    sharded.grad = DTensor.from_local(torch.tensor([6.0, 8.0]), mesh, [Replicate(), Shard(0)])
+    plain = torch.nn.Parameter(torch.tensor([2.0, 4.0]))
+    plain.grad = torch.tensor([10.0, 0.0])
     gauges: dict[str, float] = {}
-    probe = NormProbe([sharded, plain], gauges.__setitem__, Clock())
-    assert probe.before_step(norm_is_known=False) == 10.0
-    probe.after_step()
-    assert gauges["training_parameter_norm"] == 5.0
-    nothing = NormProbe([sharded], gauges.__setitem__, Clock())
-    assert nothing.before_step(norm_is_known=False) is None
+    probe = NormProbe([sharded, plain], gauges.__setitem__, Clock(), world_size=4)
+    with CommDebugMode() as communication:
+        assert probe.before_step(norm_is_known=False) is None
+        probe.after_step()
+    assert communication.get_total_counts() == 0
+    assert gauges == {
+        "training_gradient_squared_norm": pytest.approx(100.0 + 100.0 / 4),
+        "training_parameter_squared_norm": pytest.approx(25.0 + 20.0 / 4),
+        "training_update_ratio": 0.0,
+    }
+
+
+def test_a_shard_counts_as_often_as_it_is_held() -> None:
+    """Replicas share a square among them; a summand of a sum that is still to come has no square."""
+    mesh = SimpleNamespace(size=(2, 4).__getitem__)
+
+    def held(*placements: Any) -> int:
+        return copies(SimpleNamespace(full_tensor=None, placements=placements, device_mesh=mesh), 8)
+
+    assert held(Replicate(), Shard(0)) == 2
+    assert held(Shard(1), Shard(0)) == 1
+    assert held(Replicate(), Replicate()) == 8
+    assert held(Replicate(), Partial()) == 0
+    assert copies(torch.ones(1), 8) == 8
 
 
 def test_a_large_model_is_estimated_over_part_of_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:

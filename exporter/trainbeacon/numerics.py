@@ -1,0 +1,202 @@
+"""What is read of a model's gradients and weights around each step, by the probes that read it.
+
+One object for each call of `Beacon.watch`. Everything here is for the training thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from trainbeacon.probes.backward import looked_at
+from trainbeacon.probes.gradients import NormProbe
+from trainbeacon.probes.layers import LayerProbe, layers_of
+from trainbeacon.probes.origin import MOST_SECONDS, Search, bad_layers, gathered, parameter_names
+from trainbeacon.probes.shards import is_sharded, local
+from trainbeacon.recorder import Recorder
+from trainbeacon.scalars import on_device
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainbeacon.probes.gradients import Norm
+
+#: Elements at most of the one gradient that is looked at in each backward pass.
+MOST_WATCHED = 1 << 16
+_WATCHED_AMONG = 8  # of the first parameters
+
+
+class Numerics:
+    """Norms, layers, and where the first NaN or infinity came from.
+
+    Args:
+        model: the outermost module, or None.
+        optimizer: the one that counts the steps, or None.
+        scaler: the AMP gradient scaler: with one, gradients that are not finite are no fault.
+    """
+
+    def __init__(self, recorder: Recorder, model: Any, optimizer: Any, scaler: Any) -> None:
+        self._recorder = recorder
+        self._timeline = recorder.timeline
+        self._nonfinite = recorder.nonfinite
+        self._model = model
+        self._layers = layers_of(model) if model is not None else []
+        self._on = recorder.probes("gradients")
+        self._norms: NormProbe | None = None
+        self._probe: LayerProbe | None = None
+        self._armed = False
+        self._own_bad_step = -1  # in which this rank's own backward pass made a non-finite gradient
+        self._remove: Callable[[], None] | None = None
+        if scaler is not None:
+            self._nonfinite.ignored = frozenset({"gradient", "reduced"})
+        if optimizer is not None:
+            self._make_probes(optimizer)
+
+    def _make_probes(self, optimizer: Any) -> None:
+        recorder = self._recorder
+        if self._on:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            self._norms = NormProbe(parameters, self._set, world_size=recorder.identity.world_size)
+        if self._layers and recorder.identity.rank == 0 and recorder.probes("layers"):
+            self._probe = LayerProbe(self._layers, self._read_layer, self._set_layer)
+
+    def remove(self) -> None:
+        """Take away the one hook on a gradient."""
+        if self._remove is not None:
+            self._remove()
+
+    # Numbers
+
+    def _set(self, metric: str, value: Norm) -> None:
+        self._recorder.gauge(self._recorder.at(metric), metric, value)
+        if isinstance(value, float) and metric == "training_gradient_squared_norm" and not isfinite(value):
+            self._gradient_is_bad()
+
+    def _read_layer(self, series: str, number: Norm, apply: Callable[[float], None]) -> None:
+        self._recorder.take(series, series, number, apply)
+
+    def _set_layer(self, metric: str, layer: str, number: float | None) -> None:
+        slot = self._recorder.run_slot(metric, layer)
+        if number is None:
+            self._recorder.writer.unset(slot)
+        else:
+            self._recorder.writer.slots[slot] = number
+
+    def before_step(self, *, norm_is_known: bool) -> Norm | None:
+        """The optimizer is about to step. Returns the gradient norm if it was not known and was sampled."""
+        step = self._timeline.step + 1
+        if self._own_bad_step == step or self._nonfinite.step == step:
+            self._gradient_is_bad()
+        if self._probe is not None:
+            self._probe.before_step()
+        if self._norms is None:
+            return None
+        norm = self._norms.before_step(norm_is_known=norm_is_known)
+        if isinstance(norm, float) and not isfinite(norm):
+            self._gradient_is_bad()
+        return norm
+
+    def after_step(self) -> None:
+        """The optimizer has stepped."""
+        if self._norms is not None:
+            self._norms.after_step()
+
+    def clipped(self, norm: Any) -> Any:
+        """What clipping worked out of sharded gradients: the norm if it is whole here, else None.
+
+        A part of it is recorded as the square that the ranks' parts add up from.
+        """
+        placements = norm.placements
+        if all(placement.is_replicate() for placement in placements):
+            return local(norm)
+        if all(getattr(each, "norm_type", 2 if each.is_replicate() else 0) == 2 for each in placements):
+            mesh = norm.device_mesh
+            held = 1
+            for dim, each in enumerate(placements):
+                held *= mesh.size(dim) if each.is_replicate() else 1
+            part = local(norm).double()
+            share = part * part / held
+            self._set("training_gradient_squared_norm", share if on_device(share) else float(share.item()))
+        return None
+
+    # The first NaN
+
+    def see_backward(self, replace: Callable[[Any, str, Callable[..., Any]], None]) -> None:
+        """Look at each loss where its backward pass begins: the last moment in which activations are there.
+
+        Args:
+            replace: puts a function in the place of a module's.
+        """
+        if self._on and self._model is not None:
+            from torch import autograd
+
+            replace(autograd, "backward", looked_at(autograd.backward, self._look_at_loss))
+
+    def _look_at_loss(self, loss: Any) -> None:
+        try:
+            if _is_readable(loss):
+                number = loss.item()
+                if number - number != 0.0:  # NaN or infinite; cheaper than a call
+                    self._loss_is_bad(loss)
+            if not self._armed:
+                self._armed = True
+                self._watch_a_gradient()
+        except Exception as error:  # noqa: BLE001 - the boundary, as in `guard`, without its call
+            self._recorder.error("hooks", error)
+
+    def _loss_is_bad(self, loss: Any) -> None:
+        step = self._timeline.step + 1
+        if self._nonfinite.would_take(step, "weight"):
+            layer, kind = self._origin(loss)
+            self._nonfinite.saw(step, kind, layer)
+
+    def _origin(self, loss: Any) -> tuple[str, str]:
+        """Layer and kind of what made the loss non-finite."""
+        deadline = time.monotonic() + MOST_SECONDS
+        bad = bad_layers(self._layers, gradients=False, deadline=deadline)
+        if bad:
+            everywhere = len(bad) == len(self._layers) > 1  # spoilt by an earlier step: it says nothing
+            return ("", "reduced") if everywhere else (bad[-1], "weight")
+        search = Search(parameter_names(self._model, self._layers) if self._layers else {}, deadline)
+        return search.origin(loss) or ("", "loss")
+
+    def _watch_a_gradient(self) -> None:
+        """Look at one small gradient near the input, before it is averaged over the ranks.
+
+        What goes wrong in a backward pass reaches it on the rank where it went wrong.
+        """
+        whole = {id(parameter): used for parameter, used in gathered(self._model)} if self._layers else {}
+        first = [p for layer in self._layers for p in layer.parameters if p.requires_grad][:_WATCHED_AMONG]
+        fit = [whole.get(id(p), p) for p in first]
+        fit = [p for p in fit if not is_sharded(p) and p.device.type == "cpu" and p.numel() <= MOST_WATCHED]
+        if fit:
+            self._remove = fit[0].register_hook(self._look_at_gradient).remove
+
+    def _look_at_gradient(self, gradient: torch.Tensor) -> None:
+        self._recorder.guard("hooks", self._judge_gradient, gradient)
+
+    def _judge_gradient(self, gradient: torch.Tensor) -> None:
+        if gradient.is_sparse:
+            return
+        total = gradient.sum().item()
+        if total - total != 0.0:
+            self._own_bad_step = self._timeline.step + 1
+
+    def _gradient_is_bad(self) -> None:
+        """The gradients of this step are not finite: find the layer from which it went towards the input."""
+        step = self._timeline.step + 1
+        own = self._own_bad_step == step or self._recorder.identity.world_size == 1
+        kind = "gradient" if own else "reduced"
+        if not self._nonfinite.would_take(step, kind):
+            return
+        bad = bad_layers(self._layers, gradients=True, deadline=time.monotonic() + MOST_SECONDS)
+        unclear = kind == "reduced" and len(bad) == len(self._layers)
+        self._nonfinite.saw(step, kind, "" if unclear or not bad else bad[-1])
+
+
+def _is_readable(loss: Any) -> bool:
+    """Whether a loss is one number on the host, which is read without a wait."""
+    plain = hasattr(loss, "grad_fn") and not loss.is_cuda and not is_sharded(loss)
+    return plain and loss.device.type == "cpu" and loss.numel() == 1
