@@ -37,7 +37,6 @@ SHOWN_ELSEWHERE: dict[str, str] = {
     "training_collectives_enqueued_total": "exporter/METRICS.md",
     "training_device_phase_seconds_total": "exporter/METRICS.md",
     "training_elapsed_seconds": "exporter/METRICS.md",
-    "training_end_timestamp_seconds": "exporter/METRICS.md",
     "training_goodput_seconds_total": "exporter/METRICS.md",
     "training_gradient_squared_norm": "exporter/METRICS.md",
     "training_input_drift": "exporter/METRICS.md",
