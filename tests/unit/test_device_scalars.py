@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch")
 from tests.device import Accelerator, DeviceTensor, Waits, device_tensor  # noqa: E402 - both need torch
 from trainbeacon import pinned, scalars  # noqa: E402
 from trainbeacon.pinned import PinnedCopier  # noqa: E402
-from trainbeacon.probes.gradients import LEAST_INTERVAL, TIME_SHARE, NormProbe, device_seconds  # noqa: E402
+from trainbeacon.probes.gradients import LEAST_INTERVAL, TIME_SHARE, device_seconds  # noqa: E402
 from trainbeacon.scalars import LateScalars, NoRoomError  # noqa: E402
 
 NAN = float("nan")
