@@ -1,21 +1,36 @@
-"""What the dashboards share: variables, selectors, annotations and colours."""
+"""What the dashboards share: variables, selectors, links, annotations, limits and colours."""
 
 from __future__ import annotations
 
 from grafana.dashboard import Annotation, Variable
+from grafana.panels import Steps
 
 #: Matchers by the name that stands for them in an expression. All of a variable is `.*`, which also
 #: matches a label that does not exist.
 PLACE = 'cluster=~"$cluster", namespace=~"$namespace"'
 RUN = f'{PLACE}, run="$run"'
-SELECTORS = {"place": PLACE, "run": RUN, "ranks": f'{RUN}, rank=~"$rank"'}
+SELECTORS = {
+    "place": PLACE,
+    "runs": f'{PLACE}, run=~"$run"',
+    "run": RUN,
+    "ranks": f'{RUN}, rank=~"$rank"',
+}
 
-VARIABLES = (
-    Variable("cluster", "Cluster", "label_values(training_state, cluster)"),
-    Variable("namespace", "Namespace", 'label_values(training_state{cluster=~"$cluster"}, namespace)'),
-    Variable("run", "Run", "label_values(training_state{<place>}, run)", several=False),
-    Variable("rank", "Rank", "label_values(training_state{<run>}, rank)", numeric=True),
-)
+CLUSTER = Variable("cluster", "Cluster", "label_values(training_state, cluster)")
+NAMESPACE = Variable("namespace", "Namespace", 'label_values(training_state{cluster=~"$cluster"}, namespace)')
+PROJECT = Variable("project", "Project", "label_values(training_run_info{<place>}, project)")
+RUN_QUERY = 'label_values(training_run_info{<place>, project=~"$project"}, run)'
+ONE_RUN = Variable("run", "Run", RUN_QUERY, several=False)
+#: All are the runs of the chosen project, by name.
+RUNS = Variable("run", "Run", RUN_QUERY, whole="")
+RANK = Variable("rank", "Rank", "label_values(training_state{<run>}, rank)", numeric=True)
+
+PLACES = (CLUSTER, NAMESPACE, PROJECT)
+_PLACES = tuple(variable.name for variable in PLACES)
+RUN_VARIABLES = (*PLACES, ONE_RUN)
+RANK_VARIABLES = (*RUN_VARIABLES, RANK)
+
+ALERTS = "Train(ing|Beacon).*"
 
 #: An event counts as new for two steps, so that one between two scrapes is not missed.
 ANNOTATIONS = (
@@ -39,6 +54,45 @@ ANNOTATIONS = (
         color="rgba(110, 159, 255, 0.4)",
     ),
 )
+#: The same of several runs.
+FLEET_ANNOTATIONS = (
+    Annotation(
+        "Firing alerts",
+        'max by (alertname, run) (ALERTS{<runs>, alertstate="firing", severity="critical"})',
+        title="{{alertname}}",
+        text="{{run}}",
+        color="red",
+    ),
+    Annotation(
+        "Starts",
+        "time() - max by (run) (training_start_timestamp_seconds{<runs>}) < bool 30",
+        title="Processes started",
+        text="{{run}}",
+        color="purple",
+    ),
+    Annotation(
+        "Checkpoints",
+        "time() - max by (run) (training_checkpoint_last_success_timestamp_seconds{<runs>}) < bool 30",
+        title="Checkpoint",
+        text="{{run}}",
+        color="rgba(110, 159, 255, 0.4)",
+    ),
+)
+
+#: What the rules take where a run sets no threshold of its own; a test compares.
+LIMITS = {"stall_seconds": 120, "rank_silent_seconds": 30, "straggler_ratio_max": 0.04}
+
+
+def above(limit: float, color: str = "red", near: float | None = None) -> Steps:
+    """Colour from a limit on, and orange from `near` on."""
+    warning = ((near, "orange"),) if near is not None else ()
+    return ((None, "transparent"), *warning, (limit, color))
+
+
+ANY = above(1)
+SILENT = above(LIMITS["rank_silent_seconds"], near=10)
+SLOW = above(LIMITS["stall_seconds"], "orange")
+STALLED = above(LIMITS["stall_seconds"])
 
 STATES = {
     "running": "green",
@@ -49,7 +103,20 @@ STATES = {
     "failed": "red",
     "crashed": "dark-red",
 }
-ALERT_COLORS = {"critical": "red", "warning": "orange", "info": "blue"}
+#: What `run:training_condition:worst` tells, the worse the higher.
+CONDITIONS = {
+    0: ("finished", "blue"),
+    1: ("running", "green"),
+    2: ("starting", "#a3a3c2"),
+    3: ("evaluating", "#b877d9"),
+    4: ("checkpointing", "#fade2a"),
+    5: ("exited", "orange"),
+    6: ("failed", "dark-red"),
+    7: ("stalled", "red"),
+    8: ("ranks lost", "red"),
+}
+SEVERITIES = {3: ("critical", "red"), 2: ("warning", "orange"), 1: ("info", "blue")}
+ALERT_COLORS = dict(SEVERITIES.values())
 PHASES = {
     "init": "#8e8e8e",
     "resume": "#6e7a8a",
@@ -65,3 +132,42 @@ PHASES = {
     "checkpoint": "#fade2a",
     "other": "#5a5a5a",
 }
+#: What the time of a run went into.
+KINDS = {
+    "productive": "green",
+    "evaluate": "#b877d9",
+    "checkpoint": "#fade2a",
+    "data_wait": "#ff9830",
+    "init": "#8e8e8e",
+    "stalled": "red",
+    "lost": "dark-red",
+    "idle": "#3a3a3a",
+    "other": "#5a5a5a",
+}
+
+
+def link(dashboard: str, *kept: str, **labels: str) -> str:
+    """The address of another dashboard for what was clicked on; time, place and `kept` variables stay.
+
+    `labels` are its variables by the name of the table's column: `link("ranks", "run", rank="rank")`.
+    """
+    stay = "&".join(f"${{{name}:queryparam}}" for name in ("datasource", *_PLACES, *kept))
+    chosen = "".join(f"&var-{name}=${{__data.fields.{column}}}" for name, column in labels.items())
+    return f"/d/trainbeacon-{dashboard}?{stay}{chosen}&${{__url_time_range}}"
+
+
+def urgency(alerts: str) -> str:
+    """Severity of the firing alerts that the matchers choose, as a number: 3 critical, 2 warning, 1 info."""
+    return " or ".join(
+        f'{number} * max by (alertname, run, rank, instance) (ALERTS{{{alerts}, alertstate="firing", '
+        f'severity="{name}"}})'
+        for number, (name, _) in SEVERITIES.items()
+    )
+
+
+def since(alerts: str) -> str:
+    """Seconds since the firing alerts that the matchers choose became active."""
+    return (
+        f"max by (alertname, run, rank, instance) (time() - ALERTS_FOR_STATE{{{alerts}}}"
+        f' and ignoring (alertstate) ALERTS{{{alerts}, alertstate="firing"}})'
+    )

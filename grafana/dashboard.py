@@ -43,16 +43,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Variable:
-    """A choice at the top of the dashboard, filled by a query; `several` also offers All, which is `.*`.
+    """A choice at the top of the dashboard, filled by a query.
 
-    All matches a label that does not exist, so that a dashboard works with and without, say, `cluster`.
+    `several` allows more than one value and, with `whole`, All. All is `whole`, by default `.*`, which
+    also matches a label that does not exist: a dashboard works with and without, say, `cluster`. An empty
+    `whole` makes All the list of the values on offer. A `regex` takes the value (and perhaps the text) out
+    of what the query returns. A hidden variable is worked out and not chosen.
     """
 
     name: str
     label: str
     query: str
     several: bool = True
+    whole: str | None = ".*"
     numeric: bool = False
+    regex: str = ""
+    hidden: bool = False
+
+    @property
+    def all(self) -> bool:
+        """Whether All is on offer."""
+        return self.several and self.whole is not None
 
     def build(self, selectors: Mapping[str, str]) -> Json:
         """The variable's JSON."""
@@ -67,12 +78,12 @@ class Variable:
             "refresh": 2,  # when the time range changes
             "sort": 3 if self.numeric else 1,
             "multi": self.several,
-            "includeAll": self.several,
-            "allValue": ".*" if self.several else None,
-            "current": {"text": ["All"], "value": ["$__all"]} if self.several else {},
+            "includeAll": self.all,
+            "allValue": (self.whole or None) if self.all else None,
+            "current": {"text": ["All"], "value": ["$__all"]} if self.all else {},
             "options": [],
-            "regex": "",
-            "hide": 0,
+            "regex": self.regex,
+            "hide": 2 if self.hidden else 0,
         }
 
 

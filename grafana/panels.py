@@ -19,23 +19,25 @@ Steps = tuple[tuple[float | None, str], ...]
 Texts = Mapping[Any, tuple[str, str]]
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-CELL: Json = {"custom.cellOptions": {"type": "color-background", "mode": "basic"}}
 PLAIN: Steps = ((None, "transparent"),)
 NAN = {"type": "special", "options": {"match": "nan", "result": {"text": "NaN", "color": "red", "index": 99}}}
 
 
-def _steps(steps: Steps) -> Json:
+def steps_of(steps: Steps) -> Json:
+    """Thresholds, as a field keeps them."""
     return {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in steps]}
 
 
-def _override(name: str, properties: Mapping[str, Any]) -> Json:
+def override(name: str, properties: Mapping[str, Any]) -> Json:
+    """Properties of the one field that has this name."""
     return {
         "matcher": {"id": "byName", "options": name},
         "properties": [{"id": key, "value": value} for key, value in properties.items()],
     }
 
 
-def _texts(mappings: Texts) -> list[Json]:
+def texts_of(mappings: Texts) -> list[Json]:
+    """Value mappings, as a field keeps them."""
     texts = {
         str(value): {"text": text, "color": color, "index": i}
         for i, (value, (text, color)) in enumerate(mappings.items())
@@ -43,12 +45,18 @@ def _texts(mappings: Texts) -> list[Json]:
     return [{"type": "value", "options": texts}] if texts else []
 
 
-def _ref(index: int) -> str:
+def ref_of(index: int) -> str:
+    """The letter by which a panel calls its query."""
     return chr(ord("A") + index)
 
 
 def _fixed(color: str) -> Json:
     return {"mode": "fixed", "fixedColor": color}
+
+
+def links_of(url: str) -> list[Json]:
+    """A data link, as a field or a panel keeps it."""
+    return [{"title": "Look there", "url": url, "targetBlank": False}]
 
 
 def expand(expr: str, selectors: Mapping[str, str]) -> str:
@@ -62,13 +70,15 @@ def expand(expr: str, selectors: Mapping[str, str]) -> str:
 class Query:
     """One PromQL expression. `legend` names its series; in a table it names the value's column.
 
-    `thresholds` are for what the legend names; in a table so are `unit` and `mappings`, and a query
-    without a legend brings its labels only.
+    `thresholds` are for what the legend names; in a table so are `unit`, `mappings`, `width` (pixels) and
+    `decimals`, and a query without a legend brings its labels only.
     """
 
     expr: str
     legend: str = ""
     unit: str = ""
+    width: int = 0
+    decimals: int | None = None
     thresholds: Steps = ()
     mappings: Texts = field(default_factory=dict)
 
@@ -78,7 +88,8 @@ class Panel:
     """What all kinds of panels share. Width and height are in grid units, by default the row's.
 
     `unit` is that of the first metric where it is not given; `colors` fixes the colour of
-    series by name; `mappings` shows values as (text, colour); `empty` stands where there is no data.
+    series by name; `mappings` shows values as (text, colour); `empty` stands where there is no data;
+    `link` is the address that a click on a series leads to.
     """
 
     title: str
@@ -95,6 +106,7 @@ class Panel:
     colors: Mapping[str, str] = field(default_factory=dict)
     mappings: Texts = field(default_factory=dict)
     empty: str = ""
+    link: str = ""
 
     type: ClassVar[str]
     instant: ClassVar[bool] = False
@@ -118,9 +130,9 @@ class Panel:
         return {}
 
     def _overrides(self) -> list[Json]:
-        colors = [_override(name, {"color": _fixed(color)}) for name, color in self.colors.items()]
+        colors = [override(name, {"color": _fixed(color)}) for name, color in self.colors.items()]
         steps = [
-            _override(q.legend, {"thresholds": _steps(q.thresholds)}) for q in self.targets if q.thresholds
+            override(q.legend, {"thresholds": steps_of(q.thresholds)}) for q in self.targets if q.thresholds
         ]
         return colors + steps
 
@@ -142,7 +154,7 @@ class Panel:
 
     def _target(self, index: int, query: Query, selectors: Mapping[str, str]) -> Json:
         return {
-            "refId": _ref(index),
+            "refId": ref_of(index),
             "datasource": DATASOURCE,
             "editorMode": "code",
             "expr": expand(query.expr, selectors),
@@ -158,12 +170,13 @@ class Panel:
             "max": self.maximum,
             "decimals": self.decimals,
             "noValue": self.empty or None,
+            "links": links_of(self.link) if self.link else None,
         }
         return {
             "unit": self.unit or unit_of(" ".join(query.expr for query in self.targets)),
             "color": {"mode": self.color_mode},
-            "thresholds": _steps(self.thresholds),
-            "mappings": [NAN, *_texts(self.mappings)],
+            "thresholds": steps_of(self.thresholds),
+            "mappings": [NAN, *texts_of(self.mappings)],
             "custom": self._custom(),
             **{key: value for key, value in chosen.items() if value is not None},
         }
@@ -202,7 +215,7 @@ class TimeSeries(Panel):
 
     def _overrides(self) -> list[Json]:
         dash = {"custom.lineStyle": {"fill": "dash", "dash": [8, 8]}, "color": _fixed("red")}
-        return super()._overrides() + [_override(name, dash) for name in self.dashed]
+        return super()._overrides() + [override(name, dash) for name in self.dashed]
 
 
 @dataclass(frozen=True)
@@ -223,9 +236,9 @@ class Band(TimeSeries):
         edge = {"custom.lineWidth": 1, "color": _fixed("blue")}
         top = edge | {"custom.fillBelowTo": "min", "custom.fillOpacity": 20}
         return [
-            _override("max", top),
-            _override("min", edge),
-            _override("median", {"color": _fixed("green")}),
+            override("max", top),
+            override("min", edge),
+            override("median", {"color": _fixed("green")}),
         ]
 
 
@@ -273,64 +286,6 @@ class BarGauge(Panel):
 
 
 @dataclass(frozen=True)
-class Table(Panel):
-    """One row for each combination of the labels that all queries share.
-
-    `labels` are the label columns, in order, with their widths in pixels (0: what is left); then come
-    the queries that have a legend. `sort` names the columns whose highest value comes first, by weight.
-    `colors`, by text, is for the cells of the columns named in `colored`.
-    """
-
-    _: KW_ONLY
-    labels: Mapping[str, int] = field(default_factory=dict)
-    colored: tuple[str, ...] = ()
-    sort: tuple[str, ...] = ()
-
-    type: ClassVar[str] = "table"
-    instant: ClassVar[bool] = True
-    format: ClassVar[str] = "table"
-
-    def _options(self) -> Json:
-        return {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}}
-
-    def _custom(self) -> Json:
-        return {"align": "left", "filterable": False}
-
-    def _overrides(self) -> list[Json]:
-        cells = _texts({text: (text, color) for text, color in self.colors.items()})
-        found = [_override(name, {"custom.width": width}) for name, width in self.labels.items() if width]
-        found += [_override(name, CELL | {"mappings": cells}) for name in self.colored]
-        for query in self.targets:
-            column: Json = {"unit": query.unit or unit_of(query.expr)}
-            if query.thresholds:
-                column |= CELL | {"thresholds": _steps(query.thresholds)}
-            if query.mappings:
-                column |= CELL | {"mappings": _texts(query.mappings)}
-            if query.legend:
-                found.append(_override(query.legend, column))
-        return found
-
-    def _transformations(self) -> list[Json]:
-        single = len(self.targets) == 1
-        values = ["Value" if single else f"Value #{_ref(i)}" for i in range(len(self.targets))]
-        names = {
-            value: query.legend for value, query in zip(values, self.targets, strict=True) if query.legend
-        }
-        hidden = ["Time", *(value for value in values if value not in names)]
-        shown = [*self.labels, *names]
-        organize = {
-            "excludeByName": dict.fromkeys(hidden, True),
-            "indexByName": {name: i for i, name in enumerate([*shown, *hidden])},
-            "renameByName": names,
-        }
-        steps = [] if single else [{"id": "merge", "options": {}}]
-        steps.append({"id": "organize", "options": organize})
-        # Grafana sorts by one column at a time, and stably.
-        sorts = [[{"field": name, "desc": True}] for name in reversed(self.sort)]
-        return steps + [{"id": "sortBy", "options": {"fields": {}, "sort": sort}} for sort in sorts]
-
-
-@dataclass(frozen=True)
 class StateTimeline(Panel):
     """One lane a series, coloured by state: `mappings` names the states."""
 
@@ -368,6 +323,82 @@ class Heatmap(Panel):
             "tooltip": {"mode": "single", "yHistogram": False},
             "yAxis": {"axisPlacement": "left", "unit": unit_of(self.targets[0].expr)},
         }
+
+
+@dataclass(frozen=True)
+class Lanes(Heatmap):
+    """One lane a series, coloured by its value from `low` to `high`: for as many lanes as a panel is high."""
+
+    _: KW_ONLY
+    low: float | None = None
+    high: float | None = None
+
+    format: ClassVar[str] = "time_series"
+
+    def _options(self) -> Json:
+        unit = self.unit or unit_of(self.targets[0].expr)
+        color = {"mode": "scheme", "scheme": "Turbo", "steps": 64, "exponent": 0.5, "reverse": False}
+        limits = {"min": self.low, "max": self.high}
+        return super()._options() | {
+            "color": color | {name: value for name, value in limits.items() if value is not None},
+            "filterValues": {},
+            "cellValues": {"unit": unit},
+            "legend": {"show": True},
+            "yAxis": {"axisPlacement": "left", "unit": "short", "reverse": True},
+        }
+
+
+@dataclass(frozen=True)
+class Trend(Panel):
+    """Lines of several runs over something other than time: `x` is its expression, `axis` its name.
+
+    Both the query and `x` keep the one label `by`, which names the lines. The rows of both are merged by
+    time, parted by that label and joined again by x.
+    """
+
+    _: KW_ONLY
+    x: str
+    axis: str
+    by: str = "run"
+    log: bool = False
+
+    type: ClassVar[str] = "trend"
+    format: ClassVar[str] = "table"
+    color_mode: ClassVar[str] = "palette-classic"
+    X: ClassVar[str] = "Value #B"
+
+    @property
+    def targets(self) -> tuple[Query, ...]:
+        """The query of the lines, then that of x."""
+        return (Query(str(self.queries), "{{run}}"), Query(self.x, self.axis))
+
+    def _options(self) -> Json:
+        return {
+            "xField": self.X,
+            "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
+            "tooltip": {"mode": "multi", "sort": "none"},
+        }
+
+    def _custom(self) -> Json:
+        scale = {"type": "log", "log": 10} if self.log else {"type": "linear"}
+        return {"lineWidth": 2, "showPoints": "never", "spanNulls": True, "scaleDistribution": scale}
+
+    def _overrides(self) -> list[Json]:
+        x = {"displayName": self.axis, "unit": unit_of(self.x), "custom.axisLabel": self.axis}
+        return [override(self.X, x)]
+
+    def _defaults(self) -> Json:
+        return super()._defaults() | {"displayName": f"${{__field.labels.{self.by}}}"}
+
+    def _transformations(self) -> list[Json]:
+        naming = {"asLabels": True}
+        parts = {"fields": [self.by], "naming": naming, "keepFields": False}
+        return [
+            {"id": "merge", "options": {}},
+            {"id": "organize", "options": {"excludeByName": {"Time": True}}},
+            {"id": "partitionByValues", "options": parts},
+            {"id": "joinByField", "options": {"byField": self.X, "mode": "outer"}},
+        ]
 
 
 @dataclass(frozen=True)

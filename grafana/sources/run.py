@@ -2,80 +2,48 @@
 
 from __future__ import annotations
 
-from grafana.common import ALERT_COLORS, ANNOTATIONS, PHASES, SELECTORS, STATES, VARIABLES
+from grafana.common import (
+    ANNOTATIONS,
+    KINDS,
+    LIMITS,
+    PHASES,
+    RUN_VARIABLES,
+    SELECTORS,
+    SEVERITIES,
+    SLOW,
+    STALLED,
+    STATES,
+    since,
+    urgency,
+)
 from grafana.dashboard import Dashboard, Row
-from grafana.panels import Band, BarGauge, Heatmap, Query, Stat, StateTimeline, Table, TimeSeries
+from grafana.panels import Band, BarGauge, Heatmap, Query, Stat, TimeSeries
+from grafana.suspects import COUNTS, PHASES_BY_RANK, WHO
+from grafana.tables import Table
 
-# As in the rules: a rank counts as silent from 10 s, as lost from 30 s; a run as stalled from 120 s.
-SILENT = ((None, "transparent"), (10, "orange"), (30, "red"))
-SLOW = ((None, "transparent"), (120, "orange"))
-STALLED = ((None, "transparent"), (120, "red"))
-ANY = ((None, "transparent"), (1, "red"))
-SUSPICIONS = {
-    5: ("crashed", "red"),
-    4: ("missing", "red"),
-    3: ("silent", "red"),
-    2: ("ended", "orange"),
-    1: ("in another phase", "orange"),
-}
-
-# Why a rank is under suspicion, the strongest reason as the highest number.
-SUSPICION = (
-    "6 - max by (rank) (run_rank:training_suspect:reason{<ranks>} or run_rank:training_lost:reason{<ranks>})"
+STEP_RATE = "sum by (le) (run_le:training_step_duration_seconds_bucket:rate2m{<run>})"
+EVENTS = "sum(increase({}{{<run>}}[$__rate_interval]))"
+PHASE = "run_phase:training_phase_seconds:avg2m{<run>}"
+WHOLE = "sum(training_run_seconds{<run>})"
+# What is left of the time when one kind after the other is taken off.
+LEFT = (
+    ("whole time", ""),
+    ("less idle between attempts", "idle"),
+    ("less start-up", "idle|init"),
+    ("less lost work", "idle|init|lost"),
+    ("less standstill", "idle|init|lost|stalled"),
+    ("less checkpoints", "idle|init|lost|stalled|checkpoint"),
+    ("less evaluation", "idle|init|lost|stalled|checkpoint|evaluate"),
+    ("less waiting for data", "idle|init|lost|stalled|checkpoint|evaluate|data_wait"),
+    ("productive", "idle|init|lost|stalled|checkpoint|evaluate|data_wait|other"),
 )
-SILENCE = "time() - max by (rank) (last_over_time(training_heartbeat_timestamp_seconds{<ranks>}[15m]))"
-# Steps since the loss was last finite: most on the rank that was first, as the alert judges it.
-NONFINITE = (
-    "scalar(max(training_step{<run>})) - max by (rank) (run_rank:training_last_finite_step:estimate{<ranks>})"
-)
-# The ranks worth a look, however many there are. What vanished is kept for 15 minutes.
-WORST = f" and on (rank) topk(8, 1000 * ({SUSPICION}) or on (rank) ({NONFINITE}) or on (rank) {SILENCE})"
-STATE = (
-    "max by (rank, state) (run_rank:training_state:newest_start{<ranks>})"
-    " or on (rank) max by (rank, state) (last_over_time(training_state{<ranks>}[15m]) == 1)"
-)
-PLACE = (
-    "max by (rank, hostname, gpu) (run_rank:training_rank:info{<ranks>})"
-    " or on (rank) max by (rank, hostname, gpu) (last_over_time(run_rank:training_rank:info{<ranks>}[15m]))"
-)
-BEHIND = "scalar(max(training_step{<run>})) - max by (rank) (last_over_time(training_step{<ranks>}[15m]))"
-
-# One number for each phase makes a rank one lane, and a greater one marks its silence; `@ end()` keeps
-# the same ranks over the time shown.
-LANE_COLORS = dict(enumerate([*PHASES.items(), ("silent", "red")], 1))
-LANE = " or ".join(
-    f'{i} * run_rank:training_phase:current{{<ranks>, phase="{phase}"}}' for i, phase in enumerate(PHASES, 1)
-)
-MUTE = f"{len(LANE_COLORS)} * (run_rank:training_silence_seconds:age{{<ranks>}} > bool 0)"
-HEARD = "max by (rank) (last_over_time(training_heartbeat_timestamp_seconds{<ranks>}[15m] @ end()))"
-LANES = f"max by (rank) ({LANE} or {MUTE}) and on (rank) bottomk(24, {HEARD})"
-
-PHASE_RATE = "rate(training_phase_seconds_total{<ranks>}[$__rate_interval])"
-OWN = 'training_phase_seconds_total{<ranks>, phase=~"data_wait|h2d|forward|optimizer|other"}'
-STEP_RATE = "sum by (le) (rate(training_step_duration_seconds_bucket{<ranks>}[$__rate_interval]))"
-EVENTS = "sum(increase({}{{<ranks>}}[$__rate_interval]))"
-OF_GPUS = " and on (cluster, namespace, instance, gpu) instance_gpu:training_rank:info{<ranks>}"
-OF_HOSTS = " and on (cluster, namespace, instance) training_rank_info{<ranks>}"
+OF_GPUS = " and on (cluster, namespace, instance, gpu) instance_gpu:training_rank:info{<run>}"
+OF_HOSTS = " and on (cluster, namespace, instance) instance_run:training_rank:info{<run>}"
 
 GLANCE = Row(
     "At a glance",
     (
-        Stat(
-            "Ranks",
-            "By the state of their process. Silent: no sign of life for 10 s; missing: not served at all.",
-            (
-                Query("count by (state) (run_rank:training_state:newest_start{<ranks>})", "{{state}}"),
-                Query("count(run_rank:training_silence_seconds:age{<ranks>})", "silent"),
-                Query(
-                    "max(run:training_world_size:max{<run>})"
-                    " - count(run_rank:training_state:newest_start{<run>}) > 0",
-                    "missing",
-                ),
-            ),
-            width=5,
-            colors=STATES,
-            empty="not served",
-        ),
+        COUNTS,
         Stat(
             "Last step",
             "Time since the run's last step; and the same, start-up, evaluation and checkpoints excused, as"
@@ -94,80 +62,55 @@ GLANCE = Row(
             decimals=0,
             empty="not served",
         ),
-        Stat("Step", "Last completed step.", "max(training_step{<ranks>})"),
+        Stat("Step", "Last completed step.", "max(run:training_step:max{<run>})"),
         Stat(
             "Done",
             "Steps completed of those planned.",
-            "max(training_step{<run>}) / max(training_steps_planned{<run>})",
+            "max(run:training_step:max{<run>}) / max(training_steps_planned{<run>})",
             unit="percentunit",
             empty="no plan",
         ),
         Stat(
             "Time left",
             "For the steps planned, at the present pace.",
-            "(max(training_steps_planned{<run>}) - max(training_step{<run>}))"
-            " / max(rate(training_steps_total{<run>}[$__rate_interval]) > 0)",
+            "(max(training_steps_planned{<run>}) - max(run:training_step:max{<run>}))"
+            " / max(run:training_steps:rate2m{<run>} > 0)",
             unit="s",
             decimals=0,
             empty="unknown",
         ),
-        Stat("Loss", "Training loss, mean over the ranks.", 'avg(training_loss{<ranks>, split="train"})'),
+        Stat(
+            "Loss", "Training loss, mean over the ranks.", 'avg(run:training_loss:avg{<run>, split="train"})'
+        ),
         Stat(
             "Accuracy",
             "Validation accuracy, mean over the ranks.",
-            'avg(training_accuracy_ratio{<ranks>, split="validation"})',
+            'avg(run:training_accuracy_ratio:avg{<run>, split="validation"})',
             width=3,
         ),
         Stat(
             "Throughput",
             "All ranks together, over about ten seconds.",
             (
-                Query("sum(training_samples_per_second{<ranks>})", "samples/s"),
-                Query("sum(training_tokens_per_second{<ranks>})", "tokens/s"),
+                Query("sum(run:training_samples_per_second:sum{<run>})", "samples/s"),
+                Query("sum(run:training_tokens_per_second:sum{<run>})", "tokens/s"),
             ),
             width=4,
         ),
         Table(
             "Firing alerts",
-            "Alerts of this run. The oldest stands first: that is where to begin.",
-            Query(
-                "max by (alertname, severity, rank) (time() - ALERTS_FOR_STATE{<run>}"
-                ' and ignoring (alertstate) ALERTS{<run>, alertstate="firing"})',
-                "since",
-                unit="s",
+            "Alerts of this run, the most urgent first, and of those the oldest: that is where to begin.",
+            (
+                Query(urgency("<run>"), "severity", mappings=SEVERITIES, width=80),
+                Query(since("<run>"), "since", unit="s", decimals=0, width=80),
             ),
             width=8,
             height=10,
-            labels={"severity": 90, "alertname": 0, "rank": 60},
-            colored=("severity",),
-            colors=ALERT_COLORS,
-            sort=("since",),
+            labels={"alertname": 0, "rank": 60},
+            sort=("severity", "since"),
             empty="none",
         ),
-        Table(
-            "Ranks to look at",
-            "At most eight: under suspicion, with a loss not finite for most steps (a NaN reaches all ranks"
-            " soon after the first), or silent longest.",
-            (
-                Query(f"({STATE})" + WORST),
-                Query("max by (rank, phase) (run_rank:training_phase:current{<ranks>})" + WORST),
-                Query(f"({PLACE})" + WORST),
-                Query(f"({SUSPICION})" + WORST, "suspicion", mappings=SUSPICIONS),
-                Query(f"({SILENCE})" + WORST, "silent", thresholds=SILENT),
-                Query(
-                    "time() - max by (rank) (training_phase_start_timestamp_seconds{<ranks>})" + WORST,
-                    "in phase",
-                ),
-                Query(f"({BEHIND})" + WORST, "steps behind"),
-                Query(f"({NONFINITE})" + WORST, "not finite", thresholds=ANY),
-            ),
-            width=16,
-            height=10,
-            labels={"rank": 60, "hostname": 0, "gpu": 60, "state": 90, "phase": 110},
-            colored=("state",),
-            colors=STATES,
-            sort=("suspicion", "not finite", "silent"),
-        ),
+        WHO,
     ),
     width=2,
     height=4,
@@ -179,25 +122,25 @@ LEARNING = Row(
         TimeSeries(
             "Loss",
             "Mean over the ranks. A gap in the line is a loss that is not finite.",
-            Query("avg by (split) (training_loss{<ranks>})", "{{split}}"),
+            Query("avg by (split) (run:training_loss:avg{<run>})", "{{split}}"),
             minimum=None,
         ),
         TimeSeries(
             "Accuracy",
             "Mean over the ranks.",
-            Query("avg by (split) (training_accuracy_ratio{<ranks>})", "{{split}}"),
+            Query("avg by (split) (run:training_accuracy_ratio:avg{<run>})", "{{split}}"),
             minimum=None,
         ),
         TimeSeries(
             "Learning rate",
             "Of each parameter group of the optimizer.",
-            Query("max by (group) (training_learning_rate{<ranks>})", "group {{group}}"),
+            Query("max by (group) (training_learning_rate{<run>})", "group {{group}}"),
             width=6,
         ),
         Band(
             "Gradient norm",
             "Before clipping. The ranks of a data-parallel run agree: the band is a line.",
-            "training_gradient_norm{<ranks>}",
+            "training_gradient_norm{<run>}",
             width=12,
             minimum=None,
             log=True,
@@ -222,8 +165,12 @@ LEARNING = Row(
 THROUGHPUT = Row(
     "Throughput",
     (
-        TimeSeries("Samples per second", "All ranks together.", "sum(training_samples_per_second{<ranks>})"),
-        TimeSeries("Tokens per second", "All ranks together.", "sum(training_tokens_per_second{<ranks>})"),
+        TimeSeries(
+            "Samples per second", "All ranks together.", "sum(run:training_samples_per_second:sum{<run>})"
+        ),
+        TimeSeries(
+            "Tokens per second", "All ranks together.", "sum(run:training_tokens_per_second:sum{<run>})"
+        ),
         TimeSeries(
             "Step duration",
             "Quantiles over the steps of all ranks, as exact as the histogram's buckets.",
@@ -245,7 +192,7 @@ TIME = Row(
         TimeSeries(
             "Phases",
             "Share of the ranks' wall time by what the host did. Waiting for other ranks shows as backward.",
-            Query(f"sum by (phase) ({PHASE_RATE}) / scalar(sum({PHASE_RATE}))", "{{phase}}"),
+            Query(f"avg by (phase) ({PHASE})", "{{phase}}"),
             unit="percentunit",
             stacked=True,
             maximum=1,
@@ -254,22 +201,63 @@ TIME = Row(
         TimeSeries(
             "Difference between ranks",
             "Share of time in a phase, highest rank less lowest. A slow rank stands out where it is slow.",
-            Query(f"max by (phase) ({PHASE_RATE}) - min by (phase) ({PHASE_RATE})", "{{phase}}"),
+            Query("max by (phase) (run_phase:training_phase_seconds:range2m{<run>})", "{{phase}}"),
             unit="percentunit",
             colors=PHASES,
         ),
-        StateTimeline(
-            "Present phase by rank",
-            "The 24 ranks that were heard of longest ago. A lane that ends is a rank that died; a lane that"
-            " differs from all others is the rank that the others wait for.",
-            Query(LANES, "rank {{rank}}"),
-            width=24,
-            height=9,
-            mappings=LANE_COLORS,
-        ),
+        PHASES_BY_RANK,
     ),
     width=12,
     height=8,
+)
+
+GOODPUT = Row(
+    "Goodput and restarts",
+    (
+        BarGauge(
+            "Where the whole time went",
+            "From the run's first start, over all attempts: what is left of the time when one cost after the"
+            " other is taken off. The longest fall between two bars is what costs most.",
+            tuple(
+                Query(f'sum(training_run_seconds{{<run>, kind!~"{cost}"}}) / {WHOLE}', name)
+                for name, cost in LEFT
+            ),
+            width=8,
+            height=9,
+            maximum=1,
+            unit="percentunit",
+            thresholds=((None, "red"), (0.5, "orange"), (0.8, "green")),
+        ),
+        TimeSeries(
+            "Goodput",
+            "Share of this process's time of late, by what it went into.",
+            Query(
+                "sum by (kind) (rate(training_goodput_seconds_total{<run>}[$__rate_interval]))",
+                "{{kind}}",
+            ),
+            width=8,
+            height=9,
+            unit="percentunit",
+            stacked=True,
+            maximum=1,
+            colors=KINDS,
+        ),
+        TimeSeries(
+            "Restarts and steps made twice",
+            "Processes of rank 0 that began in the time shown before, and steps that an earlier attempt had"
+            " made already.",
+            (
+                Query(
+                    'changes(max(training_start_timestamp_seconds{<run>, rank="0"})[$__range:])',
+                    "restarts",
+                ),
+                Query("sum(max_over_time(training_lost_steps_total{<run>}[$__range]))", "steps made twice"),
+            ),
+            width=8,
+            height=9,
+            unit="short",
+        ),
+    ),
 )
 
 RANKS = Row(
@@ -279,28 +267,30 @@ RANKS = Row(
             "States",
             "Ranks by the state of their process, and the number of ranks that the launcher started.",
             (
-                Query("count by (state) (run_rank:training_state:newest_start{<ranks>})", "{{state}}"),
+                Query("count by (state) (run_rank:training_state:newest_start{<run>})", "{{state}}"),
                 Query("max(run:training_world_size:max{<run>})", "world size"),
             ),
             colors=STATES,
             dashed=("world size",),
         ),
+        TimeSeries(
+            "Phases of the ranks",
+            "Ranks by the phase that they are in at the moment of the scrape.",
+            Query("sum by (phase) (run_phase:training_ranks:count{<run>})", "{{phase}}"),
+            stacked=True,
+            colors=PHASES,
+        ),
         Band(
             "Silence",
             "Time since a rank's last sign of life. One comes each second; the scrape interval adds to it.",
-            "time() - training_heartbeat_timestamp_seconds{<ranks>}",
-        ),
-        Band(
-            "Steps behind",
-            "Behind the rank that is furthest.",
-            "scalar(max(training_step{<run>})) - training_step{<ranks>}",
+            "time() - training_heartbeat_timestamp_seconds{<run>}",
         ),
         BarGauge(
-            "Most work of their own",
-            "Time outside backward and communication. Whoever stands clear of the rest makes them wait.",
-            Query(f"topk(8, sum by (rank) (rate({OWN}[$__rate_interval])))", "rank {{rank}}"),
-            unit="percentunit",
-            maximum=1,
+            "Who holds the others up",
+            "Share of the run's time that is lost to waiting for a rank: the eight that cost most.",
+            Query("topk(8, max by (rank) (run_rank:training_self_excess_ratio:45s{<run>}))", "rank {{rank}}"),
+            thresholds=((None, "blue"), (LIMITS["straggler_ratio_max"], "red")),
+            empty="no collectives",
         ),
     ),
 )
@@ -351,13 +341,11 @@ HARDWARE = Row(
             unit="percentunit",
             maximum=1,
         ),
-        Band(
-            "Process memory", "Resident memory of a rank.", "training_process_resident_memory_bytes{<ranks>}"
-        ),
+        Band("Process memory", "Resident memory of a rank.", "training_process_resident_memory_bytes{<run>}"),
         Band(
             "Process CPU",
             "Processor time of a rank; 100 % is one core.",
-            "rate(training_process_cpu_seconds_total{<ranks>}[$__rate_interval])",
+            "rate(training_process_cpu_seconds_total{<run>}[$__rate_interval])",
             unit="percentunit",
         ),
     ),
@@ -369,17 +357,23 @@ CHECKPOINTS = Row(
         TimeSeries(
             "Age of the last good checkpoint",
             "What a crash now would cost in time.",
-            "time() - max(training_checkpoint_last_success_timestamp_seconds{<ranks>})",
+            "time() - max(training_checkpoint_last_success_timestamp_seconds{<run>})",
         ),
         TimeSeries(
             "Steps since the last good checkpoint",
             "What a crash now would cost in steps.",
-            "max(training_step{<ranks>}) - max(training_checkpoint_step{<ranks>})",
+            "max(run:training_step:max{<run>}) - max(training_checkpoint_step{<run>})",
         ),
         TimeSeries(
             "Time spent on checkpoints",
-            "Share of the time of the rank that spends most.",
-            "max(rate(training_checkpoint_seconds_total{<ranks>}[$__rate_interval]))",
+            "Share of the time of the rank that spends most: standing still for them, and until they are on"
+            " storage.",
+            (
+                Query("max(rate(training_checkpoint_seconds_total{<run>}[$__rate_interval]))", "blocked"),
+                Query(
+                    "max(rate(training_checkpoint_write_seconds_total{<run>}[$__rate_interval]))", "writing"
+                ),
+            ),
             unit="percentunit",
         ),
         TimeSeries(
@@ -398,8 +392,8 @@ CHECKPOINTS = Row(
 DASHBOARD = Dashboard(
     "TrainBeacon / Run",
     "One run: is it healthy, does it learn, and if not, which rank is it and since when.",
-    (GLANCE, LEARNING, THROUGHPUT, TIME, RANKS, HARDWARE, CHECKPOINTS),
-    variables=VARIABLES,
-    selectors=SELECTORS,
+    (GLANCE, LEARNING, TIME, THROUGHPUT, GOODPUT, RANKS, HARDWARE, CHECKPOINTS),
+    variables=RUN_VARIABLES,
+    selectors=SELECTORS | {"ranks": SELECTORS["run"]},
     annotations=ANNOTATIONS,
 )

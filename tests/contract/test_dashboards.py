@@ -22,12 +22,33 @@ for file in sorted((Path(__file__).parents[2] / "prometheus/rules").rglob("*.yml
     for group in yaml.safe_load(file.read_text())["groups"]:
         RULES |= {rule["record"]: rule["expr"] for rule in group["rules"] if "record" in rule}
 
-#: What Prometheus itself serves, with its labels.
-OWN = {
-    "up": set(),
-    "ALERTS": {"alertname", "alertstate", "severity", "run", "rank"},
-    "ALERTS_FOR_STATE": {"alertname", "severity", "run", "rank"},
+#: What Prometheus itself serves, with unit and labels.
+ALERT = {"alertname", "alertstate", "severity", "run", "rank"}
+OWN: dict[str, tuple[str, set[str]]] = {
+    "up": ("", set()),
+    "scrape_duration_seconds": ("seconds", set()),
+    "scrape_samples_scraped": ("", set()),
+    "scrape_series_added": ("", set()),
+    "ALERTS": ("", ALERT),
+    "ALERTS_FOR_STATE": ("seconds", ALERT),
 }
+#: What other exporters serve, as their documentation says, where a panel joins them.
+DCGM = {"UUID", "Hostname", "gpu", "modelName"}
+OTHERS: dict[str, tuple[str, set[str]]] = {
+    "DCGM_FI_PROF_GR_ENGINE_ACTIVE": ("ratio", DCGM),
+    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": ("ratio", DCGM),
+    "DCGM_FI_DEV_MEMORY_TEMP": ("celsius", DCGM),
+    "DCGM_FI_DEV_XID_ERRORS": ("", DCGM),
+    "node_uname_info": ("", {"nodename"}),
+    "node_load1": ("", set()),
+    "node_pressure_memory_waiting_seconds_total": ("seconds", set()),
+    "node_filesystem_avail_bytes": ("bytes", {"device", "fstype", "mountpoint"}),
+    "node_filesystem_size_bytes": ("bytes", {"device", "fstype", "mountpoint"}),
+    "node_infiniband_port_data_received_bytes_total": ("bytes", {"device", "port"}),
+    "prometheus_rule_group_last_duration_seconds": ("seconds", {"rule_group"}),
+    "prometheus_rule_evaluation_failures_total": ("", {"rule_group"}),
+}
+FOREIGN = OWN | OTHERS
 TARGET = {"cluster", "namespace", "job", "instance"}  # labels that the scrape adds, or does not
 HISTOGRAM = re.compile("_(bucket|sum|count)$")
 GRAFANA_UNITS = {
@@ -39,7 +60,19 @@ GRAFANA_UNITS = {
     "bytes/s": "Bps",
     "celsius": "celsius",
     "watts": "watt",
+    "joules": "joule",
+    "hertz": "hertz",
 }
+#: Quotients that are no ratio and no time, by the units of both sides.
+QUOTIENTS = {
+    ("", "watts"): "",
+    ("", "1/s"): "seconds",
+    ("ratio", "1/s"): "seconds",
+    ("1/s", "watts"): "",
+}
+RATES = ("rate", "irate", "increase")
+#: Counters that are compared between ranks as they are, or begin with what they count.
+BARE = {"training_collectives_enqueued_total", "training_lost_steps_total"}
 NUMBER = "number"  # a literal takes the unit of what stands beside it
 
 
@@ -59,11 +92,14 @@ PANELS = [
 ]
 dashboards = pytest.mark.parametrize("model", MODELS.values(), ids=[Path(name).stem for name in MODELS])
 each_panel = pytest.mark.parametrize("panel", PANELS)
+OF_ALL_RUNS = {"GPUs"}  # idle means that no run at all is there
 
 
 def parse(expr: str) -> promql.Expr:
     """The expression as Grafana would send it, with some value for each of its own variables."""
-    return promql.parse(expr.replace("$__rate_interval", "1m").replace("$__interval", "15s"))
+    for name, value in (("$__rate_interval", "1m"), ("$__interval", "15s"), ("$__range", "30m")):
+        expr = expr.replace(name, value)
+    return promql.parse(expr)
 
 
 def children(node: promql.Expr) -> Iterator[promql.Expr]:
@@ -88,20 +124,31 @@ def selectors(expr: str) -> list[promql.VectorSelector]:
 
 def labels_of(name: str) -> set[str]:
     """The labels that the series of a name can have; fails for a name that nobody serves."""
-    if name in OWN:
-        return OWN[name] | TARGET
+    if name in FOREIGN:
+        return FOREIGN[name][1] | TARGET
     if name in RULES:
-        return set().union(*(labels_of(each.name) for each in selectors(RULES[name])))
+        return made_in(RULES[name]).union(*(labels_of(each.name) for each in selectors(RULES[name])))
     metric = BY_NAME.get(name) or BY_NAME.get(HISTOGRAM.sub("", name))
     assert metric is not None, f"neither the catalogue nor a rule has {name}"
     assert (metric.type == "histogram") == bool(HISTOGRAM.search(name)), name
     return {*metric.label_names, *TARGET} | ({"le"} if name.endswith("_bucket") else set())
 
 
+def made_in(expr: str) -> set[str]:
+    """The labels that an expression makes with label_replace."""
+    return {
+        node.args[1].val
+        for node in walk(parse(expr))
+        if isinstance(node, promql.Call) and node.func.name == "label_replace"
+    }
+
+
 def is_counter(name: str) -> bool:
     """Whether the series of a name only ever grow while their process lives."""
     metric = BY_NAME.get(HISTOGRAM.sub("", name)) or BY_NAME.get(name)
-    return metric is not None and metric.type in {"counter", "histogram"}
+    if metric is None:
+        return name in OTHERS and name.endswith("_total")
+    return metric.type in {"counter", "histogram"}
 
 
 def unit_of(node: promql.Expr) -> str:
@@ -122,8 +169,8 @@ def unit_of(node: promql.Expr) -> str:
 def _selector_unit(name: str) -> str:
     if name in RULES:
         return unit_of(parse(RULES[name]))
-    if name in OWN:
-        return "seconds" if name == "ALERTS_FOR_STATE" else ""
+    if name in FOREIGN:
+        return FOREIGN[name][0]
     metric = BY_NAME.get(name) or BY_NAME[HISTOGRAM.sub("", name)]
     return "" if name.endswith(("_bucket", "_count")) else metric.unit
 
@@ -133,9 +180,12 @@ def _call_unit(node: promql.Call) -> str:
         return "seconds"
     if node.func.name == "histogram_quantile":
         bucket = next(each for each in walk(node) if isinstance(each, promql.VectorSelector))
-        return BY_NAME[HISTOGRAM.sub("", bucket.name)].unit
+        name = RULES.get(bucket.name, bucket.name)
+        return next(each.unit for each in BY_NAME.values() if f"{each.name}_bucket" in name)
+    if node.func.name in {"label_replace", "changes"}:
+        return unit_of(node.args[0]) if node.func.name == "label_replace" else ""
     unit = unit_of(node.args[-1])
-    per_second = {"seconds": "ratio", "": "1/s", "bytes": "bytes/s"}
+    per_second = {"seconds": "ratio", "": "1/s", "bytes": "bytes/s", "joules": "watts"}
     return per_second[unit] if node.func.name == "rate" else unit
 
 
@@ -151,7 +201,7 @@ def _binary_unit(node: promql.BinaryExpr) -> str:
     if operator == "/":
         if NUMBER in {left, right}:
             return left
-        return {("", "1/s"): "seconds", (right, right): "ratio"}.get((left, right), left)
+        return QUOTIENTS.get((left, right), "ratio" if left == right else left)
     assert left == right or NUMBER in {left, right}, (
         f"{left or 'count'} {operator} {right or 'count'}: {node}"
     )
@@ -180,7 +230,7 @@ def test_committed_files_are_what_the_sources_say(repository: Path) -> None:
 @dashboards
 def test_dashboard_fits_every_grafana(model: Json) -> None:
     """It has a stable address, an old schema, panels that Grafana 10 to 13 have, and fits a ConfigMap."""
-    known = {"timeseries", "stat", "bargauge", "table", "heatmap", "state-timeline", "text"}
+    known = {"timeseries", "stat", "bargauge", "table", "heatmap", "state-timeline", "text", "trend"}
     assert re.fullmatch("trainbeacon-[a-z-]{1,28}", model["uid"])
     assert model["schemaVersion"] == 39
     assert {panel["type"] for panel in panels(model)} <= known
@@ -198,14 +248,15 @@ def test_addresses_and_titles_are_unique() -> None:
 def test_panels_share_the_grid_without_overlap(model: Json) -> None:
     """Every panel has an id and a place of its own, within the 24 columns."""
     everything = [*panels(model), *(panel for panel in model["panels"] if panel["type"] == "row")]
-    cells = [
-        (place["x"] + x, place["y"] + y)
-        for place in (panel["gridPos"] for panel in everything)
-        for x in range(place["w"])
-        for y in range(place["h"])
-    ]
-    assert len(cells) == len(set(cells))
-    assert max(x for x, _ in cells) < 24
+    for together in (model["panels"], *(panel["panels"] for panel in model["panels"] if "panels" in panel)):
+        cells = [
+            (place["x"] + x, place["y"] + y)
+            for place in (panel["gridPos"] for panel in together)
+            for x in range(place["w"])
+            for y in range(place["h"])
+        ]
+        assert len(cells) == len(set(cells))
+        assert all(x < 24 for x, _ in cells)
     assert len(everything) == len({panel["id"] for panel in everything})
 
 
@@ -227,26 +278,32 @@ def test_no_data_source_is_hard_coded(model: Json) -> None:
 
 
 @dashboards
-def test_variables_narrow_down_and_all_matches_a_missing_label(model: Json) -> None:
-    """Cluster, namespace, run and rank follow each other; All also works where a label does not exist."""
+def test_variables_narrow_down(model: Json) -> None:
+    """From cluster to GPU each variable follows those before it, asks for what exists, and keeps up."""
+    order = ["cluster", "namespace", "project", "run", "rank", "job", "instance", "gpu"]
     variables = model["templating"]["list"][1:]
-    order = ["cluster", "namespace", "run", "rank"]
-    assert [name for name in order if name in {each["name"] for each in variables}] == [
-        each["name"] for each in variables
-    ]
+    names = [each["name"] for each in variables]
+    assert [name for name in order if name in names] == names
     for number, variable in enumerate(variables):
-        inner, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"]).groups()
+        function, inner = re.fullmatch(r"(\w+)\((.*)\)", variable["definition"]).groups()
+        inner, _, label = inner.rpartition(", ") if function == "label_values" else (inner, "", "")
         (selector,) = selectors(inner)
-        assert label in labels_of(selector.name)
-        assert [each["name"] for each in variables[:number]] == [
-            matcher.name for matcher in selector.matchers.matchers
-        ]
+        assert (label or variable["name"]) in labels_of(selector.name)
+        used = [matcher.name for matcher in selector.matchers.matchers]
+        assert used == [name for name in names[:number] if name in used]
+        assert {"cluster", "namespace"} & set(names[:number]) <= set(used)
         assert variable["definition"] == variable["query"]["query"]
         assert variable["refresh"] == 2
-        assert not variable["includeAll"] or (".*", ["$__all"]) == (
-            variable["allValue"],
-            variable["current"]["value"],
-        )
+
+
+@dashboards
+def test_all_is_chosen_at_first_and_matches_a_missing_label(model: Json) -> None:
+    """Where a label may not exist All is `.*`; All of what surely exists are the values on offer."""
+    missing = {"cluster", "namespace", "project", "rank", "gpu"}
+    for variable in model["templating"]["list"][1:]:
+        if variable["includeAll"]:
+            expected = ".*" if variable["name"] in missing else None
+            assert (expected, ["$__all"]) == (variable["allValue"], variable["current"]["value"])
 
 
 @dashboards
@@ -259,12 +316,29 @@ def test_dashboards_link_to_each_other(model: Json) -> None:
 
 
 @dashboards
+def test_links_lead_to_dashboards_and_variables_that_exist(model: Json) -> None:
+    """A click on a run or a rank leads to its dashboard, with time range and place kept."""
+    variables = {
+        each["uid"]: {variable["name"] for variable in each["templating"]["list"]} for each in MODELS.values()
+    }
+    for url in re.findall(r'"url": "(/d/[^"]+)"', json.dumps(model)):
+        uid, _, query = url.removeprefix("/d/").partition("?")
+        chosen = set(re.findall(r"var-(\w+)=", query))
+        kept = set(re.findall(r"\${(\w+):queryparam}", query))
+        assert chosen | kept <= variables[uid]
+        assert kept <= variables[model["uid"]]
+        assert "${__url_time_range}" in query
+
+
+@dashboards
 def test_events_are_marked(model: Json) -> None:
-    """Annotations ask for what exists, of the chosen run, and name the alert."""
+    """Annotations ask for what exists, of what is chosen, and name the alert."""
+    assert "Firing alerts" in {each["name"] for each in model["annotations"]["list"]}
     for annotation in model["annotations"]["list"]:
         used = set().union(*(labels_of(each.name) for each in selectors(annotation["expr"])))
         assert set(re.findall(r"{{(\w+)}}", annotation["titleFormat"] + annotation["textFormat"])) <= used
-        assert 'run="$run"' in annotation["expr"]
+        for selector in selectors(annotation["expr"]):
+            assert {"cluster", "namespace"} <= {each.name for each in selector.matchers.matchers}
 
 
 @each_panel
@@ -289,7 +363,7 @@ def test_series_have_names(panel: Json) -> None:
 def test_metrics_and_labels_exist(panel: Json) -> None:
     """Every metric is in the catalogue or recorded, and every label of a query or legend belongs to it."""
     for target in panel["targets"]:
-        known = set().union(*(labels_of(each.name) for each in selectors(target["expr"])))
+        known = made_in(target["expr"]).union(*(labels_of(each.name) for each in selectors(target["expr"])))
         for selector in selectors(target["expr"]):
             assert {each.name for each in selector.matchers.matchers} <= labels_of(selector.name)
         used = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
@@ -301,42 +375,52 @@ def test_metrics_and_labels_exist(panel: Json) -> None:
 
 
 @each_panel
-def test_panel_is_of_the_chosen_run(panel: Json) -> None:
-    """Every selector names cluster, namespace and run, or is narrowed to the run's own GPUs and nodes."""
+def test_panel_is_of_what_is_chosen(panel: Json) -> None:
+    """Every selector names cluster and namespace, and run, host or job, or is narrowed to the run's own."""
     for target in panel["targets"]:
         for selector in selectors(target["expr"]):
-            metric = BY_NAME.get(selector.name)
-            if metric and metric.level in {"gpu", "node"}:
-                assert re.search(
-                    r"and on \(cluster, namespace, instance(, gpu)?\) \S+{.*run=", target["expr"]
-                )
-            else:
-                chosen = {(each.name, each.value) for each in selector.matchers.matchers}
-                assert chosen >= {("cluster", "$cluster"), ("namespace", "$namespace"), ("run", "$run")}
+            chosen = {each.name: each.value for each in selector.matchers.matchers}
+            place = chosen.get("cluster") == "$cluster" and chosen.get("namespace") == "$namespace"
+            narrowed = re.search(r"on \((cluster, namespace, )?(instance(, gpu)?|UUID)\) ", target["expr"])
+            if selector.name in OTHERS:
+                assert narrowed or selector.name.startswith("prometheus_")
+            elif not place:
+                assert narrowed
+                assert "run" not in labels_of(selector.name)
+            elif "run" in labels_of(selector.name) and panel["title"] not in OF_ALL_RUNS:
+                assert {"run", "instance", "alertname"} & set(chosen)
 
 
 @each_panel
 def test_counters_are_rated_over_grafanas_interval(panel: Json) -> None:
-    """A counter stands only in rate() or increase(), these take only counters, over $__rate_interval."""
+    """A counter stands only in rate() or increase(), these only take counters, and never a fixed range."""
     for target in panel["targets"]:
         ranges = [
-            (node.func.name in {"rate", "irate", "increase"}, argument.vector_selector.name)
+            (node.func.name in RATES, argument.vector_selector.name)
             for node in walk(parse(target["expr"]))
             if isinstance(node, promql.Call)
             for argument in node.args
             if isinstance(argument, promql.MatrixSelector)
         ]
         rated = sorted(name for is_rate, name in ranges if is_rate)
-        assert rated == sorted(each.name for each in selectors(target["expr"]) if is_counter(each.name))
-        assert len(rated) == target["expr"].count("[$__rate_interval]")
+        counters = sorted(each.name for each in selectors(target["expr"]) if is_counter(each.name))
+        assert rated == [name for name in counters if name not in BARE]
+        windows = re.findall(r"\b(?:rate|irate|increase)\([^()\[]*\[([^\]]*)\]", target["expr"])
+        assert {"$__rate_interval", "$__range"} >= set(windows)
 
 
 @each_panel
 def test_unit_of_the_panel_is_the_unit_of_the_metric(panel: Json) -> None:
     """The unit that a panel shows is the one that follows from the catalogue and the expression."""
     for target in panel["targets"]:
-        unit = overridden(panel, target["legendFormat"], "unit") or panel["fieldConfig"]["defaults"]["unit"]
+        unit = (
+            overridden(panel, target["legendFormat"], "unit")
+            or (overridden(panel, f"Value #{target['refId']}", "unit"))
+            or panel["fieldConfig"]["defaults"]["unit"]
+        )
         worked_out = unit_of(parse(target["expr"])).replace(NUMBER, "")
+        if unit == "percentunit" and not worked_out and re.search(r"\bavg(_over_time)?\b", target["expr"]):
+            worked_out = "ratio"  # the mean of what is 0 or 1 is a share
         if panel["type"] != "table" or target["legendFormat"]:
             assert GRAFANA_UNITS[worked_out] == unit, target["expr"]
 

@@ -108,6 +108,9 @@ def call_problems(node: Any) -> Iterator[str]:
 
 def label_problems(node: Any) -> Iterator[str]:
     known = set[str]().union(*(labels_of(each.name) or set() for each in selectors(node)))
+    for each in walk(node):
+        if isinstance(each, promql.Call) and each.func.name == "label_replace":
+            known.add(each.args[1].val)
     for kind, labels in grouping(node):
         if labels - known:
             yield f"{kind} names the unknown labels {sorted(labels - known)}"

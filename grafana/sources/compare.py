@@ -1,0 +1,187 @@
+"""Two or more runs side by side: at the same step, and at the same time since they began."""
+
+from __future__ import annotations
+
+from grafana.common import FLEET_ANNOTATIONS, PLACES, RUN_QUERY, SELECTORS
+from grafana.dashboard import Dashboard, Row, Variable
+from grafana.panels import BarGauge, Query, TimeSeries, Trend
+from grafana.tables import Matrix, Table
+
+CHOSEN = Variable("run", "Runs", RUN_QUERY, whole=None)
+
+STEP = "max by (run) (run:training_step:max{<runs>})"
+ELAPSED = "max by (run) (training_elapsed_seconds{<runs>})"
+TRAIN = 'max by (run) (run:training_loss:avg{<runs>, split="train"})'
+VALIDATION = 'max by (run) (run:training_loss:avg{<runs>, split="validation"})'
+ACCURACY = 'max by (run) (run:training_accuracy_ratio:avg{<runs>, split="validation"})'
+NORM = "max by (run) (training_gradient_norm{<runs>})"
+RATE = "max by (run) (training_learning_rate{<runs>})"
+# The last step that all chosen runs have reached, and what a run's loss was when it made it.
+COMMON = f"scalar(min({STEP}))"
+
+
+def at_common(expr: str) -> str:
+    """What an expression was when the run had made the last step that all runs have made."""
+    return f"last_over_time((({expr}) and on (run) ({STEP} <= {COMMON}))[$__range:])"
+
+
+def best(split: str) -> str:
+    """The lowest loss of a split in the time shown."""
+    return f'min by (run) (min_over_time(run:training_loss:avg{{<runs>, split="{split}"}}[$__range]))'
+
+
+SUMMARY = Row(
+    "Which is ahead",
+    (
+        Table(
+            "At the same step",
+            "At the last step that all the runs chosen have reached in the time shown. Lower loss first.",
+            (
+                Query("max by (run, project, owner) (training_run_info{<runs>})"),
+                Query(at_common(STEP), "at step", width=80),
+                Query(at_common(TRAIN), "training loss", decimals=4, width=110),
+                Query(at_common(VALIDATION), "validation loss", decimals=4, width=120),
+                Query(at_common(ACCURACY), "accuracy", decimals=1, width=80),
+                Query(at_common(ELAPSED), "took", decimals=1, width=90),
+                Query(STEP, "step now", width=80),
+                Query(best("validation"), "best validation loss", decimals=4, width=140),
+                Query(
+                    "max by (run) (run:training_samples_per_second:sum{<runs>})",
+                    "samples/s",
+                    decimals=0,
+                    width=90,
+                ),
+                Query(
+                    'sum by (run) (training_run_seconds{<runs>, kind="productive"})'
+                    " / sum by (run) (training_run_seconds{<runs>})",
+                    "goodput",
+                    decimals=0,
+                    unit="percentunit",
+                    width=80,
+                ),
+                Query("max by (run) (run:training_world_size:max{<runs>})", "ranks", width=60),
+            ),
+            width=24,
+            height=6,
+            labels={"run": 0, "project": 90, "owner": 90},
+            sort=("training loss",),
+            ascending=True,
+            empty="choose runs",
+        ),
+    ),
+)
+
+BY_STEP = Row(
+    "By step",
+    (
+        Trend("Training loss", "Mean over the ranks, over the step.", TRAIN, x=STEP, axis="step"),
+        Trend("Validation loss", "Mean over the ranks, over the step.", VALIDATION, x=STEP, axis="step"),
+        Trend("Validation accuracy", "Mean over the ranks, over the step.", ACCURACY, x=STEP, axis="step"),
+        Trend(
+            "Gradient norm",
+            "Before clipping, greatest of the ranks, over the step.",
+            NORM,
+            x=STEP,
+            axis="step",
+            log=True,
+        ),
+        Trend("Learning rate", "Highest of the parameter groups, over the step.", RATE, x=STEP, axis="step"),
+        Trend(
+            "Time to the step",
+            "Since the run first began, over all attempts and pauses: the lower line is quicker.",
+            ELAPSED,
+            x=STEP,
+            axis="step",
+        ),
+    ),
+    width=8,
+    height=9,
+)
+
+BY_TIME = Row(
+    "By time since the run began",
+    (
+        Trend("Training loss by time", "Over the time since a run began.", TRAIN, x=ELAPSED, axis="elapsed"),
+        Trend(
+            "Validation loss by time",
+            "Over the time since a run began.",
+            VALIDATION,
+            x=ELAPSED,
+            axis="elapsed",
+        ),
+        Trend("Steps by time", "Over the time since a run began.", STEP, x=ELAPSED, axis="elapsed"),
+    ),
+    width=8,
+    height=9,
+)
+
+COST = Row(
+    "By the clock, and at what cost",
+    (
+        TimeSeries(
+            "Samples per second",
+            "All ranks of a run.",
+            Query("max by (run) (run:training_samples_per_second:sum{<runs>})", "{{run}}"),
+        ),
+        TimeSeries(
+            "Pace",
+            "Steps a second.",
+            Query("max by (run) (run:training_steps:rate2m{<runs>})", "{{run}}"),
+            unit="cps",
+        ),
+        BarGauge(
+            "Goodput",
+            "Share of a run's whole time that was progress.",
+            Query(
+                'sum by (run) (training_run_seconds{<runs>, kind="productive"})'
+                " / sum by (run) (training_run_seconds{<runs>})",
+                "{{run}}",
+            ),
+            unit="percentunit",
+            maximum=1,
+        ),
+        BarGauge(
+            "MFU",
+            "Model FLOPs delivered over the GPUs' peak, mean over the ranks.",
+            Query("avg by (run) (training_mfu_ratio{<runs>})", "{{run}}"),
+            maximum=1,
+            empty="unknown",
+        ),
+    ),
+)
+
+PARAMETERS = Row(
+    "What differs",
+    (
+        Matrix(
+            "Hyperparameters",
+            "As the scripts gave them, a column for each run.",
+            Query("max by (run, name, value) (training_hyperparameter_info{<runs>})", "hyperparameters"),
+            rows="name",
+            columns="run",
+            cell="value",
+            empty="none given",
+        ),
+        Matrix(
+            "Tags",
+            "As the scripts gave them, a column for each run.",
+            Query("max by (run, name, value) (training_run_tag_info{<runs>})", "tags"),
+            rows="name",
+            columns="run",
+            cell="value",
+            empty="none given",
+        ),
+    ),
+    width=12,
+    height=9,
+)
+
+DASHBOARD = Dashboard(
+    "TrainBeacon / Compare",
+    "Two or more runs side by side: at the same step, and at the same time since they began.",
+    (SUMMARY, BY_STEP, PARAMETERS, BY_TIME, COST),
+    variables=(*PLACES, CHOSEN),
+    selectors=SELECTORS,
+    annotations=FLEET_ANNOTATIONS,
+    since="now-6h",
+)

@@ -1,0 +1,487 @@
+"""The GPUs and hosts of one run or of all: what is broken, what is held down, what stands idle."""
+
+from __future__ import annotations
+
+from grafana.common import FLEET_ANNOTATIONS, PLACES, RUNS, SELECTORS, above, link
+from grafana.dashboard import Dashboard, Row, Variable
+from grafana.panels import Band, BarGauge, Lanes, Query, Stat, TimeSeries
+from grafana.tables import Table
+
+HOST = Variable(
+    "instance",
+    "Host",
+    "query_result(group by (instance, hostname)"
+    " (last_over_time(instance_run:training_rank:info{<runs>}[$__range])))",
+    whole="",
+    regex='/hostname="(?<text>[^"]*)".*instance="(?<value>[^"]*)"/',
+)
+GPU = Variable("gpu", "GPU", "label_values(training_gpu_up{<hosts>}, gpu)", numeric=True)
+
+ON_HOST = f'{SELECTORS["place"]}, instance=~"$instance"'
+KEY = "by (cluster, namespace, instance, gpu)"
+OWNER = (
+    "max by (cluster, namespace, instance, gpu, hostname, run, rank)"
+    " (instance_gpu:training_rank:info{<gpus>})"
+)
+XIDS = f"sum {KEY} (increase(training_gpu_xid_errors_total{{<gpus>}}[$__range]))"
+ECC = f'sum {KEY} (increase(training_gpu_ecc_errors_total{{<gpus>, kind="uncorrected"}}[$__range]))'
+HELD = f'sum {KEY} (avg_over_time(training_gpu_throttled{{<gpus>, reason!="power_cap"}}[$__range]))'
+CLOCK = (
+    f'max {KEY} (training_gpu_clock_hertz{{<gpus>, clock="sm"}})'
+    ' / scalar(quantile(0.5, training_gpu_clock_hertz{<gpus>, clock="sm"}))'
+)
+# What makes a GPU worth a look, the worst as the highest number: lost, XIDs, memory errors, held down.
+BADNESS = (
+    f"sum {KEY} ("
+    'label_replace(1e6 * (1 - training_gpu_up{<gpus>}), "reason", "lost", "", "")'
+    f' or label_replace(1e4 * {XIDS}, "reason", "xid", "", "")'
+    f' or label_replace(1e3 * {ECC}, "reason", "ecc", "", "")'
+    f' or label_replace(100 * {HELD}, "reason", "held", "", "")'
+    ' or label_replace(training_gpu_temperature_celsius{<gpus>} / 100, "reason", "hot", "", ""))'
+)
+WORST = f" and on (cluster, namespace, instance, gpu) topk(8, {BADNESS})"
+RATE = "rate({}{{<gpus>}}[$__rate_interval])"
+HOST_RATE = "rate(training_host_{}_bytes_total{{<hosts>}}[$__rate_interval])"
+# The same GPUs and hosts as other exporters see them, by UUID and by host name.
+BY_UUID = (
+    ' and on (UUID) label_replace(instance_gpu:training_rank:info{<gpus>}, "UUID", "$1", "gpu_uuid", "(.+)")'
+)
+BY_NODE = (
+    " and on (instance) (node_uname_info and on (nodename)"
+    ' label_replace(instance_run:training_rank:info{<hosts>}, "nodename", "$1", "hostname", "(.+)"))'
+)
+HOT = above(87, near=80)
+
+NOW = Row(
+    "What is broken",
+    (
+        Stat(
+            "GPUs",
+            "Lost: gone to the driver. Idle: no rank of ours runs there.",
+            (
+                Query("count(training_gpu_up{<gpus>} == 1)", "up"),
+                Query("count(training_gpu_up{<gpus>} == 0)", "lost"),
+                Query(
+                    "count(training_gpu_up{<gpus>} == 1)"
+                    " - count(instance_gpu:training_rank:info{<gpus>}) > 0",
+                    "idle",
+                ),
+            ),
+            width=6,
+            colors={"up": "green", "lost": "red", "idle": "orange"},
+            empty="no GPU",
+        ),
+        Stat(
+            "Held down",
+            "GPUs whose clocks are held down at the moment, by reason. A power cap alone is usual.",
+            Query("sum by (reason) (training_gpu_throttled{<gpus>}) > 0", "{{reason}}"),
+            width=6,
+            unit="short",
+            colors={
+                "power_cap": "blue",
+                "software_thermal": "orange",
+                "hardware_thermal": "red",
+                "power_brake": "red",
+                "hardware_slowdown": "red",
+                "sync_boost": "blue",
+            },
+            empty="none",
+        ),
+        Stat(
+            "XIDs",
+            "Errors reported by the driver in the time shown, by class.",
+            Query(
+                "sum by (class) (increase(training_gpu_xid_errors_total{<gpus>}[$__range])) > 0", "{{class}}"
+            ),
+            width=6,
+            decimals=0,
+            thresholds=((None, "red"),),
+            empty="none",
+        ),
+        Stat(
+            "Memory errors",
+            "In the time shown, over all GPUs. A corrected one harms nobody; many of them announce worse.",
+            Query(
+                "sum by (kind) (increase(training_gpu_ecc_errors_total{<gpus>}[$__range])) > 0", "{{kind}}"
+            ),
+            width=6,
+            decimals=0,
+            colors={"corrected": "blue", "uncorrected": "red"},
+            empty="none",
+        ),
+        Table(
+            "GPUs to look at",
+            "At most eight: lost, with XIDs or uncorrected memory errors in the time shown, held down for"
+            " heat or power faults, or hottest.",
+            (
+                Query(f"({OWNER}){WORST}"),
+                Query(
+                    f"min {KEY} (training_gpu_up{{<gpus>}}){WORST}",
+                    "up",
+                    mappings={0: ("lost", "red"), 1: ("up", "green")},
+                    width=50,
+                ),
+                Query(f"{XIDS}{WORST}", "XIDs", decimals=0, thresholds=above(1), width=60),
+                Query(f"max {KEY} (training_gpu_xid_last{{<gpus>}} > 0){WORST}", "last XID", width=80),
+                Query(f"{ECC}{WORST}", "ECC", decimals=0, thresholds=above(1), width=60),
+                Query(
+                    f"{HELD}{WORST}",
+                    "held down",
+                    unit="percentunit",
+                    decimals=0,
+                    thresholds=above(0.5, near=0.01),
+                    width=85,
+                ),
+                Query(
+                    f"{CLOCK}{WORST}",
+                    "clock",
+                    unit="percentunit",
+                    decimals=0,
+                    thresholds=((None, "red"), (0.85, "orange"), (0.95, "transparent")),
+                    width=70,
+                ),
+                Query(
+                    f"max {KEY} (training_gpu_temperature_celsius{{<gpus>}}){WORST}",
+                    "heat",
+                    thresholds=HOT,
+                    decimals=0,
+                    width=65,
+                ),
+                Query(
+                    f"max {KEY} (training_gpu_utilization_ratio{{<gpus>}}){WORST}",
+                    "use",
+                    decimals=0,
+                    width=60,
+                ),
+                Query(
+                    f"max {KEY} (training_gpu_power_watts{{<gpus>}}){WORST}", "power", decimals=0, width=75
+                ),
+            ),
+            labels={"hostname": 0, "gpu": 50, "run": 0, "rank": 55},
+            width=16,
+            height=10,
+            sort=("XIDs", "ECC", "held down", "heat"),
+            links={"rank": link("ranks", run="run", rank="rank"), "run": link("run", run="run")},
+            empty="no GPU",
+        ),
+        Lanes(
+            "Least used GPUs",
+            "Utilisation of the 24 GPUs that are used least, over time.",
+            Query(
+                "max by (instance, gpu) (training_gpu_utilization_ratio{<gpus>}"
+                " and bottomk(24, avg_over_time(training_gpu_utilization_ratio{<gpus>}[$__range] @ end())))",
+                "{{instance}} GPU {{gpu}}",
+            ),
+            width=8,
+            height=10,
+            low=0,
+            high=1,
+        ),
+    ),
+    height=4,
+)
+
+GPUS = Row(
+    "GPUs",
+    (
+        Band(
+            "Utilisation",
+            "Share of time in which a kernel ran.",
+            "training_gpu_utilization_ratio{<gpus>}",
+            maximum=1,
+        ),
+        Band(
+            "Memory",
+            "Share in use by all processes.",
+            "training_gpu_memory_used_bytes{<gpus>} / training_gpu_memory_total_bytes{<gpus>}",
+            unit="percentunit",
+            maximum=1,
+        ),
+        Band("Temperature", "Of the GPUs chosen.", "training_gpu_temperature_celsius{<gpus>}", minimum=None),
+        Band("Power", "Of one GPU.", "training_gpu_power_watts{<gpus>}"),
+        Band(
+            "SM clock",
+            "A GPU that is slower than its peers slows the whole run.",
+            'training_gpu_clock_hertz{<gpus>, clock="sm"}',
+        ),
+        TimeSeries(
+            "Held down",
+            "GPUs whose clocks are held down, by reason.",
+            Query("sum by (reason) (training_gpu_throttled{<gpus>})", "{{reason}}"),
+            stacked=True,
+        ),
+        TimeSeries(
+            "Tensor cores",
+            "Share of the time in which they worked, and of the multiprocessors that were busy (Hopper and"
+            " later).",
+            (
+                Query("avg(training_gpu_sm_active_ratio{<gpus>})", "multiprocessors"),
+                Query("avg(training_gpu_tensor_active_ratio{<gpus>})", "tensor cores"),
+                Query("avg(training_gpu_memory_active_ratio{<gpus>})", "memory bandwidth"),
+                Query("avg(training_gpu_sm_occupancy_ratio{<gpus>})", "occupancy"),
+            ),
+            maximum=1,
+            empty="not told",
+        ),
+        TimeSeries(
+            "PyTorch's memory",
+            "On the rank that holds most of each kind.",
+            Query("max by (kind) (training_allocator_bytes{<runs>})", "{{kind}}"),
+        ),
+    ),
+)
+
+ERRORS = Row(
+    "Errors and links",
+    (
+        TimeSeries(
+            "XIDs",
+            "By class.",
+            Query(
+                "sum by (class) (increase(training_gpu_xid_errors_total{<gpus>}[$__rate_interval]))",
+                "{{class}}",
+            ),
+            bars=True,
+        ),
+        TimeSeries(
+            "Memory errors",
+            "By whether they were corrected.",
+            Query(
+                "sum by (kind) (increase(training_gpu_ecc_errors_total{<gpus>}[$__rate_interval]))",
+                "{{kind}}",
+            ),
+            bars=True,
+            colors={"corrected": "blue", "uncorrected": "red"},
+        ),
+        TimeSeries(
+            "Remapped rows",
+            "Rows replaced by spares; pending means that a reset is due, failed that the GPU must go.",
+            Query("sum by (kind) (training_gpu_remapped_rows{<gpus>})", "{{kind}}"),
+        ),
+        TimeSeries(
+            "Allocations",
+            "PyTorch's, of all ranks: that succeeded only after the cache was given back, or failed.",
+            (
+                Query("sum(increase(training_allocator_retries_total{<runs>}[$__rate_interval]))", "retries"),
+                Query(
+                    "sum(increase(training_allocator_oom_total{<runs>}[$__rate_interval]))", "out of memory"
+                ),
+            ),
+            bars=True,
+            colors={"retries": "orange", "out of memory": "red"},
+        ),
+        TimeSeries(
+            "NVLink",
+            "Payload, all GPUs together.",
+            Query(f"sum by (direction) ({RATE.format('training_gpu_nvlink_bytes_total')})", "{{direction}}"),
+            unit="Bps",
+            empty="no NVLink",
+        ),
+        TimeSeries(
+            "NVLink errors",
+            "By kind, and links that are up over the most that were.",
+            (
+                Query(
+                    "sum by (kind) (increase(training_gpu_nvlink_errors_total{<gpus>}[$__rate_interval]))",
+                    "{{kind}}",
+                ),
+            ),
+            bars=True,
+            empty="no NVLink",
+        ),
+        TimeSeries(
+            "PCIe",
+            "Traffic as the GPUs count it, all together.",
+            Query(f"sum by (direction) ({RATE.format('training_gpu_pcie_bytes_total')})", "{{direction}}"),
+            unit="Bps",
+            empty="not counted",
+        ),
+        TimeSeries(
+            "PCIe errors",
+            "By kind.",
+            Query(
+                "sum by (kind) (increase(training_gpu_pcie_errors_total{<gpus>}[$__rate_interval]))",
+                "{{kind}}",
+            ),
+            bars=True,
+        ),
+    ),
+)
+
+EFFICIENCY = Row(
+    "Efficiency",
+    (
+        TimeSeries(
+            "Power of the runs",
+            "All GPUs of a run. The ten that draw most.",
+            Query("topk(10, max by (run) (run:training_gpu_power_watts:sum{<runs>}))", "{{run}}"),
+            stacked=True,
+        ),
+        TimeSeries(
+            "Tokens per joule",
+            "Of the GPUs' energy. The ten runs with least.",
+            Query(
+                "bottomk(10, max by (run) (run:training_tokens_per_second:sum{<runs>}"
+                " / (run:training_gpu_power_watts:sum{<runs>} > 0)))",
+                "{{run}}",
+            ),
+            unit="short",
+        ),
+        TimeSeries(
+            "Samples per joule",
+            "Of the GPUs' energy. The ten runs with least.",
+            Query(
+                "bottomk(10, max by (run) (run:training_samples_per_second:sum{<runs>}"
+                " / (run:training_gpu_power_watts:sum{<runs>} > 0)))",
+                "{{run}}",
+            ),
+            unit="short",
+        ),
+        BarGauge(
+            "Energy",
+            "Of the GPUs chosen, in the time shown, by run. The eight that used most.",
+            Query(
+                "topk(8, sum by (run) (increase(training_gpu_energy_joules_total{<gpus>}[$__range])"
+                " * on (cluster, namespace, instance, gpu) group_left (run)"
+                " instance_gpu:training_rank:info{<gpus>}))",
+                "{{run}}",
+            ),
+        ),
+    ),
+)
+
+HOSTS = Row(
+    "Hosts",
+    (
+        Band("CPU", "Share of processor time in use.", "training_host_cpu_ratio{<hosts>}", maximum=1),
+        Band(
+            "Memory",
+            "Share that is not available.",
+            "training_host_memory_used_bytes{<hosts>} / training_host_memory_total_bytes{<hosts>}",
+            unit="percentunit",
+            maximum=1,
+        ),
+        Band(
+            "Shared memory",
+            "Share of /dev/shm in use, where loaders pass their batches.",
+            "training_host_shared_memory_used_bytes{<hosts>}"
+            " / training_host_shared_memory_total_bytes{<hosts>}",
+            unit="percentunit",
+            maximum=1,
+        ),
+        BarGauge(
+            "Fullest hosts",
+            "By memory: the eight with least to spare.",
+            Query(
+                "topk(8, max by (instance) (training_host_memory_used_bytes{<hosts>}"
+                " / training_host_memory_total_bytes{<hosts>}))",
+                "{{instance}}",
+            ),
+            unit="percentunit",
+            maximum=1,
+            thresholds=((None, "blue"), (0.9, "orange"), (0.95, "red")),
+        ),
+        Band("Disk reads", "Of one host.", HOST_RATE.format("disk_read"), unit="Bps"),
+        Band("Disk writes", "Of one host.", HOST_RATE.format("disk_written"), unit="Bps"),
+        Band(
+            "Network in", "Of one host, loopback left out.", HOST_RATE.format("network_received"), unit="Bps"
+        ),
+        Band(
+            "Network out",
+            "Of one host, loopback left out.",
+            HOST_RATE.format("network_transmitted"),
+            unit="Bps",
+        ),
+    ),
+)
+
+DCGM = Row(
+    "As dcgm-exporter sees the same GPUs",
+    (
+        Band(
+            "Graphics engine",
+            "Share of time in which it was busy, over the GPUs of our ranks, joined by UUID.",
+            "DCGM_FI_PROF_GR_ENGINE_ACTIVE" + BY_UUID,
+            unit="percentunit",
+            maximum=1,
+            empty="no dcgm-exporter",
+        ),
+        Band(
+            "Tensor cores",
+            "Share of the cycles in which they worked.",
+            "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE" + BY_UUID,
+            unit="percentunit",
+            maximum=1,
+            empty="no dcgm-exporter",
+        ),
+        Band(
+            "Memory temperature",
+            "Which NVML does not tell.",
+            "DCGM_FI_DEV_MEMORY_TEMP" + BY_UUID,
+            unit="celsius",
+            minimum=None,
+            empty="no dcgm-exporter",
+        ),
+        TimeSeries(
+            "Last XID",
+            "Number of the last XID of the eight GPUs with the highest.",
+            Query(
+                f"topk(8, max by (Hostname, gpu) ((DCGM_FI_DEV_XID_ERRORS > 0){BY_UUID}))",
+                "{{Hostname}} GPU {{gpu}}",
+            ),
+            unit="short",
+            empty="none, or no dcgm-exporter",
+        ),
+    ),
+    collapsed=True,
+)
+
+NODE = Row(
+    "As node_exporter sees the same hosts",
+    (
+        Band(
+            "Load",
+            "Over one minute, over the cores.",
+            f"node_load1{BY_NODE}",
+            unit="short",
+            empty="no node_exporter",
+        ),
+        Band(
+            "Waiting for memory",
+            "Share of time in which some task waited for memory (pressure stall information).",
+            f"rate(node_pressure_memory_waiting_seconds_total[$__rate_interval]){BY_NODE}",
+            unit="percentunit",
+            empty="no node_exporter",
+        ),
+        TimeSeries(
+            "Fullest disks",
+            "Share of a file system in use. The eight fullest.",
+            Query(
+                'topk(8, max by (instance, mountpoint) (1 - node_filesystem_avail_bytes{fstype!="tmpfs"}'
+                f" / node_filesystem_size_bytes{BY_NODE}))",
+                "{{instance}} {{mountpoint}}",
+            ),
+            unit="percentunit",
+            maximum=1,
+            empty="no node_exporter",
+        ),
+        Band(
+            "InfiniBand",
+            "Received over a port.",
+            f"rate(node_infiniband_port_data_received_bytes_total[$__rate_interval]){BY_NODE}",
+            unit="Bps",
+            empty="no InfiniBand, or no node_exporter",
+        ),
+    ),
+    collapsed=True,
+)
+
+DASHBOARD = Dashboard(
+    "TrainBeacon / Hardware",
+    "The GPUs and hosts of one run or of all: what is broken, what is held down, what stands idle.",
+    (NOW, GPUS, ERRORS, EFFICIENCY, HOSTS, DCGM, NODE),
+    variables=(*PLACES, RUNS, HOST, GPU),
+    selectors={"hosts": ON_HOST, "gpus": f'{ON_HOST}, gpu=~"$gpu"'} | SELECTORS,
+    annotations=FLEET_ANNOTATIONS,
+    since="now-1h",
+)

@@ -1,0 +1,100 @@
+"""Which ranks are worth a look: expressions that the dashboards of a run and of its ranks share."""
+
+from __future__ import annotations
+
+from grafana.common import ANY, PHASES, SILENT, STATES, link
+from grafana.panels import Query, Stat, StateTimeline
+from grafana.tables import Table
+
+SUSPICIONS = {
+    5: ("crashed", "red"),
+    4: ("missing", "red"),
+    3: ("silent", "red"),
+    2: ("ended", "orange"),
+    1: ("in another phase", "orange"),
+}
+
+# Why a rank is under suspicion, the strongest reason as the highest number.
+SUSPICION = (
+    "6 - max by (rank) (run_rank:training_suspect:reason{<ranks>} or run_rank:training_lost:reason{<ranks>})"
+)
+SILENCE = "time() - max by (rank) (last_over_time(training_heartbeat_timestamp_seconds{<ranks>}[15m]))"
+# Steps since the loss was last finite: most on the rank that was first, as the alert judges it.
+NONFINITE = (
+    "scalar(max(run:training_step:max{<run>}))"
+    " - max by (rank) (run_rank:training_last_finite_step:estimate{<ranks>})"
+)
+# The ranks worth a look, however many there are. What vanished is kept for 15 minutes.
+WORST = f" and on (rank) topk(8, 1000 * ({SUSPICION}) or on (rank) ({NONFINITE}) or on (rank) {SILENCE})"
+STATE = (
+    "max by (rank, state) (run_rank:training_state:newest_start{<ranks>})"
+    " or on (rank) max by (rank, state) (last_over_time(training_state{<ranks>}[15m]) == 1)"
+)
+PLACE = (
+    "max by (rank, hostname, gpu) (run_rank:training_rank:info{<ranks>})"
+    " or on (rank) max by (rank, hostname, gpu) (last_over_time(run_rank:training_rank:info{<ranks>}[15m]))"
+)
+BEHIND = (
+    "scalar(max(run:training_step:max{<run>})) - max by (rank) (last_over_time(training_step{<ranks>}[15m]))"
+)
+
+# One number for each phase makes a rank one lane, and a greater one marks its silence; `@ end()` keeps
+# the same ranks over the time shown.
+LANE_COLORS = dict(enumerate([*PHASES.items(), ("silent", "red")], 1))
+LANE = " or ".join(
+    f'{i} * run_rank:training_phase:current{{<ranks>, phase="{phase}"}}' for i, phase in enumerate(PHASES, 1)
+)
+MUTE = f"{len(LANE_COLORS)} * (run_rank:training_silence_seconds:age{{<ranks>}} > bool 0)"
+HEARD = "max by (rank) (last_over_time(training_heartbeat_timestamp_seconds{<ranks>}[15m] @ end()))"
+LANES = f"max by (rank) ({LANE} or {MUTE}) and on (rank) bottomk(24, {HEARD})"
+
+COUNTS = Stat(
+    "Ranks",
+    "By the state of their process. Silent: no sign of life for 10 s; missing: not served at all.",
+    (
+        Query("count by (state) (run_rank:training_state:newest_start{<ranks>})", "{{state}}"),
+        Query("count(run_rank:training_silence_seconds:age{<ranks>})", "silent"),
+        Query(
+            "max(run:training_world_size:max{<run>})"
+            " - count(run_rank:training_state:newest_start{<run>}) > 0",
+            "missing",
+        ),
+    ),
+    width=5,
+    colors=STATES,
+    empty="not served",
+)
+WHO = Table(
+    "Ranks to look at",
+    "At most eight: under suspicion, with a loss not finite for most steps (a NaN reaches all ranks"
+    " soon after the first), or silent longest.",
+    (
+        Query(f"({STATE})" + WORST),
+        Query("max by (rank, phase) (run_rank:training_phase:current{<ranks>})" + WORST),
+        Query(f"({PLACE})" + WORST),
+        Query(f"({SUSPICION})" + WORST, "suspicion", mappings=SUSPICIONS),
+        Query(f"({SILENCE})" + WORST, "silent", thresholds=SILENT),
+        Query(
+            "time() - max by (rank) (training_phase_start_timestamp_seconds{<ranks>})" + WORST,
+            "in phase",
+        ),
+        Query(f"({BEHIND})" + WORST, "steps behind"),
+        Query(f"({NONFINITE})" + WORST, "not finite", thresholds=ANY),
+    ),
+    width=16,
+    height=10,
+    labels={"rank": 60, "hostname": 0, "gpu": 60, "state": 90, "phase": 110},
+    colored=("state",),
+    colors=STATES,
+    sort=("suspicion", "not finite", "silent"),
+    links={"rank": link("ranks", "run", rank="rank")},
+)
+PHASES_BY_RANK = StateTimeline(
+    "Present phase by rank",
+    "The 24 ranks that were heard of longest ago. A lane that ends is a rank that died; a lane that"
+    " differs from all others is the rank that the others wait for.",
+    Query(LANES, "rank {{rank}}"),
+    width=24,
+    height=9,
+    mappings=LANE_COLORS,
+)

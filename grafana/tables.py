@@ -1,0 +1,106 @@
+"""Tables: one row for each thing, one column for each question about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import ClassVar
+
+from grafana.panels import Json, Panel, links_of, override, ref_of, steps_of, texts_of
+from grafana.units import unit_of
+
+CELL: Json = {"custom.cellOptions": {"type": "color-background", "mode": "basic"}}
+
+
+@dataclass(frozen=True)
+class Table(Panel):
+    """One row for each combination of the labels that all queries share.
+
+    `labels` are the label columns, in order, with their widths in pixels (0: what is left); then come
+    the queries that have a legend. `sort` names the columns whose highest value comes first, by weight; with
+    `ascending` the lowest.
+    `colors`, by text, is for the cells of the columns named in `colored`; `links` are the addresses that
+    a click on a column's cell leads to.
+    """
+
+    _: KW_ONLY
+    labels: Mapping[str, int] = field(default_factory=dict)
+    colored: tuple[str, ...] = ()
+    sort: tuple[str, ...] = ()
+    ascending: bool = False
+    links: Mapping[str, str] = field(default_factory=dict)
+
+    type: ClassVar[str] = "table"
+    instant: ClassVar[bool] = True
+    format: ClassVar[str] = "table"
+
+    def _options(self) -> Json:
+        return {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}}
+
+    def _custom(self) -> Json:
+        return {"align": "left", "filterable": False}
+
+    def _overrides(self) -> list[Json]:
+        cells = texts_of({text: (text, color) for text, color in self.colors.items()})
+        found = [override(name, {"custom.width": width}) for name, width in self.labels.items() if width]
+        found += [override(name, CELL | {"mappings": cells}) for name in self.colored]
+        found += [override(name, {"links": links_of(url)}) for name, url in self.links.items()]
+        for query in self.targets:
+            column: Json = {"unit": query.unit or unit_of(query.expr)}
+            if query.width:
+                column["custom.width"] = query.width
+            if query.decimals is not None:
+                column["decimals"] = query.decimals
+            if query.thresholds:
+                column |= CELL | {"thresholds": steps_of(query.thresholds)}
+            if query.mappings:
+                column |= CELL | {"mappings": texts_of(query.mappings)}
+            if query.legend:
+                found.append(override(query.legend, column))
+        return found
+
+    def _transformations(self) -> list[Json]:
+        single = len(self.targets) == 1
+        values = ["Value" if single else f"Value #{ref_of(i)}" for i in range(len(self.targets))]
+        names = {
+            value: query.legend for value, query in zip(values, self.targets, strict=True) if query.legend
+        }
+        hidden = ["Time", *(value for value in values if value not in names)]
+        shown = [*self.labels, *names]
+        organize = {
+            "excludeByName": dict.fromkeys(hidden, True),
+            "indexByName": {name: i for i, name in enumerate([*shown, *hidden])},
+            "renameByName": names,
+        }
+        steps = [] if single else [{"id": "merge", "options": {}}]
+        steps.append({"id": "organize", "options": organize})
+        # Grafana sorts by one column at a time, and stably.
+        sorts = [[{"field": name, "desc": not self.ascending}] for name in reversed(self.sort)]
+        return steps + [{"id": "sortBy", "options": {"fields": {}, "sort": sort}} for sort in sorts]
+
+
+@dataclass(frozen=True)
+class Matrix(Panel):
+    """Texts by two labels of one query: a row for each value of `rows`, a column for each of `columns`.
+
+    `cell` is the label whose value is shown.
+    """
+
+    _: KW_ONLY
+    rows: str
+    columns: str
+    cell: str
+
+    type: ClassVar[str] = "table"
+    instant: ClassVar[bool] = True
+    format: ClassVar[str] = "table"
+
+    def _options(self) -> Json:
+        return {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}}
+
+    def _custom(self) -> Json:
+        return {"align": "left", "filterable": False}
+
+    def _transformations(self) -> list[Json]:
+        fields = {"columnField": self.columns, "rowField": self.rows, "valueField": self.cell}
+        return [{"id": "groupingToMatrix", "options": fields | {"emptyValue": "empty"}}]
