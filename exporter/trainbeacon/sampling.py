@@ -9,6 +9,7 @@ from trainbeacon.blackbox import format as layout
 from trainbeacon.evidence.keeper import Evidence
 from trainbeacon.probes.allocator import AllocatorProbe
 from trainbeacon.probes.collectives import CollectivesProbe
+from trainbeacon.probes.loader import LoaderProbe
 from trainbeacon.recorder import Recorder
 
 
@@ -16,6 +17,8 @@ def sampled_probes(recorder: Recorder) -> Iterator[Callable[[], None]]:
     """What the helper calls in each turn. A probe costs it some 0.1 ms at most, and may raise."""
     if recorder.probes("allocator"):
         yield AllocatorProbe(recorder.set).look
+    if recorder.probes("loader"):
+        yield LoaderProbe(recorder.set).look
     collectives = None
     if recorder.probes("collectives"):
         collectives = CollectivesProbe(partial(_record_group, recorder), recorder.drop)

@@ -16,6 +16,7 @@ _BYTES = {
     "allocated": "allocated_bytes.all.current",
     "peak": "allocated_bytes.all.peak",
     "reserved": "reserved_bytes.all.current",
+    "inactive_split": "inactive_split_bytes.all.current",
 }
 _COUNTERS = {
     "training_allocator_retries_total": "num_alloc_retries",

@@ -41,8 +41,11 @@ class Devices:
         return self.stats[device]
 
 
-def stats(allocated: int, peak: int, reserved: int, retries: int, ooms: int) -> dict[str, int]:
+def stats(
+    allocated: int, peak: int, reserved: int, retries: int, ooms: int, split: int = 0
+) -> dict[str, int]:
     return {
+        "inactive_split_bytes.all.current": split,
         "allocated_bytes.all.current": allocated,
         "allocated_bytes.all.peak": peak,
         "reserved_bytes.all.current": reserved,
@@ -73,11 +76,12 @@ class Sampled:
 
 def test_figures_are_those_of_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank's figures are the sums over the devices that it uses."""
-    cuda = Devices(stats(100, 150, 400, 2, 1), stats(10, 20, 30, 1, 0))
+    cuda = Devices(stats(100, 150, 400, 2, 1, 70), stats(10, 20, 30, 1, 0, 5))
     assert {
         ("training_allocator_bytes", "allocated"): 110.0,
         ("training_allocator_bytes", "peak"): 170.0,
         ("training_allocator_bytes", "reserved"): 430.0,
+        ("training_allocator_bytes", "inactive_split"): 75.0,
         ("training_allocator_retries_total",): 3.0,
         ("training_allocator_oom_total",): 1.0,
     } == Sampled(monkeypatch, cuda).look()
@@ -151,6 +155,7 @@ def test_helper_samples_it_into_the_scrape(monkeypatch: pytest.MonkeyPatch, tmp_
             "training_allocator_bytes r 0 allocated": 100.0,
             "training_allocator_bytes r 0 peak": 150.0,
             "training_allocator_bytes r 0 reserved": 400.0,
+            "training_allocator_bytes r 0 inactive_split": 0.0,
             **kept,
         } == wait_for(served)
     assert kept == served()
