@@ -99,7 +99,7 @@ def test_workers_that_live_and_their_shared_memory(sampled: Sampled, batches: An
 
 
 def test_worker_that_was_killed_is_dead(sampled: Sampled, batches: Any) -> None:
-    """A worker that is gone, while its loader has not noticed, is counted; the loader still gets its status."""
+    """A worker that is gone, unnoticed by its loader, is counted; the loader still gets its status."""
     wait_for(lambda: sampled.workers() == (2.0, 0.0), what="both workers")
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a rank that is blocked runs no handler
     try:
