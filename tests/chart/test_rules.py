@@ -1,0 +1,116 @@
+"""Rules and dashboards come out of the chart as they went in, and switches change nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.rendering import REPOSITORY, Object, of_kind, render, render_text
+
+RULES = sorted((REPOSITORY / "prometheus/rules").glob("*/*.yml"))
+SCENARIOS = sorted((REPOSITORY / "tests/rules").glob("*.test.yml"))
+VALUES = Path(__file__).parent / "values"
+Rule = dict[str, Any]
+
+
+def groups_in(objects: list[Object]) -> list[dict[str, Any]]:
+    return [group for one in of_kind(objects, "PrometheusRule") for group in one["spec"]["groups"]]
+
+
+def groups_of(file: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load(file.read_text())["groups"])
+
+
+def alerts_in(groups: list[dict[str, Any]]) -> list[Rule]:
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def test_rules_are_byte_identical_by_default(helm: str) -> None:
+    """Each file of rules is the text under `spec` of one object, comments and braces included."""
+    text = render_text(helm)
+    specs = re.findall(r"^kind: PrometheusRule$.*?^spec:\n(.*?)(?=^---$|\Z)", text, re.DOTALL | re.MULTILINE)
+    assert {file.read_text() for file in RULES} == {textwrap.dedent(spec) for spec in specs}
+
+
+def test_dashboards_are_the_same_by_default(helm: str) -> None:
+    """Each ConfigMap holds one dashboard, equal to its source, and small enough for kubectl apply."""
+    sources = {
+        path.name: json.loads(path.read_text()) for path in REPOSITORY.glob("grafana/dashboards/*.json")
+    }
+    found = {}
+    for one in of_kind(render(helm), "ConfigMap"):
+        ((name, text),) = one["data"].items()
+        found[name.removeprefix("trainbeacon-")] = json.loads(text)
+        carried = REPOSITORY / "deploy/k8s/chart/files/dashboards" / name.removeprefix("trainbeacon-")
+        assert carried.read_text() == text
+        assert len(json.dumps(one).encode()) < 262_144, name  # the limit of an annotation
+        assert "1" == one["metadata"]["labels"]["grafana_dashboard"]
+    assert sources == found
+
+
+def test_switches_leave_the_other_rules_alone(helm: str) -> None:
+    """Off means gone; all that stays has its expression, time and texts, and labels only added to."""
+    groups = groups_in(render(helm, "--values", VALUES / "switches.yml"))
+    source = [group for file in RULES for group in groups_of(file) if group["name"] != _OFF]
+    assert [group["name"] for group in source] == [group["name"] for group in groups]
+    kept = [[rule for rule in group["rules"] if rule.get("alert") != "TrainingStalled"] for group in source]
+    expected = [[_labelled(rule) for rule in rules] for rules in kept]
+    assert expected == [group["rules"] for group in groups]
+    assert [group.get("interval") for group in source] == [group.get("interval") for group in groups]
+
+
+_OFF = "trainbeacon-identity-alerts"
+
+
+def _labelled(rule: Rule) -> Rule:
+    """The rule with the labels that tests/chart/values/switches.yml adds."""
+    if "alert" not in rule:
+        return rule
+    own = {"severity": "warning", "pager": "ml"} if rule["alert"] == "TrainingRankLost" else {}
+    return {**rule, "labels": {**rule.get("labels", {}), "team": "ml", **own}}
+
+
+def test_each_group_and_each_alert_has_a_switch(helm: str) -> None:
+    """Whatever its name, a group or an alert can be switched off, and then it alone is gone."""
+    all_groups = groups_in(render(helm))
+    names = [group["name"] for group in all_groups]
+    alerts = {rule["alert"] for rule in alerts_in(all_groups)}
+    off = [*(f"prometheusRule.groups.{name}.enabled=false" for name in names[1:])]
+    assert names[:1] == [group["name"] for group in groups_in(render(helm, "--set", ",".join(off)))]
+    off = [f"prometheusRule.alerts.{name}.enabled=false" for name in sorted(alerts - {"Watchdog"})]
+    left = alerts_in(groups_in(render(helm, "--set", ",".join(off))))
+    assert ["Watchdog"] == [rule["alert"] for rule in left]
+
+
+@pytest.fixture(scope="module")
+def extracted(helm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rules out of the rendered objects, laid out as in the tree, with the tests of the tree beside."""
+    folder = tmp_path_factory.mktemp("extracted")
+    shutil.copytree(REPOSITORY / "tests/rules", folder / "tests/rules")
+    by_groups = {
+        tuple(group["name"] for group in one["spec"]["groups"]): one["spec"]
+        for one in of_kind(render(helm), "PrometheusRule")
+    }
+    for file in RULES:
+        target = folder / file.relative_to(REPOSITORY)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        spec = by_groups.pop(tuple(group["name"] for group in groups_of(file)))
+        target.write_text(yaml.safe_dump(spec, sort_keys=False))
+    assert {} == by_groups
+    return folder
+
+
+@pytest.mark.parametrize("scenarios", SCENARIOS, ids=lambda path: path.name.removesuffix(".test.yml"))
+def test_rules_of_the_chart_pass_the_same_tests(scenarios: Path, extracted: Path, promtool: str) -> None:
+    """What an operator would hand to Prometheus behaves as the rules in the tree do."""
+    file = extracted / "tests/rules" / scenarios.name
+    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
