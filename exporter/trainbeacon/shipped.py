@@ -20,7 +20,8 @@ PARTS = (
     Part(
         "prometheus",
         "prometheus --config.file={at}/prometheus.yml; or, in a Prometheus that runs already,\n"
-        "rule_files: [{at}/rules/*/*.yml] and a scrape of port 9797 of every node",
+        "rule_files: [{at}/rules/recording/*.yml, {at}/rules/alerts/*.yml]\n"
+        "and a scrape of port 9797 of every node",
     ),
     Part(
         "alertmanager",

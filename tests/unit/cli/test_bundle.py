@@ -72,6 +72,17 @@ def test_what_it_wrote_is_good_for_prometheus(installed: Path, promtool: str, tm
     assert "SUCCESS" in done.stdout
 
 
+def test_rule_files_that_it_names_are_taken(installed: Path, promtool: str, tmp_path: Path) -> None:
+    """The line for a Prometheus that runs already finds all rules, as it is printed."""
+    said = bundle(installed, tmp_path).stdout
+    config = tmp_path / "mine.yml"
+    config.write_text(next(line.strip() + "\n" for line in said.splitlines() if "rule_files:" in line))
+    done = subprocess.run([promtool, "check", "config", config], capture_output=True, text=True)
+    assert (0, "") == (done.returncode, done.stderr)
+    for file in (tmp_path / "prometheus/rules").rglob("*.yml"):
+        assert f"Checking {file}" in done.stdout
+
+
 def _rules(file: Path) -> list[dict[str, str]]:
     return [rule for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
 
