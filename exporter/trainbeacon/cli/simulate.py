@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainbeacon.simulate.fleet import Size
 
 NAME = "simulate"
 HELP = "serve a simulated fleet on loopback, or write a day of it for Prometheus"
@@ -35,30 +40,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--duration", type=_positive, metavar="S", help="end after so many seconds")
     parser.add_argument("--port", type=_port, default=0, help="port of the first node (default: free ones)")
     parser.add_argument("--sd-dir", metavar="DIR", help="write the targets there, for file_sd_configs")
+    parser.add_argument("--history", type=_time, metavar="24h", help="write so much of the past, and end")
+    parser.add_argument("--interval", type=_positive, default=30.0, help="seconds of history (default 30)")
+    parser.add_argument("--out", metavar="FILE", help="history as text for promtool")
+    parser.add_argument("--blocks", metavar="DIR", help="history as blocks in Prometheus' data folder")
     parser.add_argument("--truth", metavar="FILE", help="write there what is amiss, when and where, as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until a signal or the end of the duration; returns the exit status."""
-    from trainbeacon.simulate.fleet import Size
-    from trainbeacon.simulate.scenarios import SCENARIOS, Plan
-    from trainbeacon.simulate.session import Options, Session
+    """Serve until a signal or the end of the duration, or write; returns the exit status."""
+    from trainbeacon.simulate.scenarios import SCENARIOS
 
     if arguments.list:
         for name, scenario in SCENARIOS.items():
             print(f"{name:<20}{scenario.summary}")
         return 0
-    names = [name for name in arguments.scenario.split(",") if name]
     try:
-        size = Size(arguments.ranks, arguments.nodes, arguments.runs)
-        plan = Plan(names, arguments.onset or 120.0, arguments.lasting)
-    except ValueError as error:
+        return _write(arguments) if arguments.history else _serve(arguments)
+    except (ValueError, OSError) as error:
         print(f"trainbeacon simulate: {error}", file=sys.stderr)
         return 2
+
+
+def _size(arguments: argparse.Namespace) -> Size:
+    from trainbeacon.simulate.fleet import Size
+
+    return Size(arguments.ranks, arguments.nodes, arguments.runs)
+
+
+def _names(arguments: argparse.Namespace) -> list[str]:
+    return [name for name in arguments.scenario.split(",") if name]
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from trainbeacon.simulate.scenarios import Plan
+    from trainbeacon.simulate.session import Options, Session
+
     session = Session(
         Options(
-            size=size,
-            plan=plan,
+            size=_size(arguments),
+            plan=Plan(_names(arguments), arguments.onset or 120.0, arguments.lasting),
             speed=arguments.speed,
             seed=arguments.seed,
             port=arguments.port,
@@ -70,6 +91,45 @@ def run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, session.stop)
     signal.signal(signal.SIGTERM, session.stop)
     return session.run()
+
+
+def _write(arguments: argparse.Namespace) -> int:
+    from trainbeacon.demo import binaries
+    from trainbeacon.simulate.history import History
+    from trainbeacon.simulate.scenarios import spread
+    from trainbeacon.simulate.session import write_truth
+
+    if not arguments.out and not arguments.blocks:
+        raise ValueError("--history needs --out FILE or --blocks DIR")
+    size, seconds = _size(arguments), arguments.history
+    plan = spread(_names(arguments), size.runs, seconds, arguments.onset, arguments.lasting)
+    history = History(
+        size,
+        plan,
+        seconds=seconds,
+        end=time.time(),
+        interval=arguments.interval,
+        seed=arguments.seed,
+        speed=arguments.speed,
+    )
+    if arguments.blocks:
+        promtool = binaries.find().promtool
+        if promtool is None:
+            raise ValueError("--blocks needs promtool; in a checkout of TrainBeacon: make tools")
+        written = history.write_blocks(arguments.blocks, str(promtool))
+    else:
+        with open(arguments.out, "w") as file:
+            written = history.write(file)
+    if arguments.truth:
+        write_truth(arguments.truth, written.injections)
+    print(f"{written.samples} samples of {seconds / 3600:g} h in {written.seconds:.0f} s")
+    return 0
+
+
+def _time(text: str) -> float:
+    from trainbeacon.simulate.history import seconds_of
+
+    return seconds_of(text)
 
 
 def _count(text: str) -> int:

@@ -87,10 +87,17 @@ class MemoryBoxes(BoxDirectory):
     def __init__(self, folder: int) -> None:
         super().__init__(folder)
         self.boxes: list[SimulatedBox] = []
+        self._seen: list[Box] | None = None
 
     def scan(self, *, ring: bool = False) -> list[Box]:
-        """Look at every box now."""
-        return [box.file.read(box, ring=ring) for box in list(self.boxes)]
+        """Look at every box, once between two changes: several collectors ask in each scrape."""
+        if self._seen is None:
+            self._seen = [box.file.read(box, ring=ring) for box in self.boxes]
+        return self._seen
+
+    def changed(self) -> None:
+        """The boxes hold other numbers now."""
+        self._seen = None
 
     def take(self, box: SimulatedBox) -> None:
         """Hold a new box; one of the same rank before it that is dead goes, as an exporter removes it."""

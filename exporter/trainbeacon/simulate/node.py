@@ -86,6 +86,8 @@ class Node:
             for gpu in self.gpus:
                 gpu.advance(now, *loads.get(gpu.index, (Load(), _WELL)))
             self.host.advance(now, self.living())
+            if isinstance(self.boxes, MemoryBoxes):
+                self.boxes.changed()
 
     def ranks(self) -> list[tuple[Run, Rank]]:
         """The ranks that are placed here, with their runs."""

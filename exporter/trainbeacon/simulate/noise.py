@@ -8,13 +8,10 @@ _MASK = (1 << 64) - 1
 
 
 def uniform(*key: int) -> float:
-    """A number between 0 and 1 that belongs to this key (splitmix64 of its parts)."""
-    state = 0x9E3779B97F4A7C15
-    for part in key:
-        state = (state ^ (part & _MASK)) * 0xBF58476D1CE4E5B9 & _MASK
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
-        state ^= state >> 31
-    return (state >> 11) / (1 << 53)
+    """A number between 0 and 1 that belongs to this key. Whole numbers hash alike in every process."""
+    state = hash(key) * 0x9E3779B97F4A7C15 & _MASK
+    state = (state ^ state >> 32) * 0xBF58476D1CE4E5B9 & _MASK
+    return (state ^ state >> 29) / (1 << 64)
 
 
 def normal(*key: int) -> float:

@@ -55,18 +55,18 @@ _FAULTS: tuple[type[Fault], ...] = (
     ExporterLoss,
 )
 SCENARIOS: dict[str, type[Fault]] = {fault.name: fault for fault in _FAULTS}
-#: Between two scenarios of one run, where nothing says how long the first one lasts.
+#: Between the beginnings of two scenarios of one run.
 APART_SECONDS = 300.0
 
-__all__ = ["SCENARIOS", "Fault", "Injection", "Plan"]
+__all__ = ["SCENARIOS", "Fault", "Injection", "Plan", "spread"]
 
 
 @dataclass(frozen=True)
 class Plan:
     """Which scenarios a fleet plays: the first on its first run, the next on the next, and round again.
 
-    `onset` counts from the start of the fleet; a further scenario of the same run follows when the one
-    before it is over, or `APART_SECONDS` later. `lasting` None means to the end.
+    `onset` counts from the start of the fleet, and a further scenario of the same run begins `apart` seconds
+    after the one before. `lasting` None means to the end.
 
     Raises:
         ValueError: there is no such scenario.
@@ -75,6 +75,7 @@ class Plan:
     names: Sequence[str] = ()
     onset: float = 120.0
     lasting: float | None = None
+    apart: float = APART_SECONDS
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.names if name not in SCENARIOS]
@@ -93,8 +94,17 @@ class Plan:
     def _arm(self, fleet: Fleet, number: int, name: str) -> Injection:
         run = fleet.runs[number % len(fleet.runs)]
         turn = number // len(fleet.runs)
-        begins = run.born + self.onset + turn * (APART_SECONDS + (self.lasting or 0.0))
+        begins = run.born + self.onset + turn * self.apart
         ends = math.inf if self.lasting is None else begins + self.lasting
         fault = SCENARIOS[name](fleet, run, begins, ends, number)
         run.scenarios.append(fault)
         return fault.injection
+
+
+def spread(
+    names: Sequence[str], runs: int, seconds: float, onset: float | None, lasting: float | None
+) -> Plan:
+    """A plan for a stretch of time that is written at once: the scenarios of each run evenly over it."""
+    turns = -(-len(names) // runs) if names else 1
+    share = seconds / (turns + 1)
+    return Plan(names, onset or share, lasting or min(3600.0, share / 2), share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainbeacon.simulate.gpus import MEMORY_BYTES, memory_of
 from trainbeacon.simulate.run import Run
 from trainbeacon.simulate.trouble import GpuTrouble
 
@@ -20,6 +21,11 @@ class Xid(Fault):
         gpu.recovery = 2
         run.trouble.gpus[self.victim] = GpuTrouble(lost=True)
         run.fail(self.victim, "AcceleratorError", "other", None)
+
+    def _heal(self, run: Run) -> None:
+        run.trouble.gpus.pop(self.victim, None)
+        self.node_of(run).gpus[run.ranks[self.victim].place.gpu].recovery = 0
+        run.relaunch()
 
 
 class Ecc(Fault):
@@ -82,11 +88,32 @@ class GpuMemoryLeak(Fault):
     summary = "the GPU memory of one rank grows by about 25 MB a second until it is full, then it fails"
 
     def _strike(self, run: Run) -> None:
-        run.trouble.gpu_leaks[self.victim] = (run.now, self.between(2e7, 3e7) * self.fleet.speed)
+        rate = self.between(2e7, 3e7) * self.fleet.speed
+        run.trouble.gpu_leaks[self.victim] = (run.now, rate)
+        room = MEMORY_BYTES - memory_of(run, self.victim)
+        run.scenarios.append(_Full(self, run.now + room / rate))
 
     def _heal(self, run: Run) -> None:
         run.trouble.gpu_leaks.pop(self.victim, None)
         run.relaunch()
+
+
+class _Full:
+    """The end of a leak: no room is left."""
+
+    in_training = True
+
+    def __init__(self, leak: GpuMemoryLeak, begins: float) -> None:
+        self.begins, self.ends = begins, leak.ends
+        self._victim = leak.victim
+
+    def begin(self, run: Run) -> None:
+        """The next allocation fails, unless the leak was mended before."""
+        if self._victim in run.trouble.gpu_leaks:
+            run.fail(self._victim, "OutOfMemoryError", "cuda_oom", None)
+
+    def end(self, run: Run) -> None:
+        """Nothing more comes of it."""
 
 
 class ExporterLoss(Fault):

@@ -88,6 +88,10 @@ class Crash(Fault):
     def _strike(self, run: Run) -> None:
         run.crash(self.victim, self.restart_after)
 
+    def _heal(self, run: Run) -> None:
+        if run.stage == "over":
+            run.relaunch()
+
 
 class CrashResume(Crash):
     """The same, and the launcher starts all ranks again from the last checkpoint."""
@@ -97,7 +101,7 @@ class CrashResume(Crash):
     restart_after = 45.0
 
 
-class OutOfMemory(Fault):
+class OutOfMemory(Crash):
     """One process ends by an exception of CUDA's."""
 
     name = "oom"
