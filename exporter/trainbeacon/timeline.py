@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import time
 from bisect import bisect_left
+from collections.abc import Callable
 
 from trainbeacon import catalogue
 from trainbeacon.blackbox import format as layout
@@ -41,6 +42,7 @@ class Timeline:
         warm: whether a step has been completed.
         step: number of the last completed step of the run.
         pending_samples, pending_tokens, pending_norm: of the step under way.
+        after_step: called at the end of each step; may raise what shall reach the script.
         resumed: the step that the run was at when this process took it up, None where nobody said.
         step_end: how many steps this process has made, and the phase totals at the end of the last one.
         marks: steps of this process at whose end the phase totals are to be kept; empty but for a few.
@@ -253,6 +255,8 @@ class Timeline:
             self._store_self()
         self._add_to_ring(step, timestamp, duration)
         self._writer.commit()
+        if self.after_step is not None:
+            self.after_step()
 
     def _store_self(self) -> None:
         """The rank's own time up to this step, in the order of `catalogue.SELF_CAUSES`."""
