@@ -385,8 +385,8 @@ class Beacon:
         if number < 0:
             raise ValueError(f"step={number} is no number of a step: give a whole number from 0")
         self.timeline.resume_at(number)
-        if path is not None and self._goodput is not None:
-            self._goodput.beside(path)
+        if self._goodput is not None:
+            self._goodput.resumed(path)
 
     # The end
 

@@ -50,6 +50,7 @@ class Goodput:
         self._points: list[tuple[int, float]] = []
         self._written = 0.0
         self._shown = dict.fromkeys(catalogue.GOODPUT_KINDS, 0.0)
+        self._lost: float | None = None  # seconds of the steps made again, once all of them are
         self._counters = {
             kind: recorder.run_slot("training_goodput_seconds_total", kind)
             for kind in catalogue.GOODPUT_KINDS
@@ -69,6 +70,20 @@ class Goodput:
             path = statefile.beside(checkpoint, self._recorder.run)
             if path is not None:
                 self._take_up(path)
+
+    def resumed(self, checkpoint: str | os.PathLike[str] | None) -> None:
+        """The script has said at which step it takes the run up, and perhaps from which checkpoint."""
+        if checkpoint is not None:
+            self.beside(checkpoint)
+        self._expect()
+
+    def _expect(self) -> None:
+        """Have the end of the steps that are made again kept, before they are made."""
+        if self._earlier is not None:
+            resumed = self._timeline.resumed
+            begin = self._earlier.last_checkpoint if resumed is None else resumed
+            if self._earlier.furthest > begin:
+                self._ledger.keep(self._earlier.furthest - begin)
 
     def checkpointed(self, step_end: tuple[int, tuple[float, ...]]) -> None:
         """A checkpoint is good that was begun at that `Timeline.step_end`; from any thread."""
@@ -139,8 +154,9 @@ class Goodput:
             self._ledger.keep(repeats)
             lost = productive
         else:
-            lost = min(productive, self._ledger.productive_at(repeats, account)) if repeats else 0.0
-        lost = max(lost, self._shown["lost"])
+            if repeats and self._lost is None:
+                self._lost = min(productive, self._ledger.productive_at(repeats, account))
+            lost = max(self._lost or 0.0, self._shown["lost"])
         seconds["lost"], seconds["productive"] = lost, productive - lost
         self._shown = {kind: max(self._shown[kind], seconds[kind]) for kind in self._shown}
 
@@ -203,7 +219,7 @@ class Goodput:
             steps=account.steps,
             phases=dict(zip(catalogue.PHASES, account.phases, strict=True)),
             at_step=dict(zip(catalogue.PHASES, account.at_step, strict=True)),
-            stalling=account.stalling,
+            limit=account.limit,
         )
 
     # The file
@@ -217,6 +233,7 @@ class Goodput:
         try:
             if self._path is not None:
                 self._earlier = self._found(self._path)
+                self._expect()
         finally:
             self._waiting = False
 

@@ -43,7 +43,7 @@ class Account:
         pending: of the step under way, what is settled once it is done.
         mean: productive seconds a step, 0 before the second one.
         phases, at_step: seconds of each phase, up to now and up to the last step.
-        stalling: whether the step under way makes no progress.
+        limit: seconds of a step beyond which it is stalled.
     """
 
     steps: int = 0
@@ -52,7 +52,7 @@ class Account:
     mean: float = 0.0
     phases: tuple[float, ...] = ()
     at_step: tuple[float, ...] = ()
-    stalling: bool = False
+    limit: float = STALL_SECONDS
 
 
 class Ledger:
@@ -81,11 +81,12 @@ class Ledger:
         done = max(0.0, busy_at_step - warmup - self._stalled)
         mean = done / (steps - 1) if steps > 1 else 0.0
         open_seconds = max(0.0, busy - busy_at_step)
-        stalled = self._open_stall(steps, busy_at_step, open_seconds, mean)
+        limit = max(STALL_STEPS * mean, STALL_SECONDS)
+        stalled = self._open_stall(steps, busy_at_step, open_seconds, limit)
         seconds["init"] += warmup
         seconds["productive"] = done
         seconds["stalled"] = self._stalled + stalled
-        return Account(steps, seconds, open_seconds - stalled, mean, totals, at_step, stalled > 0)
+        return Account(steps, seconds, open_seconds - stalled, mean, totals, at_step, limit)
 
     def keep(self, step: int) -> None:
         """Have the end of that step of this process kept for `productive_at`."""
@@ -112,9 +113,8 @@ class Ledger:
             del self._timeline.marks[step]
         return self._kept[step]
 
-    def _open_stall(self, steps: int, begin: float, seconds: float, mean: float) -> float:
+    def _open_stall(self, steps: int, begin: float, seconds: float, limit: float) -> float:
         """Seconds of the step under way that are stalled."""
-        limit = max(STALL_STEPS * mean, STALL_SECONDS)
         if seconds <= limit:
             return 0.0
         if self._long_step is None:

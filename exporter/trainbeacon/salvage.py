@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isfinite
 
 from trainbeacon import catalogue
 from trainbeacon.blackbox import format as layout
@@ -28,7 +29,10 @@ def salvaged(state: RunState, directory: str | None, run: str) -> RunState:
     if box is None:
         return state
     end = _last_sign(box)
-    return _advanced(state, box, end) if state.written < end < state.written + MOST_SECONDS else state
+    if not state.written < end < state.written + MOST_SECONDS:
+        return state
+    found = _advanced(state, box, end)
+    return found if all(map(isfinite, (*found.seconds.values(), found.pending))) else state
 
 
 def _box_of(state: RunState, directory: str | None, run: str) -> Box | None:
@@ -64,26 +68,30 @@ def _advanced(state: RunState, box: Box, end: float) -> RunState:
     for phase, kind in KIND_OF_PHASE.items():
         seconds[kind] = seconds.get(kind, 0.0) + grown[phase]
     busy = sum(grown[phase] for phase in BUSY_PHASES)
-    steps = int(box.number("training_steps_total") or 0)
+    counted = box.number("training_steps_total") or 0.0
+    steps = int(counted) if isfinite(counted) else 0
     if not then.steps:  # it was written before the first step: the second since then counts as that
         seconds["init"] += busy
         return replace(state, written=end, seconds=seconds)
-    if steps <= then.steps and then.stalling:
-        seconds["stalled"] = seconds.get("stalled", 0.0) + busy
-        return replace(state, written=end, seconds=seconds)
     waited = totals["data_wait"] - then.at_step.get("data_wait", 0.0) - open_wait
     waited += sum(grown[phase] for phase, kind in KIND_OF_PHASE.items() if kind == "init")
-    done = min(state.pending + busy, max(0.0, _made(box, then.steps, steps) - max(0.0, waited)))
+    durations = _durations(box, steps - then.steps)
+    made = sum(min(duration, then.limit) for duration in durations)
+    stalled = max(0.0, sum(durations) - made - _stalled_then(state))
+    done = max(0.0, min(state.pending + busy - stalled, made - max(0.0, waited)))
+    rest = max(0.0, state.pending + busy - stalled - done)
     seconds["productive"] = seconds.get("productive", 0.0) + done
+    seconds["stalled"] = seconds.get("stalled", 0.0) + stalled + max(0.0, rest - then.limit)
     step = state.step + max(0, steps - then.steps)
-    return replace(
-        state,
-        written=end,
-        seconds=seconds,
-        pending=state.pending + busy - done,
-        step=step,
-        furthest=max(state.furthest, step),
-    )
+    pending, furthest = min(rest, then.limit), max(state.furthest, step)
+    return replace(state, written=end, seconds=seconds, pending=pending, step=step, furthest=furthest)
+
+
+def _stalled_then(state: RunState) -> float:
+    """Stalled seconds of the step that was under way at the last writing: they are counted."""
+    then = state.attempt
+    open_seconds = sum(then.phases.get(name, 0.0) - then.at_step.get(name, 0.0) for name in BUSY_PHASES)
+    return max(0.0, open_seconds - then.limit)
 
 
 def _phases(box: Box, end: float) -> tuple[Mapping[str, float], float]:
@@ -97,8 +105,10 @@ def _phases(box: Box, end: float) -> tuple[Mapping[str, float], float]:
     return totals, lasting if present == "data_wait" else 0.0
 
 
-def _made(box: Box, before: int, steps: int) -> float:
-    """Seconds of the steps from `before` to the last one, with their waiting for data."""
-    wanted = max(0, steps - before)
-    recent = [entry.duration for entry in box.ring[-wanted:]] if wanted else []
-    return sum(recent) * wanted / len(recent) if recent else 0.0
+def _durations(box: Box, steps: int) -> list[float]:
+    """Seconds of the last steps, with their waiting for data; the mean for those that the ring has lost."""
+    if steps <= 0:
+        return []
+    recent = [max(0.0, entry.duration) for entry in box.ring[-steps:]]
+    missing = min(steps - len(recent), 1 << 20) if recent else 0
+    return recent + [sum(recent) / len(recent)] * missing if missing else recent

@@ -38,7 +38,8 @@ class Attempt:
     """Seconds of each phase."""
     at_step: Mapping[str, float] = field(default_factory=dict)
     """The same up to the end of the last step."""
-    stalling: bool = False
+    limit: float = 0.0
+    """Seconds of a step beyond which it is stalled."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def _attempt(found: object) -> Attempt:
         steps=_whole(found["steps"]),
         phases=_seconds(found["phases"], catalogue.PHASES),
         at_step=_seconds(found["at_step"], catalogue.PHASES),
-        stalling=found["stalling"] is True,
+        limit=_number(found["limit"]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Seeing a checkpoint being saved. In a file of its own because `torch.compile` must not trace it (`graphs`)."""
+"""Seeing a checkpoint being saved. In a file of its own: `torch.compile` must not trace it (`graphs`)."""
 
 from __future__ import annotations
 
@@ -35,11 +35,8 @@ def observed(save: Callable[..., Any], begins: Begins) -> Callable[..., Any]:
 def target_of_save(args: Sequence[Any], keywords: Mapping[str, Any]) -> str | None:
     """The path that `torch.save` writes to; None for memory, a pipe or a file without a name."""
     target = keywords.get("f", args[1] if len(args) > 1 else None)
-    if isinstance(target, (str, os.PathLike)):
-        path = os.fspath(target)
-    else:
-        path = getattr(target, "name", None)
-    return path if isinstance(path, str) else None
+    path = _path(target)
+    return _path(getattr(target, "name", None)) if path is None else path
 
 
 def target_of_distributed(args: Sequence[Any], keywords: Mapping[str, Any]) -> str | None:
@@ -48,5 +45,9 @@ def target_of_distributed(args: Sequence[Any], keywords: Mapping[str, Any]) -> s
     if target is None:
         writer = keywords.get("storage_writer")
         target = getattr(writer, "checkpoint_id", None) or getattr(writer, "path", None)
+    return _path(target)
+
+
+def _path(target: Any) -> str | None:
     path = os.fspath(target) if isinstance(target, (str, os.PathLike)) else None
     return path if isinstance(path, str) else None
