@@ -52,7 +52,9 @@ class Rank:
             return own + totals[phase] - self.pace * sum(totals[name] for name in OWN_PHASES)
         return own + totals[phase]
 
-    def self_seconds(self, totals: Mapping[str, float]) -> float:
-        """Time of the steps before their first collective."""
-        whole = sum(self.seconds(name, totals) for name in ("data_wait", "h2d", "forward", "other"))
-        return whole + BEFORE_FIRST_COLLECTIVE * self.seconds("backward", totals)
+    def self_seconds(self, totals: Mapping[str, float]) -> dict[str, float]:
+        """Time of the steps in which the rank waited for no other, by cause."""
+        spent = {name: self.seconds(name, totals) for name in ("data_wait", "forward", "optimizer")}
+        spent["backward"] = BEFORE_FIRST_COLLECTIVE * self.seconds("backward", totals)
+        spent["host"] = self.seconds("h2d", totals) + self.seconds("other", totals)
+        return spent

@@ -93,7 +93,8 @@ def _time(run: Run, rank: Rank) -> None:
     box.set(layout.PHASE_START, run.now)
     box.set(layout.HEARTBEAT, run.now)
     box.set("training_heartbeat_timestamp_seconds", run.now)
-    box.set("training_self_seconds_total", rank.self_seconds(totals))
+    for cause, seconds in rank.self_seconds(totals).items():
+        box.set("training_self_seconds_total", seconds, cause)
     for phase in catalogue.DEVICE_PHASES:
         box.set("training_device_phase_seconds_total", 0.97 * rank.seconds(phase, totals), phase)
 
