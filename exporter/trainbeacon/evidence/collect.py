@@ -19,11 +19,13 @@ _KEPT = ("profiling_name", "op_id", "collective_seq_id", "state", "retired", "is
 
 
 def stacks() -> list[str]:
-    """The Python stacks of all threads of this process, a line a frame."""
+    """The Python stacks of all threads but the calling one, a line a frame; the main thread's is the first."""
     with tempfile.TemporaryFile() as file:
         faulthandler.dump_traceback(file=file, all_threads=True)
         file.seek(0)
-        return file.read().decode(errors="replace").splitlines()
+        text = file.read().decode(errors="replace")
+    threads = [thread for thread in text.split("\n\n") if not thread.startswith("Current thread")]
+    return "\n\n".join(reversed(threads)).splitlines()  # faulthandler begins with the youngest
 
 
 def kernel_state(task: str) -> dict[str, str]:

@@ -16,13 +16,11 @@ from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.evidence import collect, verdict
 from trainbeacon.evidence.asked import StackSignal
 from trainbeacon.evidence.stall import StallClock
-from trainbeacon.evidence.store import HELD_SUFFIX, Store, evidence_directory
+from trainbeacon.evidence.store import DIRECTORY_SLOT, HELD_SUFFIX, Store, evidence_directory
 from trainbeacon.evidence.watchdog import Watchdog
 from trainbeacon.probes.collectives import CollectivesProbe
 from trainbeacon.recorder import Recorder, log
 
-#: A slot with this name has the evidence directory as its label, so that `trainbeacon stacks` finds it.
-DIRECTORY_SLOT = "_evidence"
 #: Longest label that a reader takes.
 _LABEL_LIMIT = 256
 

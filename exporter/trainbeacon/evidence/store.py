@@ -13,6 +13,8 @@ from typing import Any
 
 from trainbeacon.blackbox.directory import TEMPORARY_PREFIX
 
+#: A slot with this name has the evidence directory as its label, so that `trainbeacon stacks` finds it.
+DIRECTORY_SLOT = "_evidence"
 SUFFIX = ".evidence.json"
 #: Stacks of a rank whose interpreter was held, as the timer writes them; and those that were asked for.
 HELD_SUFFIX, ASKED_SUFFIX = ".held.txt", ".asked.txt"
