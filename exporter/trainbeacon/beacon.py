@@ -50,6 +50,8 @@ Batch = TypeVar("Batch")
 MOST_BATCHES_A_STEP = 256
 #: How long the end of a run waits for numbers that a device has not handed over.
 DRAIN_SECONDS = 1.0
+#: How long the end of a run waits for the last writing of its state file, on a file system that is slow.
+LAST_FILES_SECONDS = 2.0
 
 _current: Beacon | None = None
 _beacons: weakref.WeakSet[Beacon] = weakref.WeakSet()
@@ -105,9 +107,9 @@ class Beacon:
         self._slots = {split: names.slots(split) for split in catalogue.SPLITS}
         self._phases = {name: PhaseSpan(self, number) for name, number in PHASE.items()}
         self._helper: Helper | None = None
-        errands = Errands(partial(self.recorder.error, "helper"))
-        self._goodput = self._accounts(errands)
-        self._checkpoints = Checkpoints(self.recorder, errands, self._goodput)
+        self._errands = Errands(partial(self.recorder.error, "helper"))
+        self._goodput = self._accounts()
+        self._checkpoints = Checkpoints(self.recorder, self._errands, self._goodput)
         if self.recording:
             self._go()
 
@@ -127,10 +129,11 @@ class Beacon:
         atexit.register(self._at_exit)
         _beacons.add(self)
 
-    def _accounts(self, errands: Errands) -> Goodput | None:
+    def _accounts(self) -> Goodput | None:
         """What keeps the accounts of the run, on rank 0."""
-        keeps = self.recording and self.identity.rank == 0 and self.recorder.probes("goodput")
-        found: Goodput | None = self.recorder.guard("helper", Goodput, self.recorder, errands) if keeps else None
+        if not self.recording or self.identity.rank != 0 or not self.recorder.probes("goodput"):
+            return None
+        found: Goodput | None = self.recorder.guard("helper", Goodput, self.recorder, self._errands)
         return found
 
     def _user_metrics(self) -> UserMetrics | None:
@@ -439,6 +442,7 @@ class Beacon:
             guard("hooks", hooks.remove)
         if self._goodput is not None:
             guard("helper", self._goodput.end, state)
+        guard("helper", self._errands.finish, LAST_FILES_SECONDS)
         if self._helper is not None:
             self._helper.stop()
         for ending in self.recorder.endings:

@@ -25,9 +25,12 @@ class Errands:
         self._jobs: deque[Callable[[], None]] = deque(maxlen=MOST_WAITING)
         self._something = threading.Event()
         self._thread: threading.Thread | None = None
+        self._over = False
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Have something done soon; from any thread, without waiting."""
+        """Have something done soon; from any thread, without waiting. Nothing after `finish`."""
+        if self._over:
+            return
         self._jobs.append(job)
         self._something.set()
         if self._thread is None:
@@ -35,15 +38,15 @@ class Errands:
             self._thread.start()
 
     def finish(self, seconds: float) -> bool:
-        """Wait until all that was submitted is done, but not longer than that. Returns whether it is."""
-        if self._thread is None:
-            return True
-        done = threading.Event()
-        self.submit(done.set)
-        return done.wait(seconds)
+        """Take no more, and wait until all is done, but not longer than that. Returns whether it is."""
+        self._over = True
+        self._something.set()
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return self._thread is None or not self._thread.is_alive()
 
     def _run(self) -> None:
-        while True:
+        while not self._over or self._jobs:
             self._something.wait()
             self._something.clear()
             while self._jobs:

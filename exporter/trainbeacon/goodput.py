@@ -24,9 +24,8 @@ from trainbeacon.statefile import Attempt, RunState
 #: The file is renewed when so much of the run's time has passed, and within these bounds.
 SHARE_OF_TIME = 0.001
 LEAST_SECONDS, MOST_SECONDS = 1.0, 30.0
-#: How long the counters wait for the file of the earlier attempt, and the end for its last writing.
+#: How long the counters wait for the file of the earlier attempt.
 READ_SECONDS = 10.0
-LAST_WRITE_SECONDS = 2.0
 
 
 class Goodput:
@@ -87,13 +86,12 @@ class Goodput:
 
     def checkpointed(self, step_end: tuple[int, tuple[float, ...]]) -> None:
         """A checkpoint is good that was begun at that `Timeline.step_end`; from any thread."""
-        steps, totals = step_end
-        self._timeline.marks[steps] = totals
-        self._errands.submit(lambda: self._checkpointed(steps))
+        self._errands.submit(lambda: self._checkpointed(*step_end))
 
-    def _checkpointed(self, steps: int) -> None:
+    def _checkpointed(self, steps: int, totals: tuple[float, ...]) -> None:
         with self._lock:
-            productive = self._ledger.productive_at(steps, self._ledger.account()) if steps else 0.0
+            self._ledger.account()
+            productive = self._ledger.productive_of(totals) if steps else 0.0
             self._points = [*self._points[1 - statefile.MOST_POINTS :], (steps, productive)]
         self._write()
 
@@ -119,7 +117,6 @@ class Goodput:
             last = self._state(account, finished=state == "finished")
             path = self._path
             self._errands.submit(lambda: statefile.write(path, last))
-            self._errands.finish(LAST_WRITE_SECONDS)
 
     def _is_due(self) -> bool:
         elapsed = time.time() - (self._earlier.began if self._earlier else self._recorder.start)

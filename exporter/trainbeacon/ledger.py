@@ -61,8 +61,8 @@ class Ledger:
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
         self._stalled = 0.0
+        self._wanted: set[int] = set()
         self._long_step: tuple[int, float, float] | None = None  # number, busy at its begin, limit
-        self._kept: dict[int, float] = {}
 
     def account(self) -> Account:
         """The seconds up to now."""
@@ -76,7 +76,7 @@ class Ledger:
         if not steps:
             seconds["init"] += busy
             return Account(0, seconds, phases=totals, at_step=at_step)
-        warmup = self.busy_at(1, busy_at_step)
+        warmup = self._busy_at(1, busy_at_step)
         self._close_long_step(steps, busy_at_step)
         done = max(0.0, busy_at_step - warmup - self._stalled)
         mean = done / (steps - 1) if steps > 1 else 0.0
@@ -90,28 +90,25 @@ class Ledger:
 
     def keep(self, step: int) -> None:
         """Have the end of that step of this process kept for `productive_at`."""
+        self._wanted.add(step)
         self._timeline.marks.setdefault(step, None)
 
     def productive_at(self, step: int, account: Account) -> float:
-        """Productive seconds of this process up to the end of one of its completed steps."""
+        """Productive seconds up to the end of a step that was to be kept; a share where it was too late."""
         done = account.seconds["productive"]
-        if step <= 1:
-            return 0.0
-        share = (step - 1) / max(1, account.steps - 1)
-        found = self.busy_at(step, -1.0)
-        return (
-            done * share if found < 0 else min(done, max(0.0, found - self.busy_at(1, 0.0) - self._stalled))
-        )
+        totals = self._timeline.marks.get(step)
+        if totals is not None:
+            return min(done, self.productive_of(totals))
+        return done * (step - 1) / max(1, account.steps - 1) if step > 1 else 0.0
 
-    def busy_at(self, step: int, default: float) -> float:
-        """Busy seconds up to the end of a step that was marked, `default` if it was not in time."""
-        if step not in self._kept:
-            totals = self._timeline.marks.get(step)
-            if totals is None:
-                return default
-            self._kept[step] = busy_of(totals)
-            del self._timeline.marks[step]
-        return self._kept[step]
+    def productive_of(self, totals: Sequence[float]) -> float:
+        """Productive seconds up to the end of a step, of the phase totals at that time."""
+        return max(0.0, busy_of(totals) - self._busy_at(1, 0.0) - self._stalled)
+
+    def _busy_at(self, step: int, default: float) -> float:
+        """Busy seconds up to the end of a step that was to be kept, `default` where it was too late."""
+        totals = self._timeline.marks.get(step)
+        return default if totals is None else busy_of(totals)
 
     def _open_stall(self, steps: int, begin: float, seconds: float, limit: float) -> float:
         """Seconds of the step under way that are stalled."""
@@ -119,7 +116,7 @@ class Ledger:
             return 0.0
         if self._long_step is None:
             self._long_step = (steps + 1, begin, limit)
-            self.keep(steps + 1)
+            self._timeline.marks.setdefault(steps + 1, None)
         return seconds - limit
 
     def _close_long_step(self, steps: int, busy_at_step: float) -> None:
@@ -127,7 +124,9 @@ class Ledger:
         if self._long_step is not None and steps >= self._long_step[0]:
             number, begin, limit = self._long_step
             self._long_step = None
-            self._stalled += max(0.0, self.busy_at(number, busy_at_step) - begin - limit)
+            self._stalled += max(0.0, self._busy_at(number, busy_at_step) - begin - limit)
+            if number not in self._wanted:
+                self._timeline.marks.pop(number, None)
 
 
 def busy_of(totals: Sequence[float]) -> float:
