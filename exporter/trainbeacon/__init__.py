@@ -14,5 +14,6 @@ from __future__ import annotations
 from ._version import __version__
 from .beacon import Beacon, start
 from .config import Config, ConfigError
+from .intervention import Event, TrainingStopped
 
-__all__ = ["Beacon", "Config", "ConfigError", "__version__", "start"]
+__all__ = ["Beacon", "Config", "ConfigError", "Event", "TrainingStopped", "__version__", "start"]

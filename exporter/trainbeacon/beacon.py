@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from trainbeacon import catalogue
 from trainbeacon.checkpoints import Checkpoints, CheckpointSpan
@@ -28,9 +28,11 @@ from trainbeacon.goodput import Goodput
 from trainbeacon.graphs import keep_out_of_graphs
 from trainbeacon.helper import Helper
 from trainbeacon.identity import Identity, current
+from trainbeacon.intervention import Callback, Interventions
 from trainbeacon.launch import is_worker, keeper_for
 from trainbeacon.milestones import Evaluations
 from trainbeacon.names import Names
+from trainbeacon.probes.inputs import InputProbe
 from trainbeacon.probes.user_metrics import UserMetrics
 from trainbeacon.recorder import Recorder, log
 from trainbeacon.sampling import sampled_probes
@@ -103,9 +105,11 @@ class Beacon:
         self._steps_from = ""  # what counts the steps: step, optimizer, batches or log
         self._misused: set[str] = set()
         self._evaluations = Evaluations(self.recorder)
+        self._inputs = InputProbe(self.recorder.set_run_level, self.recorder.drop)
         names = Names(self.recorder, self._misuse)
         self._slots = {split: names.slots(split) for split in catalogue.SPLITS}
         self._phases = {name: PhaseSpan(self, number) for name, number in PHASE.items()}
+        self._interventions: Interventions | None = None
         self._helper: Helper | None = None
         self._errands = Errands(partial(self.recorder.error, "helper"))
         self._goodput = self._accounts()
@@ -278,6 +282,24 @@ class Beacon:
         """
         return Batches(self, loader, samples or batch_size, tokens)
 
+    def inputs(self, features: Any, *, stage: str = "prepared", classes: Any = None) -> None:
+        """Record what a batch looks like, from time to time: mean, deviation, missing values, drift, classes.
+
+        Call it with every batch, before it is moved to a device. Rank 0 looks at the first ten batches and
+        at about one a second after that.
+
+        Args:
+            features: tensors or NumPy arrays by name, or one whose second dimension are the features; the
+                first four are served.
+            stage: `raw` before the script's own preparation, `prepared` after it.
+            classes: the label of each sample; ten classes are served.
+
+        Raises:
+            TypeError, ValueError: no array on the host, or another stage; before the first step is done.
+        """
+        if self.recording and self.identity.rank == 0:
+            self._try(self._inputs.take, features, stage, classes)
+
     def watch(self, model: Any = None, optimizer: Any = None, *, scaler: Any = None) -> None:
         """Record steps, phases, gradient norm and learning rate by hooks; changes nothing in training.
 
@@ -346,6 +368,24 @@ class Beacon:
         if order.index(source) > order.index(self._steps_from):
             self._steps_from = source
         return self._steps_from == source
+
+    def on(self, kind: str, action: Callback | Literal["stop"]) -> None:
+        """Act on what is seen, in the training thread at the end of the step (docs/intervention.md).
+
+        Args:
+            kind: nonfinite_loss, nonfinite_gradient, loss_spike or stalled.
+            action: called with the `Event`; "stop" raises `TrainingStopped` out of the step.
+
+        Raises:
+            ValueError: an unknown kind or an impossible action, before the first step is done.
+        """
+        if not self.recording:
+            return
+        if self._interventions is None:
+            self._interventions = Interventions(self.recorder)
+            if self._helper is not None:
+                self._helper.looks.append(self._interventions.look)
+        self._try(self._interventions.on, kind, action)
 
     # Evaluation and checkpoints
 

@@ -37,6 +37,7 @@ class Recorder:
         late: numbers that a device has not handed over yet.
         nonfinite: the first NaN or infinity of this rank.
         endings: called when the run ends, by the thread that ends it.
+        listener: told of what a script may want to act on: its kind, the step, the value (`intervention`).
     """
 
     def __init__(self, config: Config, identity: Identity) -> None:
@@ -50,6 +51,7 @@ class Recorder:
         self.index = self._declare()
         self.timeline = Timeline(self.writer, self.index)
         self.endings: list[Callable[[], None]] = []
+        self.listener: Callable[[str, int, float], None] | None = None
         self.late = LateScalars(partial(self.error, "device"))
         self._judge = LossJudge()
         self.nonfinite = FirstNonfinite(
@@ -151,20 +153,27 @@ class Recorder:
         if loss - loss != 0.0:  # NaN or infinite; cheaper than a call
             self.add("training_loss_nonfinite_total", 1.0)
             self.nonfinite.saw(step, "loss")
+            self._tell("nonfinite_loss", step, loss)
             return
         if self.nonfinite.step is not None:
             self.nonfinite.saw_finite_loss()
         if self._judge.is_spike(loss):
             self.add("training_loss_spikes_total", 1.0)
+            self._tell("loss_spike", step, loss)
         if self._judge.rises != self._rises:
             self._rises = self._judge.rises
             self.set_of_run("training_loss_rises", self._rises, "train")
+
+    def _tell(self, kind: str, step: int, value: float) -> None:
+        if self.listener is not None:
+            self.listener(kind, step, value)
 
     def _take_norm(self, limit: float | None, step: int, norm: float) -> None:
         self.writer.slots[self._norm_at] = norm
         if not isfinite(norm):
             self.add("training_gradient_nonfinite_total", 1.0)
             self.nonfinite.saw(step, "gradient" if self.identity.world_size == 1 else "reduced")
+            self._tell("nonfinite_gradient", step, norm)
         elif limit is not None and norm > limit:
             self.add("training_gradient_clipped_total", 1.0)
 
@@ -190,6 +199,10 @@ class Recorder:
     def mean_loss(self) -> float:
         """The running mean of the training loss."""
         return self._judge.mean
+
+    def set_run_level(self, metric: str, value: float, *labels: str) -> None:
+        """Set a run-level gauge; does nothing on other ranks than 0."""
+        self.writer.slots[self.run_slot(metric, *labels)] = value
 
     def rank_slot(self, metric: str, *labels: str) -> int:
         """A slot for a series of this rank whose label values are known only now."""

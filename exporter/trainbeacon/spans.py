@@ -109,7 +109,9 @@ class Batches(Generic[Batch]):
             try:
                 yield batch
             except GeneratorExit:  # the loop ended by break: the step was done all the same
-                self._batch_is_over()
+                heard, beacon.timeline.after_step = beacon.timeline.after_step, None
+                self._batch_is_over()  # a stop could be caught by nobody here: at the next step then
+                beacon.timeline.after_step = heard
                 raise
             self._batch_is_over()
             see(DATA_WAIT)

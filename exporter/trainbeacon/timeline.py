@@ -54,6 +54,7 @@ class Timeline:
         self.heartbeat = 0.0
         self.warm = False
         self.step = 0
+        self.after_step: Callable[[], None] | None = None
         self.pending_samples = 0
         self.pending_tokens = 0
         self.pending_norm = layout.UNSET
