@@ -20,6 +20,7 @@ _MODULES = (
     "trainbeacon.probes.backward",
     "trainbeacon.probes.checkpoints",
     "trainbeacon.probes.gradients",
+    "trainbeacon.probes.inputs",
     "trainbeacon.probes.layers",
     "trainbeacon.probes.loss",
     "trainbeacon.probes.nonfinite",

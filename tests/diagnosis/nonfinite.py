@@ -220,7 +220,7 @@ def _verdict(found: set[int] | set[str], truth: set[int] | set[str]) -> str:
 
 def drawn(seed: int, count: int, world_size: int) -> list[Fault]:
     """Faults with random place, layer, victim, step, strategy and clipping."""
-    draw = random.Random(seed)  # noqa: S311
+    draw = random.Random(seed)
     faults = []
     for _ in range(count):
         strategy = draw.choice(

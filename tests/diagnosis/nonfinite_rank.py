@@ -146,7 +146,7 @@ def norm_of(tensors: Iterator[Any]) -> float:
 
 
 def train(fault: Fault) -> dict[str, float]:
-    """One run. Returns the true norms: of the first step, which is sampled, and of the last one's gradients."""
+    """One run. Returns the true norms: of the first step, which is sampled, and the last gradient norm."""
     truth = {}
     inner = model_of(fault.seed)
     model = spread(inner, fault.strategy)
