@@ -6,17 +6,27 @@ from grafana.common import ANY, PHASES, SILENT, STATES, link
 from grafana.panels import Query, Stat, StateTimeline
 from grafana.tables import Table
 
+#: What `run_rank:training_suspect:reason` tells, turned round.
 SUSPICIONS = {
-    5: ("crashed", "red"),
-    4: ("missing", "red"),
-    3: ("silent", "red"),
-    2: ("ended", "orange"),
-    1: ("in another phase", "orange"),
+    6: ("crashed", "red"),
+    5: ("missing", "red"),
+    4: ("silent", "red"),
+    3: ("ended", "orange"),
+    2: ("in another phase", "orange"),
+    1: ("not in the collective", "red"),
+}
+#: What `run:training_hang:class` tells.
+HANGS = {
+    1: ("a rank is dead", "red"),
+    2: ("a rank is missing in a collective", "red"),
+    3: ("input is stuck", "red"),
+    4: ("checkpoint is stuck", "red"),
+    5: ("all wait in a collective", "red"),
 }
 
-# Why a rank is under suspicion, the strongest reason as the highest number.
+# Why a rank is under suspicion, as a number above 0.
 SUSPICION = (
-    "6 - max by (rank) (run_rank:training_suspect:reason{<ranks>} or run_rank:training_lost:reason{<ranks>})"
+    "7 - max by (rank) (run_rank:training_suspect:reason{<ranks>} or run_rank:training_lost:reason{<ranks>})"
 )
 SILENCE = "time() - max by (rank) (last_over_time(training_heartbeat_timestamp_seconds{<ranks>}[15m]))"
 # Steps since the loss was last finite: most on the rank that was first, as the alert judges it.
@@ -60,9 +70,17 @@ COUNTS = Stat(
             "missing",
         ),
     ),
-    width=5,
+    width=4,
     colors=STATES,
     empty="not served",
+)
+WHY = Stat(
+    "Why it stands",
+    "What keeps a run from its next step once it has stood for a minute. The table names the rank.",
+    "max(run:training_hang:class{<run>})",
+    width=4,
+    mappings=HANGS,
+    empty="it moves",
 )
 WHO = Table(
     "Ranks to look at",

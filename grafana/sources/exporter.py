@@ -83,8 +83,8 @@ NOW = Row(
         ),
         Table(
             "Exporters to look at",
-            "At most twelve, the worst first: down, collectors failing, boxes damaged, errors, series dropped,"
-            " slow.",
+            "At most twelve, the worst first: down, collectors failing, boxes damaged, errors, series"
+            " dropped, slow.",
             (
                 Query(
                     f"min {KEY} (up{{<here>}}){WORST}",

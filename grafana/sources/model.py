@@ -123,12 +123,11 @@ GRADIENTS = Row(
             log=True,
         ),
         TimeSeries(
-            "Gradient norm of sharded runs",
-            "Over all shards: the root of the sum of the ranks' own squares.",
-            "sqrt(sum(training_gradient_squared_norm{<run>}))",
+            "Gradient norm of the whole model",
+            "Over all shards: the root of the sum of the ranks' own squares, as the rules add them up.",
+            "max(run:training_gradient_norm:total{<run>})",
             minimum=None,
             log=True,
-            empty="not sharded",
         ),
         TimeSeries(
             "Clipped steps",
@@ -141,7 +140,7 @@ GRADIENTS = Row(
         TimeSeries(
             "Norm of the weights",
             "All trained parameters.",
-            "max(training_parameter_norm{<run>})",
+            "max(run:training_parameter_norm:total{<run>})",
             minimum=None,
         ),
         TimeSeries(

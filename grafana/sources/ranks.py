@@ -5,7 +5,7 @@ from __future__ import annotations
 from grafana.common import ANNOTATIONS, LIMITS, PHASES, RANK_VARIABLES, SELECTORS, STATES, above
 from grafana.dashboard import Dashboard, Row
 from grafana.panels import Band, BarGauge, Lanes, Query, Stat, TimeSeries
-from grafana.suspects import COUNTS, PHASES_BY_RANK, PLACE, WHO
+from grafana.suspects import COUNTS, PHASES_BY_RANK, PLACE, WHO, WHY
 from grafana.tables import Table
 from trainbeacon.catalogue import BY_NAME
 
@@ -34,24 +34,18 @@ WHO_ROW = Row(
     "Who is missing, who is slow",
     (
         COUNTS,
+        WHY,
         Stat(
-            "Slowest rank",
-            "Share of the run's time that is lost to waiting for it. Small where nobody is slow, however slow"
-            " the run is.",
-            Query(f"topk(1, {EXCESS})", "rank {{rank}}", thresholds=MORE),
-            unit="percentunit",
-            width=5,
-            thresholds=MORE,
-            empty="unknown",
-        ),
-        Stat(
-            "Furthest behind",
-            "Collectives that the other ranks have begun and this one has not.",
-            Query(f"topk(1, {LAG})", "rank {{rank}}"),
-            width=5,
-            unit="short",
-            thresholds=above(2, "orange"),
-            empty="no collectives",
+            "Slow rank",
+            "The rank that costs most, as TrainingStraggler judges it, and what it spends more time on than"
+            " its peers: share of the run's time that is lost to waiting for it.",
+            Query(
+                "topk(1, max by (rank, cause) (run_rank_cause:training_straggler:ratio{<ranks>}))",
+                "rank {{rank}}: {{cause}}",
+            ),
+            width=6,
+            thresholds=((None, "red"),),
+            empty="nobody",
         ),
         Stat(
             "Silent longest",

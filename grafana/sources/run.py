@@ -18,7 +18,7 @@ from grafana.common import (
 )
 from grafana.dashboard import Dashboard, Row
 from grafana.panels import Band, BarGauge, Heatmap, Query, Stat, TimeSeries
-from grafana.suspects import COUNTS, PHASES_BY_RANK, WHO
+from grafana.suspects import COUNTS, PHASES_BY_RANK, WHO, WHY
 from grafana.tables import Table
 
 STEP_RATE = "sum by (le) (run_le:training_step_duration_seconds_bucket:rate2m{<run>})"
@@ -62,6 +62,7 @@ GLANCE = Row(
             decimals=0,
             empty="not served",
         ),
+        WHY,
         Stat("Step", "Last completed step.", "max(run:training_step:max{<run>})"),
         Stat(
             "Done",
@@ -86,7 +87,6 @@ GLANCE = Row(
             "Accuracy",
             "Validation accuracy, mean over the ranks.",
             'avg(run:training_accuracy_ratio:avg{<run>, split="validation"})',
-            width=3,
         ),
         Stat(
             "Throughput",
@@ -95,7 +95,7 @@ GLANCE = Row(
                 Query("sum(run:training_samples_per_second:sum{<run>})", "samples/s"),
                 Query("sum(run:training_tokens_per_second:sum{<run>})", "tokens/s"),
             ),
-            width=4,
+            width=2,
         ),
         Table(
             "Firing alerts",

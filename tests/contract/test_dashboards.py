@@ -196,7 +196,7 @@ def _binary_unit(node: promql.BinaryExpr) -> str:
     if operator in {"==", "!=", "<", ">", "<=", ">="}:
         return "" if node.modifier and node.modifier.return_bool else left
     if operator == "*":
-        zeroed = isinstance(node.lhs, promql.NumberLiteral) and node.lhs.val == 0
+        zeroed = 0 in (getattr(node.lhs, "val", None), getattr(node.rhs, "val", None))
         return NUMBER if zeroed else max({left, right} - {NUMBER}, key=len, default=NUMBER)
     if operator == "/":
         if NUMBER in {left, right}:
