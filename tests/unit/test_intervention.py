@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import math
 import threading
 import time
@@ -69,6 +68,12 @@ class Job:
         if self.way == "hooks":
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
+
+
+def steps_with(beacon: trainbeacon.Beacon, loss: float) -> None:
+    for _ in range(10):
+        with beacon.step():
+            beacon.log(loss=loss)
 
 
 @pytest.mark.parametrize("way", ["hooks", "batches", "step"])
@@ -150,22 +155,24 @@ def test_callback_may_stop_the_run_itself(start: Start) -> None:
 
     beacon.on("nonfinite_loss", third)
     with pytest.raises(TrainingStopped):
-        for _ in range(10):
-            with beacon.step():
-                beacon.log(loss=NAN)
+        steps_with(beacon, NAN)
     assert [1, 2, 3] == [event.step for event in heard]
 
 
 def test_a_loop_that_skips_bad_batches_does_not_swallow_the_stop(start: Start) -> None:
     """`except Exception: continue` is no place for a stop to vanish in; the run counts as failed by it."""
-    with pytest.raises(TrainingStopped), start() as beacon:
-        beacon.on("nonfinite_loss", "stop")
+
+    def careless(beacon: trainbeacon.Beacon) -> None:
         for _ in range(10):
             try:
-                with beacon.step():
-                    beacon.log(loss=NAN)
-            except Exception:  # noqa: BLE001 - this is the loop that is meant
+                steps_with(beacon, NAN)
+            except Exception:
                 continue
+
+    beacon = start()
+    beacon.on("nonfinite_loss", "stop")
+    with pytest.raises(TrainingStopped), beacon:
+        careless(beacon)
     assert 1 == beacon.timeline.step
 
 
@@ -179,8 +186,7 @@ def test_a_stop_waits_where_nobody_could_catch_it(start: Start) -> None:
     gc.collect()  # an exception in there would be an unraisable one
     assert 1 == beacon.timeline.step
     with pytest.raises(TrainingStopped, match="at step 1"):
-        for _ in beacon.batches([torch.zeros(1)] * 3):
-            beacon.log(loss=1.0)
+        steps_with(beacon, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -216,9 +222,14 @@ def test_a_stalled_run_calls_from_a_thread_of_its_own(start: Start, monkeypatch:
     beacon.on("stalled", "stop")
     with beacon.step():
         pass
-    with pytest.raises(TrainingStopped, match="stalled at step 1"), beacon.step():
-        wait_for(lambda: heard, 10, "callback")
-        time.sleep(0.3)  # a second one would have come
+
+    def stuck() -> None:
+        with beacon.step():
+            wait_for(lambda: heard, 10, "callback")
+            time.sleep(0.3)  # a second one would have come
+
+    with pytest.raises(TrainingStopped, match="stalled at step 1"):
+        stuck()
     [(event, thread)] = heard
     assert ("stalled", 1, "trainbeacon-stalled") == (event.kind, event.step, thread)
     assert 0.3 <= event.value < 5
