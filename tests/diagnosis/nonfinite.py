@@ -38,7 +38,7 @@ GROUPS = ["trainbeacon-identity", "trainbeacon-numerics", "trainbeacon-quality"]
 NAMED = "run_rank:training_nonfinite_origin:info"
 GRADIENT_NORM = "run:training_gradient_norm:total"
 PARAMETER_NORM = "run:training_parameter_norm:total"
-LIMIT_SECONDS = 120
+START_SECONDS, RUN_SECONDS = 90, 5
 
 Labels = dict[str, str]
 
@@ -108,7 +108,7 @@ def _train(faults: Sequence[Fault], world_size: int, folder: Path) -> list[dict[
 
     arguments = [json.dumps([asdict(fault) for fault in faults])]
     with Ranks(world_size, arguments, folder, on_line, "tests.diagnosis.nonfinite_rank") as ranks:
-        end = time.monotonic() + LIMIT_SECONDS
+        end = time.monotonic() + START_SECONDS + RUN_SECONDS * len(faults)
         while (ranks.alive or len(truths) < len(faults)) and time.monotonic() < end:
             if any(ranks.results()):
                 break

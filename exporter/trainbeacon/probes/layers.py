@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 MOST_SEEN = 256
 #: Names that are ever served, because a name once in the box stays in it.
 MOST_NAMES = 4 * MOST_LAYERS
-#: How often in a row a newcomer must beat the least of those served, and by how much.
+#: How often in a row a newcomer must beat the least of those served, and by how much: half as much again
+#: and this. A layer whose norm has grown or shrunk to the e-th part scores 1, one that has all of it too.
 LEAST_WINS = 3
-LEAST_LEAD = 1.5
+LEAST_LEAD = 0.75
 _MEMORY = 0.1  # weight of the newest sample in a layer's own course
+_NEWEST = 0.2  # in its score
+_SPOILT = 100.0  # score of a norm that is not finite
 _SMALLEST = 1e-30
 _WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 
@@ -64,13 +67,15 @@ class Selection:
         self._most = most
         self._most_names = most_names
         self._usual: dict[str, float] = {}
+        self._scores: dict[str, float] = {}
         self._wins: dict[str, int] = {}
         self._named: set[str] = set()
         self.chosen: list[str] = []
 
     def take(self, norms: dict[str, float]) -> tuple[str, str] | None:
         """Look at the gradient norms of one sample. Returns who leaves and who comes, if anybody does."""
-        scores = self._scores(norms)
+        self._rate(norms)
+        scores = self._scores
         if not self.chosen:
             self.chosen = sorted(scores, key=scores.__getitem__, reverse=True)[: self._most]
             self._named.update(self.chosen)
@@ -79,8 +84,8 @@ class Selection:
         if not others:
             return None
         newcomer = max(others, key=scores.__getitem__)
-        least = min(self.chosen, key=lambda name: scores.get(name, 0.0))
-        won = scores[newcomer] > LEAST_LEAD * scores.get(least, 0.0)
+        least = min(self.chosen, key=scores.__getitem__)
+        won = scores[newcomer] > 1.5 * scores[least] + LEAST_LEAD
         self._wins = {newcomer: self._wins.get(newcomer, 0) + 1} if won else {}
         if self._wins.get(newcomer, 0) < LEAST_WINS:
             return None
@@ -92,19 +97,18 @@ class Selection:
     def _may_be_named(self, name: str) -> bool:
         return name in self._named or len(self._named) < self._most_names
 
-    def _scores(self, norms: dict[str, float]) -> dict[str, float]:
-        """Share of the squared norm, and distance from the layer's own course in powers of e."""
+    def _rate(self, norms: dict[str, float]) -> None:
+        """Score each layer: its share of the squared norm, and the distance from its own course, smoothed."""
         total = sum(norm * norm for norm in norms.values() if math.isfinite(norm)) or 1.0
-        scores = {}
         for name, norm in norms.items():
-            if not math.isfinite(norm):
-                scores[name] = math.inf
-                continue
-            size = math.log(max(norm, _SMALLEST))
-            usual = self._usual.get(name, size)
-            scores[name] = norm * norm / total + abs(size - usual)
-            self._usual[name] = usual + _MEMORY * (size - usual)
-        return scores
+            score = _SPOILT
+            if math.isfinite(norm):
+                size = math.log(max(norm, _SMALLEST))
+                usual = self._usual.get(name, size)
+                self._usual[name] = usual + _MEMORY * (size - usual)
+                score = norm * norm / total + abs(size - usual)
+            before = self._scores.get(name, score)
+            self._scores[name] = before + _NEWEST * (score - before)
 
 
 class LayerProbe:

@@ -127,9 +127,9 @@ def test_after_the_first_batches_it_looks_seldom(monkeypatch: pytest.MonkeyPatch
 )
 def test_misuse_is_told_at_the_desk(tmp_path: Path, features: Any, stage: str, error: str) -> None:
     """What cannot be read raises before the first step, with the fix, and reads no device."""
-    with trainbeacon.start(run="r", directory=str(tmp_path), serve="off") as beacon:
-        with pytest.raises((TypeError, ValueError), match=error):
-            beacon.inputs(features, stage=stage)
+    beacon = trainbeacon.start(run="r", directory=str(tmp_path), serve="off")
+    with beacon, pytest.raises((TypeError, ValueError), match=error):
+        beacon.inputs(features, stage=stage)
 
 
 def test_a_beacon_serves_what_it_was_given(tmp_path: Path) -> None:
