@@ -43,18 +43,20 @@ class Rank:
         self.extra[phase] = self.extra.get(phase, 0.0) + seconds
         self.extra["communication"] = self.extra.get("communication", 0.0) - seconds
 
-    def seconds(self, phase: str, totals: Mapping[str, float]) -> float:
-        """The time that this rank has spent in a phase, given the run's reference."""
-        own = self.extra.get(phase, 0.0)
+    def seconds(
+        self, phase: str, totals: Mapping[str, float], extra: Mapping[str, float] | None = None
+    ) -> float:
+        """The time that this rank spends in a phase, given the run's reference and what it has beyond it."""
+        own = (self.extra if extra is None else extra).get(phase, 0.0)
         if phase in OWN_PHASES:
             return own + totals[phase] * (1.0 + self.pace)
         if phase == "communication":
             return own + totals[phase] - self.pace * sum(totals[name] for name in OWN_PHASES)
         return own + totals[phase]
 
-    def self_seconds(self, totals: Mapping[str, float]) -> dict[str, float]:
+    def self_seconds(self, totals: Mapping[str, float], extra: Mapping[str, float]) -> dict[str, float]:
         """Time of the steps in which the rank waited for no other, by cause."""
-        spent = {name: self.seconds(name, totals) for name in ("data_wait", "forward", "optimizer")}
-        spent["backward"] = BEFORE_FIRST_COLLECTIVE * self.seconds("backward", totals)
-        spent["host"] = self.seconds("h2d", totals) + self.seconds("other", totals)
+        spent = {name: self.seconds(name, totals, extra) for name in ("data_wait", "forward", "optimizer")}
+        spent["backward"] = BEFORE_FIRST_COLLECTIVE * self.seconds("backward", totals, extra)
+        spent["host"] = self.seconds("h2d", totals, extra) + self.seconds("other", totals, extra)
         return spent

@@ -93,8 +93,12 @@ def _time(run: Run, rank: Rank) -> None:
     box.set(layout.PHASE_START, run.now)
     box.set(layout.HEARTBEAT, run.now)
     box.set("training_heartbeat_timestamp_seconds", run.now)
-    for cause, seconds in rank.self_seconds(totals).items():
-        box.set("training_self_seconds_total", seconds, cause)
+    # A rank's own time is added at the end of a step, together with the count of steps.
+    own = run.trouble.extra.get(rank.number, {})
+    begun, under_way = rank.self_seconds(totals, rank.extra), rank.self_seconds(run.parts(), own)
+    part = run.position - math.floor(run.position)
+    for cause, seconds in begun.items():
+        box.set("training_self_seconds_total", max(0.0, seconds - part * under_way[cause]), cause)
     for phase in catalogue.DEVICE_PHASES:
         box.set("training_device_phase_seconds_total", 0.97 * rank.seconds(phase, totals), phase)
 
@@ -233,6 +237,12 @@ def _run_level(run: Run, rank: Rank) -> None:
     for kind in catalogue.RUN_KINDS:
         box.set("training_run_seconds", run.run_seconds[kind], kind)
     box.set("training_lost_steps_total", float(run.lost_steps))
+    for split, best in run.best.items():
+        box.set("training_best_loss", best, split)
+    for split, rises in run.rises.items():
+        box.set("training_loss_rises", float(rises), split)
+    if run.train_at_best is not None:
+        box.set("training_loss_at_best_evaluation", run.train_at_best)
     if run.last_step_at is None:
         return
     sampled = run.step // 20 * 20

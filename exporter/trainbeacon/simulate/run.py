@@ -30,6 +30,8 @@ _WINDOW_SECONDS = 10.0
 EVIDENCE_AFTER_SECONDS = 60.0
 PEERS_LOST_AFTER_SECONDS = 3.0
 CLIP_NORM = 1.0
+#: Training losses whose mean is compared with that of as many before.
+_RISE_STEPS = 50
 #: What the time of a stage goes into; of the others, into getting ready.
 _KINDS = {"evaluate": "evaluate", "checkpoint": "checkpoint", "hang": "stalled", "down": "idle"}
 
@@ -83,9 +85,11 @@ class Run:
         self.checkpoint_step = 0
         self.checkpoint_success: float | None = None
         self.losses: dict[str, tuple[float, float]] = {}
-        self.best = math.inf
+        self.best: dict[str, float] = {}
+        self.rises: dict[str, int] = {}
+        self.train_at_best: float | None = None
         self.since_best = 0
-        self.since_step = start
+        self._mean_before = math.inf
         self._open_box = open_box
         self._places = list(places)
         self._restart_at = _NEVER
@@ -152,7 +156,7 @@ class Run:
 
     def recompile(self, seconds: float) -> None:
         """A new shape of input: the model is compiled again in the middle of training."""
-        self.position = math.floor(self.position) + 0.0
+        self.position = float(math.floor(self.position))
         self._enter("compile", seconds)
 
     def go_on(self) -> None:
@@ -163,8 +167,7 @@ class Run:
             self._enter("train")
 
     def _stop(self) -> None:
-        """No rank goes on: in the middle of a step they wait for one of them."""
-        self.position = math.floor(self.position) + 0.6
+        """No rank goes on: they wait for one of them."""
         self._enter("hang")
 
     def _end_rank(self, rank: Rank, state: str | None) -> None:
@@ -336,9 +339,10 @@ class Run:
         self.position += steps
         if self.position >= self._boundary_due - 1e-6:
             self.position = self._boundary_due
+        kind = "lost" if before < self.furthest else "productive"
         self._complete_steps(int(self.position), duration)
         self._spend("data_wait", steps * parts["data_wait"])
-        self._spend("lost" if before < self.furthest else "productive", seconds - steps * parts["data_wait"])
+        self._spend(kind, seconds - steps * parts["data_wait"])
         fade = math.exp(-seconds / _WINDOW_SECONDS)
         self.steps_a_second = fade * self.steps_a_second + (1.0 - fade) / duration
         self.step_seconds += seconds
@@ -351,8 +355,9 @@ class Run:
             )
             self.buckets[bisect_left(catalogue.STEP_BUCKETS, duration * scatter)] += 1
             self.clipped += self.gradient_norm(step) > CLIP_NORM
-            if step <= self.furthest:
-                self.lost_steps += 1
+            self.lost_steps += step <= self.furthest
+            if step % _RISE_STEPS == 0:
+                self._judge_rise()
         if last >= first:
             into_next = (self.position - last) * duration if self.stage == "train" else 0.0
             self.last_step_at = self.now - max(0.0, into_next)
@@ -394,11 +399,26 @@ class Run:
     def _evaluated(self) -> None:
         self.evaluations += 1
         loss = self.loss("validation", self.step)
+        before, _ = self.losses.get("validation", (loss, 0.0))
         self.losses["validation"] = (loss, course.accuracy(self.workload, loss))
-        if loss < self.best:
-            self.best, self.since_best = loss, 0
+        self.rises["validation"] = self.rises.get("validation", 0) + 1 if loss > before else 0
+        if loss < self.best.get("validation", math.inf):
+            self.best["validation"], self.since_best = loss, 0
+            self.train_at_best = self._mean_loss()
         else:
             self.since_best += 1
+
+    def _mean_loss(self) -> float:
+        """The mean training loss of the last steps."""
+        steps = range(max(0, self.step - _RISE_STEPS), self.step)
+        return sum(self.loss("train", step) for step in steps) / max(1, len(steps))
+
+    def _judge_rise(self) -> None:
+        """Whether the last training losses were higher than those before them."""
+        loss = self._mean_loss()
+        rose = loss > self._mean_before
+        self.rises["train"] = self.rises.get("train", 0) + 1 if rose else 0
+        self._mean_before = loss
 
     def _checkpointed(self) -> None:
         workload, trouble = self.workload, self.trouble
