@@ -24,6 +24,8 @@ from trainbeacon.statefile import Attempt, RunState
 #: The file is renewed when so much of the run's time has passed, and within these bounds.
 SHARE_OF_TIME = 0.001
 LEAST_SECONDS, MOST_SECONDS = 1.0, 30.0
+#: Steps that take longer than that are counted while they are made, up to the time that a step takes.
+LONG_STEP_SECONDS = 1.0
 #: How long the counters wait for the file of the earlier attempt.
 READ_SECONDS = 10.0
 
@@ -86,14 +88,12 @@ class Goodput:
 
     def checkpointed(self, step_end: tuple[int, tuple[float, ...]]) -> None:
         """A checkpoint is good that was begun at that `Timeline.step_end`; from any thread."""
-        self._errands.submit(lambda: self._checkpointed(*step_end))
-
-    def _checkpointed(self, steps: int, totals: tuple[float, ...]) -> None:
+        steps, totals = step_end
         with self._lock:
             self._ledger.account()
             productive = self._ledger.productive_of(totals) if steps else 0.0
             self._points = [*self._points[1 - statefile.MOST_POINTS :], (steps, productive)]
-        self._write()
+        self._errands.submit(self._write)
 
     # The accounts
 
@@ -113,10 +113,9 @@ class Goodput:
             if state == "finished":
                 account = settled(account)
             self._show(account)
-        if self._path is not None and not self._waiting:
-            last = self._state(account, finished=state == "finished")
-            path = self._path
-            self._errands.submit(lambda: statefile.write(path, last))
+        if self._path is not None:
+            finished = state == "finished"
+            self._errands.submit(lambda: self._write(account, finished=finished))
 
     def _is_due(self) -> bool:
         elapsed = time.time() - (self._earlier.began if self._earlier else self._recorder.start)
@@ -144,8 +143,9 @@ class Goodput:
     def _count(self, account: Account) -> None:
         """Bring the counters up to date. They never fall."""
         seconds = dict(account.seconds)
-        # Of the step under way so much as a step takes: else they would stand still and leap.
-        productive = seconds["productive"] + min(account.pending, account.mean)
+        productive = seconds["productive"]
+        if account.mean > LONG_STEP_SECONDS:  # else they would stand still and leap
+            productive += min(account.pending, account.mean)
         repeats = self._repeats(account)
         if account.steps < repeats:
             self._ledger.keep(repeats)
@@ -245,12 +245,13 @@ class Goodput:
             return found
         return salvaged(found, self._recorder.config.directory, self._recorder.run)
 
-    def _write(self) -> None:
+    def _write(self, account: Account | None = None, *, finished: bool = False) -> None:
+        """Write the state now, or as it was at the end."""
         path = self._path
         if path is None or self._waiting:
             return
         with self._lock:
-            state = self._state(self._ledger.account())
+            state = self._state(account or self._ledger.account(), finished=finished)
         statefile.write(path, state)
 
 

@@ -39,7 +39,9 @@ SETTINGS: dict[str, Any] = {
     "stall_at": 47,
     "stall": 1.6,
     "stall_limit": 0.8,
-    "turn": 1.0,
+    # A run in small: of an hour-long attempt the helper's turn is less, and a minute is the limit of a step.
+    "turn": 0.05,
+    "write": 1.0,
     "tells": True,
 }
 LIFE_SECONDS = 60.0
@@ -89,7 +91,8 @@ def crash_and_resume(
         settings: in place of `SETTINGS`.
     """
     chance = random.Random(seed)
-    given = {**SETTINGS, **settings, "state_file": str(folder / "state.json")}
+    small = {"write": 0.05} if elsewhere else {}
+    given = {**SETTINGS, **small, **settings, "state_file": str(folder / "state.json")}
     given["checkpoint"] = str(folder / "checkpoint")
     truth, moments = Truth(), []
     for attempt in range(kills + 1):

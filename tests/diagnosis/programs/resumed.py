@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import trainbeacon
-from trainbeacon import helper, ledger
+from trainbeacon import goodput, helper, ledger
 
 Settings = dict[str, Any]
 
@@ -95,6 +95,7 @@ class Training:
 def main() -> None:
     settings: Settings = json.loads(sys.argv[1])
     helper.INTERVAL_SECONDS = settings["turn"]
+    goodput.LEAST_SECONDS = settings["write"]
     ledger.STALL_SECONDS = settings["stall_limit"]
     events = Events(settings["events"])
     events.note("start")

@@ -1,0 +1,31 @@
+"""Where the time of a run went that was killed and started anew: within one per cent of it, for each kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.diagnosis.resume import crash_and_resume
+
+SHORT = {"steps": 75, "stall_at": 31, "checkpoint_every": 14}
+
+
+@pytest.mark.parametrize(
+    ("seed", "elsewhere", "tells"),
+    [(11, False, True), (12, True, True), (13, False, False)],
+    ids=["box there", "box gone", "not told"],
+)
+def test_accounts_of_a_run_that_was_killed_twice(
+    seed: int, elsewhere: bool, tells: bool, tmp_path: Path
+) -> None:
+    """A real process, killed at random moments: every kind of time and every step made again is right.
+
+    With the box of the dead attempt at hand, without it, and with a script that says nothing of a restart.
+    """
+    result = crash_and_resume(seed, tmp_path, kills=2, elsewhere=elsewhere, tells=tells, **SHORT)
+    assert {} == {kind: error for kind, error in result.errors().items() if error > 0.01}
+    said, true = result.lost_steps
+    assert true == said
+    assert result.elapsed == pytest.approx(result.elapsed_said, rel=0.01)
+    assert result.elapsed_said == pytest.approx(sum(said for said, _ in result.run.values()), rel=0.01)
