@@ -19,7 +19,7 @@ _KEPT = ("profiling_name", "op_id", "collective_seq_id", "state", "retired", "is
 
 
 def stacks() -> list[str]:
-    """The Python stacks of all threads but the calling one, a line a frame; the main thread's is the first."""
+    """The Python stacks of all threads but the calling one, a line a frame, the main thread first."""
     with tempfile.TemporaryFile() as file:
         faulthandler.dump_traceback(file=file, all_threads=True)
         file.seek(0)

@@ -19,6 +19,8 @@ import weakref
 #: Signals 1-31, but for KILL and STOP, which nobody can block.
 _ALL_SIGNALS = 0x7FFF_FFFF & ~(1 << 8 | 1 << 18)
 _TASKS = "/proc/self/task"
+#: The helper thread calls once a second; on a busy machine a good deal later.
+LEAST_SECONDS = 5.0
 
 _armed: weakref.WeakSet[Watchdog] = weakref.WeakSet()
 
@@ -51,8 +53,8 @@ class Watchdog:
         return self._foreign
 
     def keep(self, seconds: float) -> None:
-        """Let it go off in `seconds` unless called again before; some 0.02 ms, and only now and then."""
-        now = time.monotonic()
+        """Let it go off in `seconds`, 5 at least, unless called again before. Some 0.1 ms, now and then."""
+        now, seconds = time.monotonic(), max(seconds, LEAST_SECONDS)
         if self._foreign or self._forks:
             return
         if now < self._next and seconds >= self._seconds:
