@@ -1,0 +1,1 @@
+"""Faults injected into real training processes, and what the signals say of them."""
