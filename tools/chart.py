@@ -144,14 +144,18 @@ def manifests(files: Mapping[str, str]) -> dict[str, str]:
     """
     if helm.find() is None:
         print("deploy/k8s/manifests: not looked at, helm is not at hand (`make helm`)", file=sys.stderr)
-        there = (REPOSITORY / MANIFESTS).glob("*.yaml")
+        there = (REPOSITORY / MANIFESTS).rglob("*.yaml")
         return {str(path.relative_to(REPOSITORY)): path.read_text("utf-8") for path in there}
     head = _GENERATED.format(source="the chart")
-    rendered = render(files, REPOSITORY / MANIFESTS / "values")
-    return {f"{MANIFESTS}/{_file_name(text)}": head + text for text in rendered}
+    plain = {f"{MANIFESTS}/{_file_name(text)}": head + text for text in render(files)}
+    bridge = {
+        f"{MANIFESTS}/notify/{_file_name(text)}": head + text
+        for text in render(files, "--set=notify.enabled=true", "--show-only=templates/notify.yaml")
+    }
+    return {**plain, **bridge}
 
 
-def render(files: Mapping[str, str], values: Path) -> list[str]:
+def render(files: Mapping[str, str], *options: str) -> list[str]:
     """The text of each object that helm renders with the chart's generated files as given."""
     with tempfile.TemporaryDirectory() as scratch:
         chart = Path(scratch) / "chart"
@@ -160,9 +164,7 @@ def render(files: Mapping[str, str], values: Path) -> list[str]:
             target = chart / Path(path).relative_to(CHART)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, "utf-8")
-        return template(
-            chart, "--namespace=monitoring", *(f"--values={path}" for path in values.glob("*.yml"))
-        )
+        return template(chart, "--namespace=monitoring", *options)
 
 
 def template(chart: Path, *options: str) -> list[str]:

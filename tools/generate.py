@@ -45,6 +45,7 @@ OWNED = (
     "deploy/k8s/chart/files/*/*.json",
     "deploy/k8s/chart/files/rules/*/*.yml",
     "deploy/k8s/manifests/*.yaml",
+    "deploy/k8s/manifests/notify/*.yaml",
 )
 
 
