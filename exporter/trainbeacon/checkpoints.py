@@ -45,7 +45,8 @@ class Checkpoints:
         self._lock = threading.Lock()
         self._pending = 0
         self._newest = -1
-        self._bytes = 0
+        self._number = 0
+        self._measured = (0, 0)  # of which checkpoint so many bytes were found so far
 
     def begin(self, path: Path | None, *, named: bool, goes_on: bool = False) -> Saving:
         """A checkpoint begins, in the training thread.
@@ -60,10 +61,10 @@ class Checkpoints:
         with self._lock:
             self._pending += 1
             if not goes_on:
-                self._bytes = 0
+                self._number += 1
                 self._recorder.add("training_checkpoints_total", 1.0)
             self._recorder.set("training_checkpoints_pending", self._pending)
-        self.current = Saving(self, path, self._recorder.timeline)
+        self.current = Saving(self, path, self._number, self._recorder.timeline)
         return self.current
 
     def blocked(self, seconds: float) -> None:
@@ -87,12 +88,13 @@ class Checkpoints:
         if self._goodput is not None:
             self._goodput.checkpointed(saving.step_end)
         if saving.path is not None:
-            self._errands.submit(partial(self._measure, saving.path))
+            self._errands.submit(partial(self._measure, saving.number, saving.path))
 
-    def _measure(self, path: Path) -> None:
+    def _measure(self, number: int, path: Path) -> None:
         if os.path.exists(path):
-            self._bytes += size_of(path)
-            self._recorder.set("training_checkpoint_bytes", self._bytes)
+            before = self._measured[1] if self._measured[0] == number else 0
+            self._measured = number, before + size_of(path)
+            self._recorder.set("training_checkpoint_bytes", self._measured[1])
 
 
 class Saving:
@@ -100,16 +102,18 @@ class Saving:
 
     Attributes:
         path: the file or folder that is saved, if known.
+        number: which checkpoint of this process it is, or is a part of.
         begun: monotonic time of its begin.
         step: the step that it holds.
         step_end: `Timeline.step_end` at its begin.
     """
 
-    def __init__(self, checkpoints: Checkpoints, path: Path | None, timeline: Timeline) -> None:
+    def __init__(self, checkpoints: Checkpoints, path: Path | None, number: int, timeline: Timeline) -> None:
         self._checkpoints = checkpoints
         self._future: Any = None
         self._over = False
         self.path = path
+        self.number = number
         self.begun = time.monotonic()
         self.step = timeline.step
         self.step_end = timeline.step_end
@@ -164,7 +168,7 @@ def _raised(future: Any) -> BaseException | None:
     """The exception of a `torch.futures.Future`, which tells it by raising it."""
     try:
         future.value()
-    except Exception as error:  # noqa: BLE001 - that is the question
+    except BaseException as error:  # noqa: BLE001 - that is the question
         return error
     return None
 

@@ -98,10 +98,10 @@ def main() -> None:
     goodput.LEAST_SECONDS = settings["write"]
     ledger.STALL_SECONDS = settings["stall_limit"]
     events = Events(settings["events"])
-    events.note("start")
     with trainbeacon.start(
         run="resumed", serve="off", directory=settings["boxes"], state_file=settings["state_file"]
     ) as beacon:
+        events.note("start")
         print("ready", flush=True)
         Training(settings, beacon, events).run()
         time.sleep(settings["tail"])
