@@ -127,7 +127,7 @@ PHASES = {
     "forward": "#5794f2",
     "backward": "#1f60c4",
     "optimizer": "#56a64b",
-    "communication": "#8ab8ff",
+    "communication": "#37465a",
     "evaluate": "#b877d9",
     "checkpoint": "#fade2a",
     "other": "#5a5a5a",

@@ -184,7 +184,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class TimeSeries(Panel):
-    """Lines over time, or stacked areas or bars; from 0 unless `minimum=None`. `dashed` names limits."""
+    """Lines over time, or stacked areas or bars; from 0 unless `minimum=None`. `dashed` names limits.
+
+    `soft_maximum` is how far the axis goes at least.
+    """
 
     _: KW_ONLY
     minimum: float | None = 0
@@ -192,6 +195,7 @@ class TimeSeries(Panel):
     bars: bool = False
     log: bool = False
     dashed: tuple[str, ...] = ()
+    soft_maximum: float | None = None
 
     type: ClassVar[str] = "timeseries"
     color_mode: ClassVar[str] = "palette-classic"
@@ -203,7 +207,8 @@ class TimeSeries(Panel):
         }
 
     def _custom(self) -> Json:
-        return {
+        soft = 1 if self.bars else self.soft_maximum
+        return ({} if soft is None else {"axisSoftMax": soft}) | {
             "drawStyle": "bars" if self.bars else "line",
             "lineWidth": 0 if self.stacked else 2,
             "fillOpacity": 70 if self.stacked or self.bars else 0,
@@ -303,102 +308,6 @@ class StateTimeline(Panel):
 
     def _custom(self) -> Json:
         return {"fillOpacity": 80, "lineWidth": 0}
-
-
-@dataclass(frozen=True)
-class Heatmap(Panel):
-    """How often which value: one query of classic buckets summed by `le`, as a rate. `unit` is the rate's."""
-
-    type: ClassVar[str] = "heatmap"
-    format: ClassVar[str] = "heatmap"
-
-    def _options(self) -> Json:
-        return {
-            "calculate": False,
-            "cellGap": 1,
-            "color": {"mode": "scheme", "scheme": "Blues", "steps": 32, "exponent": 0.5, "reverse": False},
-            "filterValues": {"le": 1e-9},
-            "legend": {"show": False},
-            "rowsFrame": {"layout": "auto"},
-            "tooltip": {"mode": "single", "yHistogram": False},
-            "yAxis": {"axisPlacement": "left", "unit": unit_of(self.targets[0].expr)},
-        }
-
-
-@dataclass(frozen=True)
-class Lanes(Heatmap):
-    """One lane a series, coloured by its value from `low` to `high`: for as many lanes as a panel is high."""
-
-    _: KW_ONLY
-    low: float | None = None
-    high: float | None = None
-
-    format: ClassVar[str] = "time_series"
-
-    def _options(self) -> Json:
-        unit = self.unit or unit_of(self.targets[0].expr)
-        color = {"mode": "scheme", "scheme": "Turbo", "steps": 64, "exponent": 0.5, "reverse": False}
-        limits = {"min": self.low, "max": self.high}
-        return super()._options() | {
-            "color": color | {name: value for name, value in limits.items() if value is not None},
-            "filterValues": {},
-            "cellValues": {"unit": unit},
-            "legend": {"show": True},
-            "yAxis": {"axisPlacement": "left", "unit": "short", "reverse": True},
-        }
-
-
-@dataclass(frozen=True)
-class Trend(Panel):
-    """Lines of several runs over something other than time: `x` is its expression, `axis` its name.
-
-    Both the query and `x` keep the one label `by`, which names the lines. The rows of both are merged by
-    time, parted by that label and joined again by x.
-    """
-
-    _: KW_ONLY
-    x: str
-    axis: str
-    by: str = "run"
-    log: bool = False
-
-    type: ClassVar[str] = "trend"
-    format: ClassVar[str] = "table"
-    color_mode: ClassVar[str] = "palette-classic"
-    X: ClassVar[str] = "Value #B"
-
-    @property
-    def targets(self) -> tuple[Query, ...]:
-        """The query of the lines, then that of x."""
-        return (Query(str(self.queries), "{{run}}"), Query(self.x, self.axis))
-
-    def _options(self) -> Json:
-        return {
-            "xField": self.X,
-            "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
-            "tooltip": {"mode": "multi", "sort": "none"},
-        }
-
-    def _custom(self) -> Json:
-        scale = {"type": "log", "log": 10} if self.log else {"type": "linear"}
-        return {"lineWidth": 2, "showPoints": "never", "spanNulls": True, "scaleDistribution": scale}
-
-    def _overrides(self) -> list[Json]:
-        x = {"displayName": self.axis, "unit": unit_of(self.x), "custom.axisLabel": self.axis}
-        return [override(self.X, x)]
-
-    def _defaults(self) -> Json:
-        return super()._defaults() | {"displayName": f"${{__field.labels.{self.by}}}"}
-
-    def _transformations(self) -> list[Json]:
-        naming = {"asLabels": True}
-        parts = {"fields": [self.by], "naming": naming, "keepFields": False}
-        return [
-            {"id": "merge", "options": {}},
-            {"id": "organize", "options": {"excludeByName": {"Time": True}}},
-            {"id": "partitionByValues", "options": parts},
-            {"id": "joinByField", "options": {"byField": self.X, "mode": "outer"}},
-        ]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ SUSPICIONS = {
     3: ("ended", "orange"),
     2: ("in another phase", "orange"),
     1: ("not in the collective", "red"),
+    0: ("none", "transparent"),
 }
 #: What `run:training_hang:class` tells.
 HANGS = {
@@ -45,7 +46,8 @@ PLACE = (
     " or on (rank) max by (rank, hostname, gpu) (last_over_time(run_rank:training_rank:info{<ranks>}[15m]))"
 )
 BEHIND = (
-    "scalar(max(run:training_step:max{<run>})) - max by (rank) (last_over_time(training_step{<ranks>}[15m]))"
+    "clamp_min(scalar(max(run:training_step:max{<run>}))"
+    " - max by (rank) (last_over_time(training_step{<ranks>}[15m])), 0)"
 )
 
 # One number for each phase makes a rank one lane, and a greater one marks its silence; `@ end()` keeps
@@ -70,7 +72,7 @@ COUNTS = Stat(
             "missing",
         ),
     ),
-    width=4,
+    width=3,
     colors=STATES,
     empty="not served",
 )
@@ -90,7 +92,7 @@ WHO = Table(
         Query(f"({STATE})" + WORST),
         Query("max by (rank, phase) (run_rank:training_phase:current{<ranks>})" + WORST),
         Query(f"({PLACE})" + WORST),
-        Query(f"({SUSPICION})" + WORST, "suspicion", mappings=SUSPICIONS),
+        Query(f"({SUSPICION} or on (rank) 0 * ({SILENCE}))" + WORST, "suspicion", mappings=SUSPICIONS),
         Query(f"({SILENCE})" + WORST, "silent", thresholds=SILENT),
         Query(
             "time() - max by (rank) (training_phase_start_timestamp_seconds{<ranks>})" + WORST,
@@ -99,7 +101,7 @@ WHO = Table(
         Query(f"({BEHIND})" + WORST, "steps behind"),
         Query(f"({NONFINITE})" + WORST, "not finite", thresholds=ANY),
     ),
-    width=16,
+    width=14,
     height=10,
     labels={"rank": 60, "hostname": 0, "gpu": 60, "state": 90, "phase": 110},
     colored=("state",),

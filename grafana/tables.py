@@ -20,7 +20,7 @@ class Table(Panel):
     the queries that have a legend. `sort` names the columns whose highest value comes first, by weight; with
     `ascending` the lowest.
     `colors`, by text, is for the cells of the columns named in `colored`; `links` are the addresses that
-    a click on a column's cell leads to.
+    a click on a column's cell leads to. Labels of `hidden` keep rows apart without being shown.
     """
 
     _: KW_ONLY
@@ -29,6 +29,7 @@ class Table(Panel):
     sort: tuple[str, ...] = ()
     ascending: bool = False
     links: Mapping[str, str] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
 
     type: ClassVar[str] = "table"
     instant: ClassVar[bool] = True
@@ -65,7 +66,7 @@ class Table(Panel):
         names = {
             value: query.legend for value, query in zip(values, self.targets, strict=True) if query.legend
         }
-        hidden = ["Time", *(value for value in values if value not in names)]
+        hidden = ["Time", *self.hidden, *(value for value in values if value not in names)]
         shown = [*self.labels, *names]
         organize = {
             "excludeByName": dict.fromkeys(hidden, True),

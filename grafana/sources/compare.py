@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from grafana.common import FLEET_ANNOTATIONS, PLACES, RUN_QUERY, SELECTORS
 from grafana.dashboard import Dashboard, Row, Variable
-from grafana.panels import BarGauge, Query, TimeSeries, Trend
+from grafana.panels import BarGauge, Query, TimeSeries
+from grafana.plots import Trend
 from grafana.tables import Matrix, Table
 
 CHOSEN = Variable("run", "Runs", RUN_QUERY, whole=None)
@@ -38,12 +39,12 @@ SUMMARY = Row(
             "At the last step that all the runs chosen have reached in the time shown. Lower loss first.",
             (
                 Query("max by (run, project, owner) (training_run_info{<runs>})"),
-                Query(at_common(STEP), "at step", width=80),
+                Query(at_common(STEP), "at step", unit="none", width=80),
                 Query(at_common(TRAIN), "training loss", decimals=4, width=110),
                 Query(at_common(VALIDATION), "validation loss", decimals=4, width=120),
                 Query(at_common(ACCURACY), "accuracy", decimals=1, width=80),
                 Query(at_common(ELAPSED), "took", decimals=1, width=90),
-                Query(STEP, "step now", width=80),
+                Query(STEP, "step now", unit="none", width=80),
                 Query(best("validation"), "best validation loss", decimals=4, width=140),
                 Query(
                     "max by (run) (run:training_samples_per_second:sum{<runs>})",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from grafana.common import FLEET_ANNOTATIONS, PLACES, RUNS, SELECTORS, above, link
 from grafana.dashboard import Dashboard, Row, Variable
-from grafana.panels import Band, BarGauge, Lanes, Query, Stat, TimeSeries
+from grafana.neighbours import DCGM, NODE
+from grafana.panels import Band, BarGauge, Query, Stat, TimeSeries
+from grafana.plots import Lanes
 from grafana.tables import Table
 
 HOST = Variable(
@@ -23,6 +25,7 @@ OWNER = (
     "max by (cluster, namespace, instance, gpu, hostname, run, rank)"
     " (instance_gpu:training_rank:info{<gpus>})"
 )
+LIVES = f"max {KEY} (training_gpu_up{{<gpus>}})"
 XIDS = f"sum {KEY} (increase(training_gpu_xid_errors_total{{<gpus>}}[$__range]))"
 ECC = f'sum {KEY} (increase(training_gpu_ecc_errors_total{{<gpus>, kind="uncorrected"}}[$__range]))'
 HELD = f'sum {KEY} (avg_over_time(training_gpu_throttled{{<gpus>, reason!="power_cap"}}[$__range]))'
@@ -42,14 +45,14 @@ BADNESS = (
 WORST = f" and on (cluster, namespace, instance, gpu) topk(8, {BADNESS})"
 RATE = "rate({}{{<gpus>}}[$__rate_interval])"
 HOST_RATE = "rate(training_host_{}_bytes_total{{<hosts>}}[$__rate_interval])"
-# The same GPUs and hosts as other exporters see them, by UUID and by host name.
-BY_UUID = (
-    ' and on (UUID) label_replace(instance_gpu:training_rank:info{<gpus>}, "UUID", "$1", "gpu_uuid", "(.+)")'
-)
-BY_NODE = (
-    " and on (instance) (node_uname_info and on (nodename)"
-    ' label_replace(instance_run:training_rank:info{<hosts>}, "nodename", "$1", "hostname", "(.+)"))'
-)
+HELD_COLORS = {
+    "power_cap": "blue",
+    "software_thermal": "orange",
+    "hardware_thermal": "red",
+    "power_brake": "red",
+    "hardware_slowdown": "red",
+    "sync_boost": "blue",
+}
 HOT = above(87, near=80)
 
 NOW = Row(
@@ -77,14 +80,7 @@ NOW = Row(
             Query("sum by (reason) (training_gpu_throttled{<gpus>}) > 0", "{{reason}}"),
             width=6,
             unit="short",
-            colors={
-                "power_cap": "blue",
-                "software_thermal": "orange",
-                "hardware_thermal": "red",
-                "power_brake": "red",
-                "hardware_slowdown": "red",
-                "sync_boost": "blue",
-            },
+            colors=HELD_COLORS,
             empty="none",
         ),
         Stat(
@@ -121,11 +117,11 @@ NOW = Row(
                     mappings={0: ("lost", "red"), 1: ("up", "green")},
                     width=50,
                 ),
-                Query(f"{XIDS}{WORST}", "XIDs", decimals=0, thresholds=above(1), width=60),
+                Query(f"({XIDS} or 0 * {LIVES}){WORST}", "XIDs", decimals=0, thresholds=above(1), width=60),
                 Query(f"max {KEY} (training_gpu_xid_last{{<gpus>}} > 0){WORST}", "last XID", width=80),
-                Query(f"{ECC}{WORST}", "ECC", decimals=0, thresholds=above(1), width=60),
+                Query(f"({ECC} or 0 * {LIVES}){WORST}", "ECC", decimals=0, thresholds=above(1), width=60),
                 Query(
-                    f"{HELD}{WORST}",
+                    f"({HELD} or 0 * {LIVES}){WORST}",
                     "held down",
                     unit="percentunit",
                     decimals=0,
@@ -160,9 +156,10 @@ NOW = Row(
             labels={"hostname": 0, "gpu": 50, "run": 0, "rank": 55},
             width=16,
             height=10,
+            hidden=("cluster", "namespace", "instance"),
             sort=("XIDs", "ECC", "held down", "heat"),
             links={"rank": link("ranks", run="run", rank="rank"), "run": link("run", run="run")},
-            empty="no GPU",
+            empty="none",
         ),
         Lanes(
             "Least used GPUs",
@@ -176,6 +173,7 @@ NOW = Row(
             height=10,
             low=0,
             high=1,
+            reverse=True,
         ),
     ),
     height=4,
@@ -209,6 +207,7 @@ GPUS = Row(
             "GPUs whose clocks are held down, by reason.",
             Query("sum by (reason) (training_gpu_throttled{<gpus>})", "{{reason}}"),
             stacked=True,
+            colors=HELD_COLORS,
         ),
         TimeSeries(
             "Tensor cores",
@@ -393,87 +392,6 @@ HOSTS = Row(
             unit="Bps",
         ),
     ),
-)
-
-DCGM = Row(
-    "As dcgm-exporter sees the same GPUs",
-    (
-        Band(
-            "Graphics engine",
-            "Share of time in which it was busy, over the GPUs of our ranks, joined by UUID.",
-            "DCGM_FI_PROF_GR_ENGINE_ACTIVE" + BY_UUID,
-            unit="percentunit",
-            maximum=1,
-            empty="no dcgm-exporter",
-        ),
-        Band(
-            "Tensor cores",
-            "Share of the cycles in which they worked.",
-            "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE" + BY_UUID,
-            unit="percentunit",
-            maximum=1,
-            empty="no dcgm-exporter",
-        ),
-        Band(
-            "Memory temperature",
-            "Which NVML does not tell.",
-            "DCGM_FI_DEV_MEMORY_TEMP" + BY_UUID,
-            unit="celsius",
-            minimum=None,
-            empty="no dcgm-exporter",
-        ),
-        TimeSeries(
-            "Last XID",
-            "Number of the last XID of the eight GPUs with the highest.",
-            Query(
-                f"topk(8, max by (Hostname, gpu) ((DCGM_FI_DEV_XID_ERRORS > 0){BY_UUID}))",
-                "{{Hostname}} GPU {{gpu}}",
-            ),
-            unit="short",
-            empty="none, or no dcgm-exporter",
-        ),
-    ),
-    collapsed=True,
-)
-
-NODE = Row(
-    "As node_exporter sees the same hosts",
-    (
-        Band(
-            "Load",
-            "Over one minute, over the cores.",
-            f"node_load1{BY_NODE}",
-            unit="short",
-            empty="no node_exporter",
-        ),
-        Band(
-            "Waiting for memory",
-            "Share of time in which some task waited for memory (pressure stall information).",
-            f"rate(node_pressure_memory_waiting_seconds_total[$__rate_interval]){BY_NODE}",
-            unit="percentunit",
-            empty="no node_exporter",
-        ),
-        TimeSeries(
-            "Fullest disks",
-            "Share of a file system in use. The eight fullest.",
-            Query(
-                'topk(8, max by (instance, mountpoint) (1 - node_filesystem_avail_bytes{fstype!="tmpfs"}'
-                f" / node_filesystem_size_bytes{BY_NODE}))",
-                "{{instance}} {{mountpoint}}",
-            ),
-            unit="percentunit",
-            maximum=1,
-            empty="no node_exporter",
-        ),
-        Band(
-            "InfiniBand",
-            "Received over a port.",
-            f"rate(node_infiniband_port_data_received_bytes_total[$__rate_interval]){BY_NODE}",
-            unit="Bps",
-            empty="no InfiniBand, or no node_exporter",
-        ),
-    ),
-    collapsed=True,
 )
 
 DASHBOARD = Dashboard(

@@ -34,6 +34,7 @@ BROKEN = Row(
                 Query(IN_RANGE.format("training_gradient_nonfinite_total"), "gradients", thresholds=ANY),
             ),
             decimals=0,
+            width=5,
         ),
         Stat(
             "Gradient norm",
@@ -44,6 +45,7 @@ BROKEN = Row(
             ),
             decimals=2,
             empty="no gradients",
+            width=5,
         ),
         Stat(
             "Update ratio",
@@ -52,6 +54,7 @@ BROKEN = Row(
             unit="percentunit",
             decimals=3,
             empty="unknown",
+            width=5,
         ),
         Stat(
             "Loss scale",
@@ -59,12 +62,14 @@ BROKEN = Row(
             "min(training_loss_scale{<run>})",
             thresholds=((None, "red"), (2, "transparent")),
             empty="no AMP",
+            width=5,
         ),
         Stat(
             "Loss spikes",
             "In the time shown, on the rank that saw most.",
             "max(increase(training_loss_spikes_total{<run>}[$__range]))",
             thresholds=above(1, "orange"),
+            width=4,
             decimals=0,
         ),
         Table(
@@ -80,7 +85,7 @@ BROKEN = Row(
                     "max by (rank, hostname) (last_over_time(run_rank:training_rank:info{<run>}[$__range]))"
                     + EARLIEST
                 ),
-                Query(FIRST + EARLIEST, "step", width=80, thresholds=above(0)),
+                Query(FIRST + EARLIEST, "step", width=80, thresholds=above(0), unit="none"),
             ),
             labels={"rank": 60, "layer": 0, "kind": 90, "hostname": 120},
             width=12,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from grafana.common import ANNOTATIONS, LIMITS, PHASES, RANK_VARIABLES, SELECTORS, STATES, above
 from grafana.dashboard import Dashboard, Row
-from grafana.panels import Band, BarGauge, Lanes, Query, Stat, TimeSeries
+from grafana.panels import Band, BarGauge, Query, Stat, TimeSeries
+from grafana.plots import Lanes
 from grafana.suspects import COUNTS, PHASES_BY_RANK, PLACE, WHO, WHY
 from grafana.tables import Table
 from trainbeacon.catalogue import BY_NAME
@@ -44,6 +45,8 @@ WHO_ROW = Row(
                 "rank {{rank}}: {{cause}}",
             ),
             width=6,
+            unit="percentunit",
+            decimals=0,
             thresholds=((None, "red"),),
             empty="nobody",
         ),
@@ -64,7 +67,7 @@ WHO_ROW = Row(
             "Steps apart",
             "Steps between the rank that is furthest and the one that is last.",
             "max(training_step{<ranks>}) - min(training_step{<ranks>})",
-            width=4,
+            width=5,
             thresholds=above(2, "orange"),
         ),
         WHO,
@@ -78,7 +81,7 @@ WHO_ROW = Row(
                 *(cause(name) for name in BY_NAME["training_self_seconds_total"].labels[0].values),
             ),
             labels={"rank": 50, "hostname": 0},
-            width=8,
+            width=10,
             height=10,
             sort=("costs",),
             empty="no steps",
@@ -95,6 +98,8 @@ OVER_TIME = Row(
             "Share of the run's time lost to waiting for a rank. With more than 48 ranks a lane is the"
             " worst of ten (x) or a hundred (xx). A lane that stands out is the rank to look at.",
             Query("max by (lane) (run_lane:training_self_excess_ratio:max{<run>})", "rank {{lane}}"),
+            low=0,
+            high=5 * LIMITS["straggler_ratio_max"],
         ),
         Lanes(
             "Step time, by rank",
@@ -153,7 +158,7 @@ APART = Row(
         Band(
             "Steps behind",
             "Behind the rank that is furthest.",
-            "scalar(max(run:training_step:max{<run>})) - training_step{<ranks>}",
+            "clamp_min(scalar(max(run:training_step:max{<run>})) - training_step{<ranks>}, 0)",
         ),
         Band(
             "Silence",

@@ -17,7 +17,8 @@ from grafana.common import (
     urgency,
 )
 from grafana.dashboard import Dashboard, Row
-from grafana.panels import Band, BarGauge, Heatmap, Query, Stat, TimeSeries
+from grafana.panels import Band, BarGauge, Query, Stat, TimeSeries
+from grafana.plots import Heatmap
 from grafana.suspects import COUNTS, PHASES_BY_RANK, WHO, WHY
 from grafana.tables import Table
 
@@ -63,7 +64,7 @@ GLANCE = Row(
             empty="not served",
         ),
         WHY,
-        Stat("Step", "Last completed step.", "max(run:training_step:max{<run>})"),
+        Stat("Step", "Last completed step.", "max(run:training_step:max{<run>})", unit="none"),
         Stat(
             "Done",
             "Steps completed of those planned.",
@@ -95,7 +96,7 @@ GLANCE = Row(
                 Query("sum(run:training_samples_per_second:sum{<run>})", "samples/s"),
                 Query("sum(run:training_tokens_per_second:sum{<run>})", "tokens/s"),
             ),
-            width=2,
+            width=3,
         ),
         Table(
             "Firing alerts",
@@ -104,7 +105,7 @@ GLANCE = Row(
                 Query(urgency("<run>"), "severity", mappings=SEVERITIES, width=80),
                 Query(since("<run>"), "since", unit="s", decimals=0, width=80),
             ),
-            width=8,
+            width=10,
             height=10,
             labels={"alertname": 0, "rank": 60},
             sort=("severity", "since"),
@@ -358,11 +359,13 @@ CHECKPOINTS = Row(
             "Age of the last good checkpoint",
             "What a crash now would cost in time.",
             "time() - max(training_checkpoint_last_success_timestamp_seconds{<run>})",
+            empty="no checkpoint yet",
         ),
         TimeSeries(
             "Steps since the last good checkpoint",
             "What a crash now would cost in steps.",
             "max(run:training_step:max{<run>}) - max(training_checkpoint_step{<run>})",
+            empty="no checkpoint yet",
         ),
         TimeSeries(
             "Time spent on checkpoints",
@@ -375,6 +378,7 @@ CHECKPOINTS = Row(
                 ),
             ),
             unit="percentunit",
+            soft_maximum=0.01,
         ),
         TimeSeries(
             "Checkpoints begun and failed",

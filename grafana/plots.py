@@ -1,0 +1,106 @@
+"""Panels of more than lines over time: heatmaps, lanes, and lines over something other than time."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+from grafana.panels import Json, Panel, Query, override
+from grafana.units import unit_of
+
+
+@dataclass(frozen=True)
+class Heatmap(Panel):
+    """How often which value: one query of classic buckets summed by `le`, as a rate. `unit` is the rate's."""
+
+    type: ClassVar[str] = "heatmap"
+    format: ClassVar[str] = "heatmap"
+
+    def _options(self) -> Json:
+        return {
+            "calculate": False,
+            "cellGap": 1,
+            "color": {"mode": "scheme", "scheme": "Blues", "steps": 32, "exponent": 0.5, "reverse": False},
+            "filterValues": {"le": 1e-9},
+            "legend": {"show": False},
+            "rowsFrame": {"layout": "auto"},
+            "tooltip": {"mode": "single", "yHistogram": False},
+            "yAxis": {"axisPlacement": "left", "unit": unit_of(self.targets[0].expr)},
+        }
+
+
+@dataclass(frozen=True)
+class Lanes(Heatmap):
+    """One lane a series, coloured by its value from `low` to `high`; with `reverse` low values glow."""
+
+    _: KW_ONLY
+    low: float | None = None
+    high: float | None = None
+    reverse: bool = False
+
+    format: ClassVar[str] = "time_series"
+
+    def _options(self) -> Json:
+        unit = self.unit or unit_of(self.targets[0].expr)
+        color = {"mode": "scheme", "scheme": "Turbo", "steps": 64, "exponent": 0.5, "reverse": self.reverse}
+        limits = {"min": self.low, "max": self.high}
+        return super()._options() | {
+            "color": color | {name: value for name, value in limits.items() if value is not None},
+            "filterValues": {},
+            "cellValues": {"unit": unit},
+            "legend": {"show": True},
+            "yAxis": {"axisPlacement": "left", "unit": "short", "reverse": True},
+        }
+
+
+@dataclass(frozen=True)
+class Trend(Panel):
+    """Lines of several runs over something other than time: `x` is its expression, `axis` its name.
+
+    Both the query and `x` keep the one label `by`, which names the lines. The rows of both are merged by
+    time, parted by that label and joined again by x.
+    """
+
+    _: KW_ONLY
+    x: str
+    axis: str
+    by: str = "run"
+    log: bool = False
+
+    type: ClassVar[str] = "trend"
+    format: ClassVar[str] = "table"
+    color_mode: ClassVar[str] = "palette-classic"
+    X: ClassVar[str] = "Value #B"
+
+    @property
+    def targets(self) -> tuple[Query, ...]:
+        """The query of the lines, then that of x."""
+        return (Query(str(self.queries), "{{run}}"), Query(self.x, self.axis))
+
+    def _options(self) -> Json:
+        return {
+            "xField": self.X,
+            "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
+            "tooltip": {"mode": "multi", "sort": "none"},
+        }
+
+    def _custom(self) -> Json:
+        scale = {"type": "log", "log": 10} if self.log else {"type": "linear"}
+        return {"lineWidth": 2, "showPoints": "never", "spanNulls": True, "scaleDistribution": scale}
+
+    def _overrides(self) -> list[Json]:
+        x = {"displayName": self.axis, "unit": unit_of(self.x), "custom.axisLabel": self.axis}
+        return [override(self.X, x)]
+
+    def _defaults(self) -> Json:
+        return super()._defaults() | {"displayName": f"${{__field.labels.{self.by}}}"}
+
+    def _transformations(self) -> list[Json]:
+        naming = {"asLabels": True}
+        parts = {"fields": [self.by], "naming": naming, "keepFields": False}
+        return [
+            {"id": "merge", "options": {}},
+            {"id": "organize", "options": {"excludeByName": {"Time": True}}},
+            {"id": "partitionByValues", "options": parts},
+            {"id": "joinByField", "options": {"byField": self.X, "mode": "outer"}},
+        ]
