@@ -93,7 +93,8 @@ def selector_problems(node: Any) -> Iterator[str]:
     for matcher in node.matchers.matchers:
         if matcher.name not in known:
             yield f"{node.name} has no label {matcher.name}"
-        if node.name == "run:training_threshold:max" and matcher.value not in catalogue.THRESHOLDS:
+        known_limits = {*catalogue.THRESHOLDS, "metric:.+_min", "metric:.+_max"}
+        if node.name == "run:training_threshold:max" and matcher.value not in known_limits:
             yield f"no run can set the threshold {matcher.value}"
 
 
@@ -140,7 +141,8 @@ def expression_problems(rule: Rule) -> Iterator[str]:
     functions = {node.func.name for node in nodes if isinstance(node, promql.Call)}
     if functions & {"absent", "absent_over_time"} and rule.get("for", "0s") == "0s":
         yield "absent without for"
-    thresholds = rule["expr"].count("run:training_threshold:max{")
+    # What only the run can know has no default: `metric:<name>_min` and `_max`.
+    thresholds = rule["expr"].count('run:training_threshold:max{name="')
     if len(re.findall(r"run:training_threshold:max\{[^}]*\}\s+or\b", rule["expr"])) != thresholds:
         yield "threshold without a default behind or"
 
