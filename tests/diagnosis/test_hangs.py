@@ -5,8 +5,6 @@ Many more, with random victims: `python -m tests.diagnosis.hangs`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.diagnosis.hangs import CLASS_OF, EVIDENCE_OF, KINDS, Injection, Outcome, inject_all
@@ -26,11 +24,11 @@ INJECTIONS = {
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> Iterator[dict[str, Outcome]]:
+def outcomes() -> dict[str, Outcome]:
     """What came of each kind."""
     if stack.find("promtool") is None:
         pytest.skip("no promtool")
-    yield {outcome.injection.kind: outcome for outcome in inject_all([*INJECTIONS.values()])}
+    return {outcome.injection.kind: outcome for outcome in inject_all([*INJECTIONS.values()])}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mismatched"])
@@ -39,7 +37,8 @@ def test_rules_name_the_victim_and_nobody_else(kind: str, outcomes: dict[str, Ou
     outcome = outcomes[kind]
     assert ({INJECTIONS[kind].victim}, CLASS_OF[kind]) == (set(outcome.named), outcome.hang_class), outcome
     assert "right" == outcome.verdict
-    assert outcome.seconds is not None and outcome.seconds <= 120
+    assert outcome.seconds is not None
+    assert outcome.seconds <= 120
 
 
 def test_missing_rank_is_named_as_such(outcomes: dict[str, Outcome]) -> None:

@@ -128,7 +128,8 @@ class CollectivesProbe:
         self._dropped = 0
         self._names: dict[Key, str] = {}
         self._standing: dict[Key, tuple[Counts, float]] = {}
-        self._settled: dict[Key, Counts] = {}
+        self._ended: dict[Key, int] = {}  # the highest number that is known to have ended
+        self._settled: set[Key] = set()
         self._next_reading = -math.inf
         self.groups: tuple[Progress, ...] = ()
 
@@ -191,38 +192,39 @@ class CollectivesProbe:
     # The counts
 
     def _judge(self, recorder: FlightRecorder, counts: dict[Key, Counts]) -> dict[Key, Counts]:
-        """The counts, corrected for what the list of collectives knows better."""
+        """The counts, corrected for what is known better: a number that ended once has ended for good."""
         now = self._clock()
         for key, count in counts.items():
+            self._ended[key] = max(self._ended.get(key, 0), count.completed)
             before = self._standing.get(key)
             if before is None or before[0] != count:
                 self._standing[key] = (count, now)
-                self._settled.pop(key, None)
-        unnamed = counts.keys() - self._names.keys()
-        if (unnamed or any(self._is_doubtful(key, now) for key in counts)) and now >= self._next_reading:
+                self._settled.discard(key)
+        doubtful = {key for key in counts if self._is_doubtful(key, now)}
+        if (doubtful or counts.keys() - self._names.keys()) and now >= self._next_reading:
             begun = time.perf_counter()
-            self._read(recorder.entries(), counts)
+            self._read(recorder.entries(), counts, doubtful)
             self._next_reading = self._clock() + PAUSE_FACTOR * (time.perf_counter() - begun)
-        return {key: self._settled.get(key, count) for key, count in counts.items()}
+        return {key: Counts(count.enqueued, self._ended[key]) for key, count in counts.items()}
 
     def _is_doubtful(self, key: Key, now: float) -> bool:
         count, since = self._standing[key]
-        seems_to_wait = count.completed < count.enqueued and key not in self._settled
+        seems_to_wait = self._ended[key] < count.enqueued and key not in self._settled
         return seems_to_wait and now - since >= SETTLE_SECONDS
 
-    def _read(self, entries: dict[str, list[dict[str, Any]]], counts: dict[Key, Counts]) -> None:
+    def _read(
+        self, entries: dict[str, list[dict[str, Any]]], counts: dict[Key, Counts], doubtful: set[Key]
+    ) -> None:
         """Learn from the list how the groups are called, and which collectives have really not ended."""
         is_open: set[Key] = set()
-        for source, key, entry in _keyed(entries):
-            self._names[source, key] = str(entry["process_group"][0])
+        for source, number, entry in _keyed(entries):
+            self._names[source, number] = str(entry["process_group"][0])
             if entry.get("retired") is False and not entry.get("is_p2p"):
-                is_open.add((source, key))
-        now = self._clock()
-        for known in counts:
-            if self._is_doubtful(known, now):
-                count = counts[known]
-                done = count.completed if known in is_open else count.enqueued
-                self._settled[known] = Counts(count.enqueued, done)
+                is_open.add((source, number))
+        for key in doubtful:
+            self._settled.add(key)
+            if key not in is_open:
+                self._ended[key] = counts[key].enqueued
 
     def _sum(self, counts: dict[Key, Counts]) -> dict[str, Counts]:
         """By torch's name of the group: of one source the newest of that name, over the sources the sum."""

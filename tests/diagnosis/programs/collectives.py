@@ -1,0 +1,136 @@
+"""What the probe of the collectives makes of real gloo groups: `python collectives.py`, prints JSON a rank.
+
+Three forked ranks go through collectives of each sort and say after each what the probe has recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+
+import torch
+from torch import distributed
+
+from trainbeacon.demo.launch import free_port
+from trainbeacon.probes.collectives import COMPLETED, ENQUEUED, CollectivesProbe
+from trainbeacon.testing import FakeClock
+
+RANKS = 3
+Seen = dict[str, tuple[float | None, float | None]]
+
+
+class Looks:
+    """A probe with what it recorded, a look of which can be named."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], float] = {}
+        self._clock = FakeClock()
+        self._probe = CollectivesProbe(self._record, lambda _: None, self._clock)
+        self.seen: dict[str, Seen] = {}
+
+    def _record(self, metric: str, group: str, value: float | None) -> None:
+        if value is None:
+            self._counts.pop((metric, group), None)
+        else:
+            self._counts[metric, group] = value
+
+    def look(self, name: str, after: float = 20) -> None:
+        """Record what the probe sees, so many seconds after the last look."""
+        self._clock.advance(after)
+        self._probe.look()
+        groups = {group for _, group in self._counts}
+        self.seen[name] = {
+            group: (self._counts.get((ENQUEUED, group)), self._counts.get((COMPLETED, group)))
+            for group in sorted(groups)
+        }
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a moment that is a matter of milliseconds."""
+    end = time.monotonic() + 20
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+
+
+def rank(own: int, looks: Looks, port: int, mark: str) -> None:
+    """What a rank does."""
+    looks.look("before")
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=own, world_size=RANKS)
+    tensor = torch.ones(4)
+    looks.look("none yet")
+    distributed.all_reduce(tensor)
+    distributed.barrier()
+    looks.look("two")
+    works = [distributed.all_reduce(part, async_op=True) for part in (torch.ones(3_000_000), torch.ones(1))]
+    for work in works:
+        work.wait()
+    looks.look("out of order, at once", after=1)
+    looks.look("out of order, settled")
+    if own == 0:
+        work = distributed.all_reduce(tensor, async_op=True)
+        looks.look("others are missing")
+        looks.look("others are still missing")
+        open(mark, "w").close()
+        work.wait()
+    else:
+        until(lambda: os.path.exists(mark))
+        distributed.all_reduce(tensor)
+    groups(own, looks)
+    if own == 0:
+        distributed.send(tensor, 1)
+    elif own == 1:
+        distributed.recv(tensor, 0)
+    distributed.all_reduce(tensor)
+    looks.look("after a send")
+    distributed.destroy_process_group()
+    looks.look("destroyed")
+    distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port + 1}", rank=own, world_size=RANKS
+    )
+    distributed.all_reduce(tensor)
+    looks.look("made again")
+
+
+def groups(own: int, looks: Looks) -> None:
+    """Groups with the same ranks, of some ranks, and one that is destroyed and made again."""
+    everybody = [0, 1, 2]
+    twins = [distributed.new_group(everybody, group_desc="fsdp") for _ in range(2)]
+    pair = distributed.new_group([0, 2], group_desc="dp")
+    distributed.new_group([1])  # of one rank: nothing to wait for
+    distributed.all_reduce(torch.ones(1), group=twins[1])
+    if own in (0, 2):
+        distributed.all_reduce(torch.ones(1), group=pair)
+        distributed.all_reduce(torch.ones(1), group=pair)
+    distributed.barrier(group=twins[1])
+    looks.look("groups")
+    if own in (0, 2):
+        distributed.destroy_process_group(pair)
+    looks.look("one is gone")
+    pair = distributed.new_group([0, 2], group_desc="dp")
+    if own in (0, 2):
+        distributed.all_reduce(torch.ones(1), group=pair)
+    looks.look("one is back")
+
+
+def main() -> None:
+    """Fork the ranks and print what each saw."""
+    port, mark = free_port(), os.path.join(os.environ["SCRATCH"], "mark")
+    pipes = []
+    for own in range(RANKS):
+        end, other = os.pipe()
+        if os.fork() == 0:
+            looks = Looks()
+            try:
+                rank(own, looks, port, mark)
+            finally:
+                os.write(other, json.dumps(looks.seen).encode())
+                os._exit(0)
+        os.close(other)
+        pipes.append(end)
+    print(json.dumps([json.loads(os.fdopen(pipe).read()) for pipe in pipes]))
+
+
+if __name__ == "__main__":
+    main()
