@@ -192,10 +192,9 @@ class Hooks:
         self._replace(clip_grad, name, clip)
 
     def _clipped(self, max_norm: float, total_norm: Any) -> None:
-        if hasattr(total_norm, "full_tensor"):  # sharded: to read all of it may take a collective
-            total_norm = self._numerics.clipped(total_norm)
-            if total_norm is None:
-                return
+        total_norm = self._numerics.clipped(total_norm)
+        if total_norm is None:  # sharded, and to read all of it would take a collective
+            return
         self._norm_seen = True
         self._recorder.gradient_norm(total_norm, None if on_device(max_norm) else float(max_norm))
 

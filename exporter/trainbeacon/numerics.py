@@ -104,22 +104,34 @@ class Numerics:
             self._norms.after_step()
 
     def clipped(self, norm: Any) -> Any:
-        """What clipping worked out of sharded gradients: the norm if it is whole here, else None.
+        """Clipping worked out this norm and has not scaled anything yet.
 
-        A part of it is recorded as the square that the ranks' parts add up from.
+        Returns:
+            The norm, or None if this rank knows only a part of it, which is recorded as a square then.
         """
-        placements = norm.placements
-        if all(placement.is_replicate() for placement in placements):
-            return local(norm)
-        if all(getattr(each, "norm_type", 2 if each.is_replicate() else 0) == 2 for each in placements):
-            mesh = norm.device_mesh
-            held = 1
-            for dim, each in enumerate(placements):
-                held *= mesh.size(dim) if each.is_replicate() else 1
-            part = local(norm).double()
-            share = part * part / held
-            self._set("training_gradient_squared_norm", share if on_device(share) else float(share.item()))
-        return None
+        if is_sharded(norm):
+            if not all(placement.is_replicate() for placement in norm.placements):
+                self._take_part(norm)
+                return None
+            norm = local(norm)
+        if on_device(norm) or str(getattr(norm, "device", "cpu")) != "cpu":
+            return norm
+        number = float(norm)
+        if not isfinite(number):
+            self._gradient_is_bad()
+        return number
+
+    def _take_part(self, norm: Any) -> None:
+        """The rank's own part of an L2 norm; parts of another norm do not add up."""
+        held = 1
+        for dim, placement in enumerate(norm.placements):
+            if placement.is_replicate():
+                held *= norm.device_mesh.size(dim)
+            elif getattr(placement, "norm_type", 0) != 2:
+                return
+        part = local(norm).double()
+        share = part * part / held
+        self._set("training_gradient_squared_norm", share if on_device(share) else float(share.item()))
 
     # The first NaN
 

@@ -37,7 +37,9 @@ RULES = [
 GROUPS = ["trainbeacon-identity", "trainbeacon-numerics", "trainbeacon-quality"]
 NAMED = "run_rank:training_nonfinite_origin:info"
 GRADIENT_NORM = "run:training_gradient_norm:total"
+SQUARES = "training_gradient_squared_norm"
 PARAMETER_NORM = "run:training_parameter_norm:total"
+RECORDED = (NAMED, GRADIENT_NORM, PARAMETER_NORM)
 START_SECONDS, RUN_SECONDS = 90, 5
 
 Labels = dict[str, str]
@@ -54,6 +56,7 @@ class Outcome:
         named: ranks that are named, with layer and kind.
         norms: recorded norms of the whole run, by the name of the rule.
         truth: the true ones, from the rank program.
+        shares: ranks that serve a square of their own shards' gradients.
     """
 
     fault: Fault
@@ -64,6 +67,7 @@ class Outcome:
     named: tuple[tuple[int, str, str], ...]
     norms: dict[str, float]
     truth: dict[str, float]
+    shares: int
 
 
 def inject(
@@ -93,7 +97,7 @@ def inject_all(faults: Sequence[Fault], world_size: int) -> list[Outcome]:
         ]
         truths = _train(named, world_size, folder)
         series = _scrape(folder)
-    found = {name: _evaluate(series, name) for name in (NAMED, GRADIENT_NORM, PARAMETER_NORM)}
+    found = _evaluate(series)
     return [
         _judge(fault, world_size, series, found, truth) for fault, truth in zip(named, truths, strict=True)
     ]
@@ -131,8 +135,8 @@ def _scrape(folder: Path) -> list[tuple[str, Labels, float]]:
     ]
 
 
-def _evaluate(series: Sequence[tuple[str, Labels, float]], expression: str) -> list[tuple[Labels, float]]:
-    """What an expression yields over the shipped rules, by promtool."""
+def _evaluate(series: Sequence[tuple[str, Labels, float]]) -> dict[str, list[tuple[Labels, float]]]:
+    """What the shipped rules record, by promtool; by the name of the rule."""
     promtool = stack.find("promtool")
     if promtool is None:
         raise FileNotFoundError("promtool")
@@ -150,6 +154,7 @@ def _evaluate(series: Sequence[tuple[str, Labels, float]], expression: str) -> l
                 "promql_expr_test": [
                     # The one sample that is expected makes promtool tell all that there are.
                     {"expr": expression, "eval_time": "30s", "exp_samples": [{"labels": "x", "value": 0}]}
+                    for expression in RECORDED
                 ],
             }
         ],
@@ -158,15 +163,20 @@ def _evaluate(series: Sequence[tuple[str, Labels, float]], expression: str) -> l
         yaml.safe_dump(text, file)
         file.flush()
         done = subprocess.run(
-            [promtool, "test", "rules", file.name], capture_output=True, text=True, timeout=60, check=False
+            [promtool, "test", "rules", file.name], capture_output=True, text=True, timeout=120, check=False
         )
-    output = done.stdout + done.stderr
-    if "got:" not in output:
+    output = (done.stdout + done.stderr).replace('\\"', '"')  # older versions quote the labels
+    parts = output.split("got:")[1:]
+    if len(parts) != len(RECORDED):
         raise RuntimeError(output)
-    got = output.replace('\\"', '"').split("got:")[1]  # older versions quote the labels
+    return dict(zip(RECORDED, map(_samples, parts), strict=True))
+
+
+def _samples(text: str) -> list[tuple[Labels, float]]:
     return [
         (dict(re.findall(r'(\w+)="([^"]*)"', sample.group(1))), float(sample.group(2)))
-        for sample in re.finditer(r'\{([^{}]*)\}"? (?:Sample:)?(\S+?)[,}]*\s', got + "\n")
+        for sample in re.finditer(r'\{([^{}]*)\}"? (?:Sample:)?(\S+?)[,}]*\s', text + "\n")
+        if "run=" in sample.group(1)
     ]
 
 
@@ -209,6 +219,7 @@ def _judge(
         tuple(sorted(named)),
         norms,
         truth,
+        [(name, labels["run"]) for name, labels, _ in series].count((SQUARES, fault.run)),
     )
 
 

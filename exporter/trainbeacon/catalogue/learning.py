@@ -148,15 +148,18 @@ _GRADIENTS = (
         "training_nonfinite_first_step",
         "gauge",
         "",
-        "Step in which this rank first saw a NaN or infinity: a loss, a gradient norm or a layer's gradient.",
+        "Step in which this rank last began to see NaN or infinity: in a loss, a weight or a gradient.",
     ),
     Metric(
         "gradients and weights",
         "training_nonfinite_info",
         "info",
         "",
-        "Where this rank first saw a NaN or infinity.",
-        facts(layer="first module of the model that had it", kind="loss, activation, gradient or weight"),
+        "Where the NaN or infinity of that step was first seen.",
+        facts(
+            layer="module in which it arose, a..b for one of several, empty where that is not known",
+            kind="weight, input, activation, loss, gradient, or reduced: in the average over ranks only",
+        ),
     ),
 )
 

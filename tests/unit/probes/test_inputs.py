@@ -28,7 +28,7 @@ def probe() -> tuple[InputProbe, Gauges, FakeClock, list[int]]:
     clock = FakeClock()
 
     def set_gauge(metric: str, value: float, *labels: str) -> None:
-        gauges[(metric.removeprefix("training_"), *labels)] = value
+        gauges[(metric, *labels)] = value
 
     return InputProbe(set_gauge, lambda: dropped.append(1), clock), gauges, clock, dropped
 
@@ -44,10 +44,12 @@ def test_the_statistics_are_those_of_the_batch(kind: str) -> None:
     looked.take(made.numpy() if kind == "numpy" else made, "raw", None)
     for column in range(2):
         present = made[:, column][~made[:, column].isnan()].double()
-        assert gauges["input_mean", str(column), "raw"] == pytest.approx(present.mean().item())
-        assert gauges["input_stddev", str(column), "raw"] == pytest.approx(present.std(correction=0).item())
-    assert gauges["input_missing_ratio", "1", "raw"] == 0.25
-    assert gauges["input_missing_ratio", "0", "raw"] == 0.0
+        assert gauges["training_input_mean", str(column), "raw"] == pytest.approx(present.mean().item())
+        assert gauges["training_input_stddev", str(column), "raw"] == pytest.approx(
+            present.std(correction=0).item()
+        )
+    assert gauges["training_input_missing_ratio", "1", "raw"] == 0.25
+    assert gauges["training_input_missing_ratio", "0", "raw"] == 0.0
 
 
 def test_columns_of_images_are_their_channels() -> None:
@@ -56,7 +58,11 @@ def test_columns_of_images_are_their_channels() -> None:
     images[:, 1] = 2.0
     looked, gauges, _, _ = probe()
     looked.take(images, "prepared", None)
-    assert [gauges["input_mean", str(channel), "prepared"] for channel in range(3)] == [0.0, 2.0, 0.0]
+    assert [gauges["training_input_mean", str(channel), "prepared"] for channel in range(3)] == [
+        0.0,
+        2.0,
+        0.0,
+    ]
 
 
 def test_drift_is_told_in_deviations_of_the_first_batches() -> None:
@@ -65,12 +71,12 @@ def test_drift_is_told_in_deviations_of_the_first_batches() -> None:
     generator = numpy.random.default_rng(1)
     for _ in range(REFERENCE_BATCHES):
         looked.take({"age": generator.normal(40.0, 5.0, 500)}, "prepared", None)
-    assert ("input_drift", "age") not in gauges
+    assert ("training_input_drift", "age") not in gauges
     for shift, expected in ((0.0, 0.0), (10.0, 2.0)):
         for _ in range(40):
             clock.advance(100)
             looked.take({"age": generator.normal(40.0 + shift, 5.0, 500)}, "prepared", None)
-        assert gauges["input_drift", "age"] == pytest.approx(expected, abs=0.1)
+        assert gauges["training_input_drift", "age"] == pytest.approx(expected, abs=0.1)
 
 
 def test_classes_are_shares_of_the_samples_of_late() -> None:
@@ -79,11 +85,11 @@ def test_classes_are_shares_of_the_samples_of_late() -> None:
     for _ in range(20):
         clock.advance(100)
         looked.take({}, "prepared", torch.tensor([0, 0, 0, 1]))
-    assert gauges["class_ratio", "0"] == pytest.approx(0.75)
+    assert gauges["training_class_ratio", "0"] == pytest.approx(0.75)
     for _ in range(80):
         clock.advance(100)
         looked.take({}, "prepared", numpy.array([1, 1, 2, 2]))
-    assert [round(gauges["class_ratio", name], 3) for name in "012"] == [0.0, 0.5, 0.5]
+    assert [round(gauges["training_class_ratio", name], 3) for name in "012"] == [0.0, 0.5, 0.5]
 
 
 def test_names_are_bounded_and_counted() -> None:
@@ -92,8 +98,8 @@ def test_names_are_bounded_and_counted() -> None:
     for _ in range(3):
         clock.advance(100)
         looked.take({f"f{n}": torch.ones(5) for n in range(6)}, "raw", torch.arange(12))
-    assert {labels[1] for labels in gauges if labels[0] == "input_mean"} == {"f0", "f1", "f2", "f3"}
-    assert len([labels for labels in gauges if labels[0] == "class_ratio"]) == 10
+    assert {labels[1] for labels in gauges if labels[0] == "training_input_mean"} == {"f0", "f1", "f2", "f3"}
+    assert len([labels for labels in gauges if labels[0] == "training_class_ratio"]) == 10
     assert len(dropped) == 4
 
 
@@ -103,18 +109,18 @@ def test_after_the_first_batches_it_looks_seldom(monkeypatch: pytest.MonkeyPatch
     for _ in range(REFERENCE_BATCHES + 1):
         looked.take(torch.ones(5), "prepared", None)
     looked.take(torch.full((5,), 9.0), "prepared", None)
-    assert gauges["input_mean", "0", "prepared"] == 1.0
+    assert gauges["training_input_mean", "0", "prepared"] == 1.0
     clock.advance(LEAST_INTERVAL)
     original = inputs._summary
     monkeypatch.setattr(inputs, "_summary", lambda values: clock.advance(0.01) or original(values))
     looked.take(torch.full((5,), 9.0), "prepared", None)
-    assert gauges["input_mean", "0", "prepared"] == 9.0
+    assert gauges["training_input_mean", "0", "prepared"] == 9.0
     clock.advance(19.0)
     looked.take(torch.full((5,), 3.0), "prepared", None)
-    assert gauges["input_mean", "0", "prepared"] == 9.0
+    assert gauges["training_input_mean", "0", "prepared"] == 9.0
     clock.advance(1.5)
     looked.take(torch.full((5,), 3.0), "prepared", None)
-    assert gauges["input_mean", "0", "prepared"] == 3.0
+    assert gauges["training_input_mean", "0", "prepared"] == 3.0
 
 
 @pytest.mark.parametrize(

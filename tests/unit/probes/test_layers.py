@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from pathlib import Path
@@ -26,7 +27,7 @@ Gauges = dict[tuple[str, str], float | None]
 
 def model_of(widths: tuple[int, ...]) -> nn.Sequential:
     torch.manual_seed(5)
-    pairs = zip(widths, widths[1:], strict=False)
+    pairs = itertools.pairwise(widths)
     return nn.Sequential(*[part for pair in pairs for part in (nn.Linear(*pair), nn.ReLU())])
 
 
@@ -38,7 +39,7 @@ def probe(model: nn.Module, clock: Any = None) -> tuple[LayerProbe, Gauges]:
     gauges: Gauges = {}
 
     def set_gauge(metric: str, layer: str, number: float | None) -> None:
-        gauges[metric.removeprefix("training_layer_"), layer] = number
+        gauges[metric, layer] = number
 
     return LayerProbe(
         layers_of(model), lambda _, number, take: take(number), set_gauge, clock or FakeClock()
@@ -56,11 +57,11 @@ def test_the_numbers_are_those_of_torch() -> None:
         weights = torch.cat([parameter.detach().flatten() for parameter in parameters]).double()
         gradient = torch.cat([parameter.grad.flatten() for parameter in parameters]).double()
         expected = {
-            "gradient_norm": gradient.norm(),
-            "gradient_mean": gradient.mean(),
-            "zero_ratio": (gradient == 0).double().mean(),
-            "weight_norm": weights.norm(),
-            "weight_stddev": weights.std(correction=0),
+            "training_layer_gradient_norm": gradient.norm(),
+            "training_layer_gradient_mean": gradient.mean(),
+            "training_layer_zero_ratio": (gradient == 0).double().mean(),
+            "training_layer_weight_norm": weights.norm(),
+            "training_layer_weight_stddev": weights.std(correction=0),
         }
         for metric, number in expected.items():
             assert gauges[metric, name] == pytest.approx(number.item(), rel=1e-4, abs=1e-7), metric
