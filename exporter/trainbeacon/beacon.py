@@ -448,6 +448,7 @@ class Beacon:
         if number < 0:
             raise ValueError(f"step={number} is no number of a step: give a whole number from 0")
         self.timeline.resume_at(number)
+        self.recorder.set("training_checkpoint_step", number)
         if self._goodput is not None:
             self._goodput.resumed(path)
 

@@ -101,6 +101,7 @@ def test_state_is_kept_beside_the_first_checkpoint(tmp_path: Path) -> None:
     assert (first.began, 9, 9) == (second.began, second.step, second.furthest)
     assert 3.0 == box(tmp_path).number("training_lost_steps_total")
     assert second.of("idle") > 0.0
+    assert 5.0 == box(tmp_path).number("training_checkpoint_step")  # what a crash would go back to
 
 
 @pytest.mark.parametrize(("resumed", "lost"), [(None, 4.0), (0, 10.0), (8, 2.0), (10, 0.0)])
