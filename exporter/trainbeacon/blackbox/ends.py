@@ -17,6 +17,8 @@ from . import format as layout
 from .writer import own_boxes
 
 INTERVAL_SECONDS = 0.05
+#: Boxes that are watched at once; each takes a descriptor.
+_MOST_WATCHED = 256
 
 #: A file of the directory: its name and inode.
 Key = tuple[str, int]
@@ -54,7 +56,8 @@ class Ends:
         """What a look at the directory found: the boxes whose locks are held, and all that are there."""
         now = time.time()
         for key in held:
-            self._held.setdefault(key, now)
+            if key in self._held or len(self._held) < _MOST_WATCHED:
+                self._held.setdefault(key, now)
             self._noted.pop(key, None)  # a process that lost its lock by accident took it again
         kept = set(present)
         for known in (self._held, self._noted):
