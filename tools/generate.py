@@ -37,7 +37,14 @@ def chart() -> Mapping[str, str]:
     return {**files, f"{chart.CHART}/README.md": chart.values_table(), **chart.manifests(files)}
 
 
-GENERATORS: tuple[Callable[[], Mapping[str, str]], ...] = (metrics_reference, dashboards, chart)
+def compose() -> Mapping[str, str]:
+    """The configurations of compose, from those that are shipped."""
+    from tools.compose import compose_files
+
+    return compose_files()
+
+
+GENERATORS: tuple[Callable[[], Mapping[str, str]], ...] = (metrics_reference, dashboards, chart, compose)
 
 #: Nothing but generated files lives here: what no generator names any more is out of date.
 OWNED = (
