@@ -88,6 +88,7 @@ class Outcome:
         hang_class: the number that `run:training_hang:class` ended with.
         evidence: by rank, the class that its file says.
         odd: ranks that are in another operation than the most, by the evidence files.
+        open: by rank and group, the collectives that had begun and not ended at the last scrape.
         held: by rank, the stacks that the timer wrote while its interpreter was held.
     """
 
@@ -98,6 +99,7 @@ class Outcome:
     hang_class: int | None
     evidence: Mapping[int, str] = field(default_factory=dict)
     odd: tuple[int, ...] = ()
+    open: Mapping[tuple[int, str], int] = field(default_factory=dict)
     held: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -233,7 +235,27 @@ def _judge(run: _Run, haste: float) -> Outcome:
     documents = store.read(str(run.folder / "evidence"))
     evidence = {int(document["rank"]): str(document["class"]) for document in documents}
     held = _held(run.folder / "evidence")
-    return Outcome(injection, verdict, seconds, last, hang_class, evidence, _odd(documents), held)
+    return Outcome(
+        injection,
+        verdict,
+        seconds,
+        last,
+        hang_class,
+        evidence,
+        _odd(documents),
+        _open(run.scrapes[-1][1]),
+        held,
+    )
+
+
+def _open(scrape: Mapping[Key, float]) -> dict[tuple[int, str], int]:
+    found = {}
+    for (name, labels), enqueued in scrape.items():
+        if name == "training_collectives_enqueued_total":
+            completed = scrape["training_collectives_completed_total", labels]
+            named = dict(labels)
+            found[int(named["rank"]), named["group"]] = int(enqueued - completed)
+    return found
 
 
 def _held(folder: Path) -> dict[int, str]:
@@ -330,6 +352,13 @@ def draw(count: int, seed: int) -> list[Injection]:
     return found
 
 
+def _line(outcome: Outcome) -> str:
+    opened = {f"{rank} {group}": number for (rank, group), number in outcome.open.items()}
+    return json.dumps(
+        {**vars(outcome), "injection": asdict(outcome.injection), "open": opened, "held": [*outcome.held]}
+    )
+
+
 def main() -> int:
     """Print every outcome and the rates; 1 if anything was named wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -343,7 +372,7 @@ def main() -> int:
     for first in range(0, len(injections), options.at_once):
         for outcome in inject_all(injections[first : first + options.at_once], haste=options.haste):
             outcomes.append(outcome)
-            print(outcome.verdict, json.dumps({**asdict(outcome), "held": [*outcome.held]}), flush=True)
+            print(outcome.verdict, _line(outcome), flush=True)
     for kind in (*KINDS, "healthy"):
         chosen = [outcome for outcome in outcomes if outcome.injection.kind == kind]
         verdicts = [outcome.verdict for outcome in chosen]

@@ -42,8 +42,12 @@ def test_rules_name_the_victim_and_nobody_else(kind: str, outcomes: dict[str, Ou
 
 
 def test_missing_rank_is_named_as_such(outcomes: dict[str, Outcome]) -> None:
-    """The reason is the collective that the rank has not joined, though others wait in two groups."""
-    assert {2: 6} == outcomes["skipped"].named
+    """The reason is the collective that the rank has not joined, though it is in two groups."""
+    outcome = outcomes["skipped"]
+    default = "default:0-3"
+    assert {2: 6} == outcome.named
+    assert {0: 2, 1: 2, 2: 0, 3: 2} == {rank: outcome.open[rank, default] for rank in range(4)}
+    assert {0} == {opened for (_, group), opened in outcome.open.items() if group != default}
 
 
 def test_collectives_that_do_not_match_are_a_class_of_their_own(outcomes: dict[str, Outcome]) -> None:

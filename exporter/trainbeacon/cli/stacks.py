@@ -212,13 +212,17 @@ def _ask(box: Box, directory: str) -> bool:
     """Have a live rank write its stacks, if its box says that it has a handler. Returns whether it did."""
     from trainbeacon.evidence.asked import SIGNAL_SLOT
 
-    told = [(labels[0], number) for (metric, labels), number in box.values.items() if metric == SIGNAL_SLOT]
+    told = [
+        (labels[0], number)
+        for (metric, labels), number in box.values.items()
+        if metric == SIGNAL_SLOT and labels
+    ]
     problem = _obstacle(box)
     if problem is None and not told:
         problem = "it has no handler: start the run with stacks_signal='SIGUSR1'"
     if problem is None:
         path, number = told[-1]
-        problem = _signal(box, directory, path, int(number))
+        problem = _signal(box, directory, path, number)
     if problem is not None:
         print(f"rank {box.identity.rank}: {problem}; or on its host: py-spy dump --pid {box.identity.pid}")
     return problem is None
@@ -236,7 +240,7 @@ def _obstacle(box: Box) -> str | None:
     return None
 
 
-def _signal(box: Box, directory: str, path: str, number: int) -> str | None:
+def _signal(box: Box, directory: str, path: str, number: float) -> str | None:
     """Send the signal and print what the handler writes. Returns what went wrong."""
     try:
         with _open_answer(path) as file:
@@ -249,7 +253,7 @@ def _signal(box: Box, directory: str, path: str, number: int) -> str | None:
                 if not allowed or box.name not in {each.name for each in _boxes(directory) if each.held}:
                     return "its box is not to be trusted, or it has just ended"
                 before = file.seek(0, os.SEEK_END)
-                signal.pidfd_send_signal(process, number)
+                signal.pidfd_send_signal(process, int(number))
             finally:
                 os.close(process)
             text = _answer(file, before)
