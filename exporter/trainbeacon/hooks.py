@@ -16,6 +16,7 @@ from trainbeacon.identity import Identity
 from trainbeacon.identity.devices import visible_gpu
 from trainbeacon.numerics import Numerics
 from trainbeacon.probes.backward import announced
+from trainbeacon.probes.device_phases import DevicePhases
 from trainbeacon.probes.waits import replica_in, see_waits
 from trainbeacon.recorder import Recorder
 from trainbeacon.scalars import on_device
@@ -51,6 +52,7 @@ class Hooks:
         self._scale: float | None = None  # after the last update
         self._scale_at = recorder.at("training_loss_scale")
         self._rate_at = [recorder.at("training_learning_rate", str(group)) for group in range(_MOST_GROUPS)]
+        self._device = self._device_phases(model)
         self._hides = False  # whether the backward pass of the last forward hides collectives
         self._numerics = Numerics(recorder, model, next(iter(optimizers), None), scaler)
         self._removals.append(self._numerics.remove)
@@ -73,18 +75,25 @@ class Hooks:
         while self._removals:
             self._removals.pop()()
 
+    def _device_phases(self, model: Any) -> DevicePhases | None:
+        """What takes device events, if the model is on a device that has some."""
+        parameters = islice(model.parameters(), 1) if hasattr(model, "parameters") else ()
+        return self._recorder.device_phases if any(map(on_device, parameters)) else None
+
     # The model
 
     def _watch_model(self, model: torch.nn.Module) -> None:
         from torch.compiler import is_compiling
 
         replica = self._guard("hooks", replica_in, model)
-        see, error = self._timeline.see, self._recorder.error
+        see, error, device = self._timeline.see, self._recorder.error, self._device
 
         def forward_begins(module: Any, inputs: Any) -> None:
             if not is_compiling() and module.training:
                 try:
                     see(FORWARD)
+                    if device is not None:
+                        device.begin("forward")
                     if replica is not None:
                         self._hides = replica.require_backward_grad_sync  # not inside no_sync()
                 except Exception as problem:  # noqa: BLE001 - the boundary, as in `guard`, without its calls
@@ -94,6 +103,8 @@ class Hooks:
             if not is_compiling() and module.training:
                 try:
                     see(OTHER)
+                    if device is not None:
+                        device.end()
                 except Exception as problem:  # noqa: BLE001 - as above
                     error("hooks", problem)
 
@@ -105,11 +116,14 @@ class Hooks:
         """See every `backward()` begin and end. A hook on the model's output would cost ten times as much."""
         import torch
 
-        timeline, error = self._timeline, self._recorder.error
+        timeline, error, device = self._timeline, self._recorder.error, self._device
 
         def begins() -> bool:
             try:
-                return timeline.begin_backward()
+                outermost = timeline.begin_backward()
+                if device is not None and outermost:
+                    device.begin("backward")
+                return outermost
             except Exception as problem:  # noqa: BLE001 - as above
                 error("hooks", problem)
                 return False
@@ -117,6 +131,8 @@ class Hooks:
         def ends() -> None:
             try:
                 timeline.end_backward(hides=self._hides)
+                if device is not None:
+                    device.end()
             except Exception as problem:  # noqa: BLE001 - as above
                 error("hooks", problem)
 
@@ -140,13 +156,21 @@ class Hooks:
 
         probe = self._numerics if counts else None
 
-        def step_begins(*_: Any) -> None:
-            if not is_compiling():
-                self._guard("hooks", self._before_step, probe)
+        before, after, error = self._before_step, self._after_step, self._recorder.error
 
-        def step_ends(*_: Any) -> None:
+        def step_begins(stepped: Any, inputs: Any, keywords: Any) -> None:
             if not is_compiling():
-                self._guard("hooks", self._after_step, optimizer, probe)
+                try:
+                    before(probe)
+                except Exception as problem:  # noqa: BLE001 - as above
+                    error("hooks", problem)
+
+        def step_ends(stepped: Any, inputs: Any, keywords: Any) -> None:
+            if not is_compiling():
+                try:
+                    after(optimizer, probe)
+                except Exception as problem:  # noqa: BLE001 - as above
+                    error("hooks", problem)
 
         self._removals.append(optimizer.register_step_pre_hook(step_begins).remove)
         self._removals.append(optimizer.register_step_post_hook(step_ends).remove)
@@ -157,10 +181,15 @@ class Hooks:
             norm = probe.before_step(norm_is_known=self._norm_seen)
             if norm is not None:
                 self._recorder.gradient_norm(norm)
+            if self._device is not None:
+                self._device.begin("optimizer")
 
     def _after_step(self, optimizer: torch.optim.Optimizer, probe: Numerics | None) -> None:
         if probe is None:
             return
+        if self._device is not None:
+            self._device.end()
+            self._device.step_over()
         probe.after_step()
         self._norm_seen = False
         slots = self._recorder.writer.slots

@@ -116,7 +116,7 @@ class _Cell:
 
     def ready(self) -> bool:
         """Whether the copy has arrived; raises RuntimeError if the device has failed."""
-        with _captures_of_others_ignored():
+        with captures_of_others_ignored():
             return bool(self._event.query())
 
     def take(self) -> float:
@@ -127,7 +127,7 @@ class _Cell:
 
 
 @contextmanager
-def _captures_of_others_ignored() -> Iterator[None]:
+def captures_of_others_ignored() -> Iterator[None]:
     """While one thread captures a CUDA graph, a question after an event breaks the capture by default.
 
     The mode is this thread's own and is put back: at the end of a run it is the training thread that asks.

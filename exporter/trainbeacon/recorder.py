@@ -18,6 +18,7 @@ from trainbeacon.blackbox.kernel import boot_id, pid_namespace
 from trainbeacon.blackbox.writer import Writer
 from trainbeacon.config import Config, public_hyperparameters
 from trainbeacon.identity import Identity
+from trainbeacon.probes.device_phases import DevicePhases
 from trainbeacon.probes.loss import LossJudge
 from trainbeacon.probes.nonfinite import FirstNonfinite
 from trainbeacon.scalars import LateScalars
@@ -37,6 +38,7 @@ class Recorder:
         late: numbers that a device has not handed over yet.
         nonfinite: the first NaN or infinity of this rank.
         endings: called when the run ends, by the thread that ends it.
+        device_phases: takes device events around the phases, once the helper looks after them.
         listener: told of what a script may want to act on: its kind, the step, the value (`intervention`).
     """
 
@@ -51,6 +53,7 @@ class Recorder:
         self.index = self._declare()
         self.timeline = Timeline(self.writer, self.index)
         self.endings: list[Callable[[], None]] = []
+        self.device_phases: DevicePhases | None = None
         self.listener: Callable[[str, int, float], None] | None = None
         self.late = LateScalars(partial(self.error, "device"))
         self._judge = LossJudge()

@@ -9,6 +9,8 @@ from trainbeacon.blackbox import format as layout
 from trainbeacon.evidence.keeper import Evidence
 from trainbeacon.probes.allocator import AllocatorProbe
 from trainbeacon.probes.collectives import CollectivesProbe
+from trainbeacon.probes.compiling import CompileWatch
+from trainbeacon.probes.device_phases import DevicePhases
 from trainbeacon.probes.loader import LoaderProbe
 from trainbeacon.recorder import Recorder
 
@@ -19,6 +21,10 @@ def sampled_probes(recorder: Recorder) -> Iterator[Callable[[], None]]:
         yield AllocatorProbe(recorder.set).look
     if recorder.probes("loader"):
         yield LoaderProbe(recorder.set).look
+    yield CompileWatch(recorder.timeline).look
+    if recorder.probes("device_phases"):
+        recorder.device_phases = DevicePhases(partial(_record_phase, recorder))
+        yield recorder.device_phases.look
     collectives = None
     if recorder.probes("collectives"):
         collectives = CollectivesProbe(partial(_record_group, recorder), recorder.drop)
@@ -28,6 +34,10 @@ def sampled_probes(recorder: Recorder) -> Iterator[Callable[[], None]]:
         if evidence is not None:
             recorder.endings.append(evidence.stop)
             yield evidence.look
+
+
+def _record_phase(recorder: Recorder, phase: str, seconds: float) -> None:
+    recorder.set("training_device_phase_seconds_total", seconds, phase)
 
 
 def _record_group(recorder: Recorder, metric: str, group: str, value: float | None) -> None:
