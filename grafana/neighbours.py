@@ -1,4 +1,4 @@
-"""Rows of what other exporters tell of the same GPUs and hosts; without them the panels say so and stay quiet."""
+"""Rows of what other exporters tell of the same GPUs and hosts; without them the panels stay quiet."""
 
 from __future__ import annotations
 

@@ -74,8 +74,10 @@ class Trend(Panel):
 
     @property
     def targets(self) -> tuple[Query, ...]:
-        """The query of the lines, then that of x."""
-        return (Query(str(self.queries), "{{run}}"), Query(self.x, self.axis))
+        """The query of the lines, then that of x, each only where the other has a value too."""
+        lines, x = f"({self.queries})", f"({self.x})"
+        both = f" and on ({self.by}) "
+        return (Query(lines + both + x, "{{run}}"), Query(x + both + lines, self.axis))
 
     def _options(self) -> Json:
         return {

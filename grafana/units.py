@@ -27,8 +27,8 @@ def unit_of(expr: str) -> str:
     """
     for name in re.findall(r"[\w:]+", expr):
         if ":" in name:  # a recorded series, level:metric:operation
-            metric = re.sub("_(bucket|sum|count)$", "", name.split(":")[1])
-            return UNITS.get(metric.rpartition("_")[2], "short")
+            base = re.sub("_(bucket|sum|count)$", "", name.split(":")[1])
+            return UNITS.get(base.rpartition("_")[2], "short")
         metric = BY_NAME.get(name) or BY_NAME.get(re.sub("_(bucket|sum|count)$", "", name))
         if metric:
             return UNITS[metric.unit]

@@ -18,7 +18,7 @@ ACCURACY = 'max by (run) (run:training_accuracy_ratio:avg{<runs>, split="validat
 NORM = "max by (run) (training_gradient_norm{<runs>})"
 RATE = "max by (run) (training_learning_rate{<runs>})"
 # The last step that all chosen runs have reached, and what a run's loss was when it made it.
-COMMON = f"scalar(min({STEP}))"
+COMMON = "scalar(min(max by (run) (run:training_step:max{<runs>} @ end())))"
 
 
 def at_common(expr: str) -> str:
@@ -67,7 +67,7 @@ SUMMARY = Row(
             labels={"run": 0, "project": 90, "owner": 90},
             sort=("training loss",),
             ascending=True,
-            empty="choose runs",
+            empty="none",
         ),
     ),
 )

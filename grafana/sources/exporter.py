@@ -19,6 +19,7 @@ STALE = f"time() - min {KEY} (training_heartbeat_timestamp_seconds{{<here>}})"
 SLOW = f"sum {KEY} (trainbeacon_collector_duration_seconds{{<here>}})"
 FAILED = f"sum {KEY} (1 - trainbeacon_collector_success{{<here>}})"
 INVALID = f'max {KEY} (trainbeacon_blackboxes{{<here>, state="invalid"}})'
+NOTHING = f"0 * max {KEY} (up{{<here>}})"
 ERRORS = f"sum {KEY} (increase(trainbeacon_errors_total{{<here>}}[$__range]))"
 DROPPED = f"sum {KEY} (increase(trainbeacon_series_dropped_total{{<here>}}[$__range]))"
 # The worst first: down, blind in part, damaged boxes, errors, series dropped, slow.
@@ -87,28 +88,28 @@ NOW = Row(
             " dropped, slow.",
             (
                 Query(
-                    f"min {KEY} (up{{<here>}}){WORST}",
-                    "up",
-                    mappings={0: ("down", "red"), 1: ("up", "green")},
-                    width=60,
+                    f"max {KEY} (1 - up{{<here>}}){WORST}",
+                    "scrape",
+                    mappings={1: ("down", "red"), 0: ("up", "green")},
+                    width=65,
                 ),
-                Query(f"{FAILED}{WORST}", "failing", thresholds=above(1), width=75),
-                Query(f"{INVALID}{WORST}", "damaged", thresholds=above(1), width=85),
+                Query(f"({FAILED} or {NOTHING}){WORST}", "failing", thresholds=above(1), width=75),
+                Query(f"({INVALID} or {NOTHING}){WORST}", "damaged", thresholds=above(1), width=85),
                 Query(
-                    f"({ERRORS} or 0 * {SLOW}){WORST}",
+                    f"({ERRORS} or {NOTHING}){WORST}",
                     "errors",
                     decimals=0,
                     thresholds=above(1, "orange"),
                     width=75,
                 ),
                 Query(
-                    f"({DROPPED} or 0 * {SLOW}){WORST}",
+                    f"({DROPPED} or {NOTHING}){WORST}",
                     "dropped",
                     decimals=0,
                     thresholds=above(1, "orange"),
                     width=80,
                 ),
-                Query(f"{SLOW}{WORST}", "collecting", thresholds=above(1, "red", near=0.1), width=95),
+                Query(f"{SLOW}{WORST}", "collecting", thresholds=above(1, "red", near=0.5), width=95),
                 Query(f"{STALE}{WORST}", "oldest sign of life", decimals=0, width=140),
                 Query(f"max {KEY} (scrape_samples_scraped{{<here>}}){WORST}", "samples", width=90),
                 Query(
@@ -118,7 +119,8 @@ NOW = Row(
             width=15,
             height=9,
             labels={"instance": 0},
-            sort=("failing", "damaged", "errors", "dropped", "collecting"),
+            hidden=("cluster", "namespace"),
+            sort=("scrape", "failing", "damaged", "errors", "dropped", "collecting"),
             empty="none",
         ),
         Table(
@@ -228,7 +230,7 @@ VERSIONS = Row(
             "Versions",
             "Exporters by version and way of serving.",
             Query("count by (version, python, mode) (trainbeacon_build_info{<here>})", "exporters"),
-            labels={"version": 0, "python": 100, "mode": 100},
+            labels={"version": 0, "python": 70, "mode": 70},
             width=6,
         ),
         TimeSeries(
