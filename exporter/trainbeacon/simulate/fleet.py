@@ -14,7 +14,7 @@ from trainbeacon.discovery import replace_file
 
 from .box import SimulatedBox
 from .node import Clock, Node
-from .rank import Place
+from .rank import Place, Rank
 from .run import Run
 from .workload import name_of, workload_of
 
@@ -93,8 +93,11 @@ class Fleet:
         def open_box(place: Place, rank: int, attempt: int, start: float) -> SimulatedBox:
             return self.nodes[place.node].open_box(name, rank, attempt, start)
 
+        def write(run: Run, rank: Rank) -> None:
+            self.nodes[rank.place.node].write(run, rank)
+
         workload = workload_of(number).faster(speed)
-        return Run(name, workload, seed * 1_000_003 + number, places, self.clock(), open_box)
+        return Run(name, workload, seed * 1_000_003 + number, places, self.clock(), open_box, write)
 
     def _runs_of(self, node: Node, may_move: bool) -> list[Run]:
         here = [run for run in self.runs if any(rank.place.node == node.number for rank in run.ranks)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable
 
@@ -82,7 +83,7 @@ class Node:
             for run, rank in self.ranks():
                 trouble = run.trouble.gpus.get(rank.number, _WELL)
                 loads[rank.place.gpu] = (load_of(run, rank.number), trouble)
-                self._write(run, rank)
+                self.write(run, rank)
             for gpu in self.gpus:
                 gpu.advance(now, *loads.get(gpu.index, (Load(), _WELL)))
             self.host.advance(now, self.living())
@@ -97,7 +98,8 @@ class Node:
         """Those that live."""
         return [(run, rank) for run, rank in self.ranks() if rank.is_alive]
 
-    def _write(self, run: Run, rank: Rank) -> None:
+    def write(self, run: Run, rank: Rank) -> None:
+        """Write the present state of a rank of this node into its box, if it lives."""
         if not rank.is_alive:
             return
         if id(rank) not in self._described:
@@ -126,7 +128,7 @@ class Node:
         """Open the port, with the real server."""
         registry = new_registry(self.collectors(), self.health)
         application = Application(registry, self.health, self.boxes.scan, lambda: None)
-        self.server = Server(application, self.health, "127.0.0.1", port)
+        self.server = Server(application, self.health, "127.0.0.1", port or _free_port())
         self._port = self.server.port
         self.server.start()
 
@@ -160,6 +162,14 @@ class Node:
 
 
 _WELL = GpuTrouble()
+
+
+def _free_port() -> int:
+    """A port that can be opened again: one that the server was given by asking for 0 cannot for a while."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 class _SimulatedRanks(RanksCollector):

@@ -24,7 +24,12 @@ from .workload import OWN_PHASES, Workload
 #: Opens the black box of a rank: its place, number, attempt and start.
 OpenBox = Callable[[Place, int, int, float], SimulatedBox]
 
+#: Writes the present state of a rank into its box.
+Write = Callable[["Run", Rank], None]
+
 _NEVER = math.inf
+#: Unix time has no finer parts than a quarter of this.
+_MOMENT = 1e-6
 _WINDOW_SECONDS = 10.0
 #: Seconds after which a run without a step writes evidence, and from a crash to the end of its peers.
 EVIDENCE_AFTER_SECONDS = 60.0
@@ -71,6 +76,7 @@ class Run:
         places: Sequence[Place],
         start: float,
         open_box: OpenBox,
+        write: Write,
     ) -> None:
         self.name = name
         self.workload = workload
@@ -91,10 +97,10 @@ class Run:
         self.since_best = 0
         self._mean_before = math.inf
         self._open_box = open_box
+        self._write = write
         self._places = list(places)
         self._restart_at = _NEVER
         self._fail_at = _NEVER
-        self._failure: tuple[str, str] = ("", "")
         self.ranks: list[Rank] = []
         self._launch(start)
 
@@ -131,17 +137,17 @@ class Run:
     def crash(self, victim: int, restart_after: float | None) -> None:
         """A process dies without a word; the others lose their connection, then all start again or none."""
         self._end_rank(self.ranks[victim], None)
-        self._fail_at = self.now + PEERS_LOST_AFTER_SECONDS
-        self._failure = ("DistNetworkError", "peer_lost")
-        self._restart_at = _NEVER if restart_after is None else self.now + restart_after
-        self._stop()
+        self._lose_peers(restart_after)
 
     def fail(self, victim: int, exception: str, kind: str, restart_after: float | None) -> None:
         """A process ends by an exception; its peers follow."""
-        self.crash(victim, restart_after)
-        rank = self.ranks[victim]
-        self._say_failure(rank, exception, kind)
-        rank.box.end("failed")
+        self._end_rank(self.ranks[victim], "failed", (exception, kind))
+        self._lose_peers(restart_after)
+
+    def _lose_peers(self, restart_after: float | None) -> None:
+        self._fail_at = self.now + PEERS_LOST_AFTER_SECONDS
+        self._restart_at = _NEVER if restart_after is None else self.now + restart_after
+        self._stop()
 
     def hang(self, victim: int, phase: str) -> None:
         """A rank stays where it is for good; the others wait for it in the next collective."""
@@ -170,24 +176,21 @@ class Run:
         """No rank goes on: they wait for one of them."""
         self._enter("hang")
 
-    def _end_rank(self, rank: Rank, state: str | None) -> None:
-        if rank.is_alive:
-            rank.is_alive = False
-            rank.box.set("training_end_timestamp_seconds", self.now)
-            rank.box.commit()
-            if state != "failed":
-                rank.box.end(state)
-
-    def _say_failure(self, rank: Rank, exception: str, kind: str) -> None:
-        rank.box.info("training_failure_info", exception, kind)
-        rank.box.set("training_failure_timestamp_seconds", self.now)
+    def _end_rank(self, rank: Rank, state: str | None, failure: tuple[str, str] | None = None) -> None:
+        """A process ends, with this last word or none."""
+        if not rank.is_alive:
+            return
+        self._write(self, rank)
+        rank.is_alive = False
+        rank.box.set("training_end_timestamp_seconds", self.now)
+        if failure is not None:
+            rank.box.info("training_failure_info", *failure)
+            rank.box.set("training_failure_timestamp_seconds", self.now)
+        rank.box.end(state)
 
     def _end_peers(self) -> None:
         for rank in self.ranks:
-            if rank.is_alive:
-                self._end_rank(rank, "failed")
-                self._say_failure(rank, *self._failure)
-                rank.box.end("failed")
+            self._end_rank(rank, "failed", ("DistNetworkError", "peer_lost"))
         self._fail_at = _NEVER
         self._enter("down" if self._restart_at < _NEVER else "over")
 
@@ -337,7 +340,7 @@ class Run:
                 self.ranks[number].add(phase, steps * extra)
         before = int(self.position)
         self.position += steps
-        if self.position >= self._boundary_due - 1e-6:
+        if (self._boundary_due - self.position) * duration < _MOMENT:
             self.position = self._boundary_due
         kind = "lost" if before < self.furthest else "productive"
         self._complete_steps(int(self.position), duration)
@@ -410,7 +413,7 @@ class Run:
 
     def _mean_loss(self) -> float:
         """The mean training loss of the last steps."""
-        steps = range(max(0, self.step - _RISE_STEPS), self.step)
+        steps = range(max(0, self.step - _RISE_STEPS), self.step, 10)
         return sum(self.loss("train", step) for step in steps) / max(1, len(steps))
 
     def _judge_rise(self) -> None:
