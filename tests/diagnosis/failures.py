@@ -37,7 +37,7 @@ FAULTS = {
     "data": "data",
 }
 #: Without a name after so long it was missed.
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 #: What is named must stay named for so long after the last process has gone.
 SETTLED_SECONDS = 4.0
 
@@ -74,7 +74,7 @@ def run_one(fault: str, victim: int, world: int, seed: int) -> Outcome:
             {**environment(), "PYTHONWARNINGS": "default", "OMP_NUM_THREADS": "1"},
         )
         closing.callback(processes.stop, [job])
-        begun = float(wait_for(lambda: _text(folder / "fault"), 90, "fault"))
+        begun = float(wait_for(lambda: _text(folder / "fault"), 300, "fault"))
         return _judge(job, prometheus, fault, victim, begun)
 
 
