@@ -98,13 +98,10 @@ def beacon(tmp_path: Path) -> Iterator[trainbeacon.Beacon]:
 def test_a_real_compilation_in_the_middle_of_a_step_is_seen(beacon: trainbeacon.Beacon) -> None:
     """With torch's own compiler: its time is in `compile`, and the step goes on in the phase before."""
     torch = pytest.importorskip("torch")
-    import torch._dynamo
-
-    torch._dynamo.reset()
+    pytest.importorskip("torch._dynamo").reset()
     with beacon.step():  # the first one is warm-up
         pass
-    watch = CompileWatch(beacon.timeline)
-    watch.look()
+    CompileWatch(beacon.timeline).look()
     compiled = torch.compile(lambda tensor: tensor * 2 + 1, backend="eager")
     with beacon.step(), beacon.phase("forward"):
         compiled(torch.ones(3))
