@@ -18,6 +18,7 @@ import logging
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -216,15 +217,14 @@ class CollectivesProbe:
         self, entries: dict[str, list[dict[str, Any]]], counts: dict[Key, Counts], doubtful: set[Key]
     ) -> None:
         """Learn from the list how the groups are called, and which collectives have really not ended."""
-        is_open: set[Key] = set()
+        begun: Counter[Key] = Counter()  # and not ended
         for source, number, entry in _keyed(entries):
             self._names[source, number] = str(entry["process_group"][0])
             if entry.get("retired") is False and not entry.get("is_p2p"):
-                is_open.add((source, number))
+                begun[source, number] += 1
         for key in doubtful:
             self._settled.add(key)
-            if key not in is_open:
-                self._ended[key] = counts[key].enqueued
+            self._ended[key] = max(self._ended[key], counts[key].enqueued - begun[key])
 
     def _sum(self, counts: dict[Key, Counts]) -> dict[str, Counts]:
         """By torch's name of the group: of one source the newest of that name, over the sources the sum."""

@@ -14,7 +14,7 @@ import torch
 from torch import distributed
 
 from trainbeacon.demo.launch import free_port
-from trainbeacon.probes.collectives import COMPLETED, ENQUEUED, CollectivesProbe
+from trainbeacon.probes.collectives import COMPLETED, ENQUEUED, CollectivesProbe, FlightRecorder
 from trainbeacon.testing import FakeClock
 
 RANKS = 3
@@ -54,6 +54,15 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def until_settled(waiting: int = 0) -> None:
+    """Until the list of collectives has so many that have not ended: it follows by some milliseconds."""
+
+    def opened() -> int:
+        return sum(entry["retired"] is False for entry in FlightRecorder().entries()["generic"])
+
+    until(lambda: opened() == waiting)
+
+
 def rank(own: int, looks: Looks, port: int, mark: str) -> None:
     """What a rank does."""
     looks.look("before")
@@ -62,14 +71,17 @@ def rank(own: int, looks: Looks, port: int, mark: str) -> None:
     looks.look("none yet")
     distributed.all_reduce(tensor)
     distributed.barrier()
+    until_settled()
     looks.look("two")
     works = [distributed.all_reduce(part, async_op=True) for part in (torch.ones(3_000_000), torch.ones(1))]
     for work in works:
         work.wait()
+    until_settled()
     looks.look("out of order, at once", after=1)
     looks.look("out of order, settled")
     if own == 0:
         work = distributed.all_reduce(tensor, async_op=True)
+        until_settled(waiting=1)
         looks.look("others are missing")
         looks.look("others are still missing")
         open(mark, "w").close()
@@ -83,6 +95,7 @@ def rank(own: int, looks: Looks, port: int, mark: str) -> None:
     elif own == 1:
         distributed.recv(tensor, 0)
     distributed.all_reduce(tensor)
+    until_settled()
     looks.look("after a send")
     distributed.destroy_process_group()
     looks.look("destroyed")
@@ -90,6 +103,7 @@ def rank(own: int, looks: Looks, port: int, mark: str) -> None:
         "gloo", init_method=f"tcp://127.0.0.1:{port + 1}", rank=own, world_size=RANKS
     )
     distributed.all_reduce(tensor)
+    until_settled()
     looks.look("made again")
 
 
@@ -104,6 +118,7 @@ def groups(own: int, looks: Looks) -> None:
         distributed.all_reduce(torch.ones(1), group=pair)
         distributed.all_reduce(torch.ones(1), group=pair)
     distributed.barrier(group=twins[1])
+    until_settled()
     looks.look("groups")
     if own in (0, 2):
         distributed.destroy_process_group(pair)
@@ -111,6 +126,7 @@ def groups(own: int, looks: Looks) -> None:
     pair = distributed.new_group([0, 2], group_desc="dp")
     if own in (0, 2):
         distributed.all_reduce(torch.ones(1), group=pair)
+    until_settled()
     looks.look("one is back")
 
 

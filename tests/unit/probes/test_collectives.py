@@ -35,7 +35,7 @@ def test_collectives_are_counted_by_group(seen: Any) -> None:
     for own, rank in enumerate(seen):
         assert {} == rank["before"]
         assert {DEFAULT: [0, 0]} == rank["none yet"]
-        assert 2 == rank["two"][DEFAULT][0]
+        assert [2, 2] == rank["two"][DEFAULT]
         assert [2, 2] == rank["groups"][TWIN]
         assert (own != 1) == (PAIR in rank["groups"])
     assert [2, 2] == seen[0]["groups"][PAIR] == seen[2]["groups"][PAIR]
