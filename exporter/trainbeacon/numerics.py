@@ -47,6 +47,7 @@ class Numerics:
         self._norms: NormProbe | None = None
         self._probe: LayerProbe | None = None
         self._armed = False
+        self._asked_for: int | None = None  # the step whose layer a device was asked for
         self._own_bad_step = -1  # in which this rank's own backward pass made a non-finite gradient
         self._remove: Callable[[], None] | None = None
         if scaler is not None:
@@ -89,6 +90,8 @@ class Numerics:
         step = self._timeline.step + 1
         if self._own_bad_step == step or self._nonfinite.step == step:
             self._gradient_is_bad()
+        if self._nonfinite.step not in (None, self._asked_for):
+            self._ask_device()
         if self._probe is not None:
             self._probe.before_step()
         if self._norms is None:
@@ -206,6 +209,32 @@ class Numerics:
         bad = bad_layers(self._layers, gradients=True, deadline=time.monotonic() + MOST_SECONDS)
         unclear = kind == "reduced" and len(bad) == len(self._layers)
         self._nonfinite.saw(step, kind, "" if unclear or not bad else bad[-1])
+
+    def _ask_device(self) -> None:
+        """Have a device tell which layers' weights are bad, once in an episode: its losses come late.
+
+        It names a layer only where the optimizer has not spoilt all of them, as with a scaler that leaves
+        bad steps out.
+        """
+        import torch
+
+        self._asked_for = self._nonfinite.step
+        layers = [layer for layer in self._layers if all(map(on_device, layer.parameters))]
+        if not layers or self._nonfinite.layer:
+            return
+        with torch.no_grad():
+            sums = [torch.stack([local(p).float().sum() for p in layer.parameters]).sum() for layer in layers]
+            bad = torch.stack(sums).isfinite().logical_not().int()
+            last = len(layers) - bad.flip(0).argmax()  # counted from 1
+            answer = last * ((bad.sum() > 0) & (bad.sum() < len(layers)))
+        names = [layer.name for layer in layers]
+        self._recorder.late.read(
+            "nonfinite", answer.double(), lambda place: self._answered(names, int(place))
+        )
+
+    def _answered(self, names: list[str], place: int) -> None:
+        if place and self._nonfinite.step is not None and self._nonfinite.step == self._asked_for:
+            self._nonfinite.saw(self._nonfinite.step, self._nonfinite.kind, names[place - 1])
 
 
 def _is_readable(loss: Any) -> bool:

@@ -40,7 +40,7 @@ GRADIENT_NORM = "run:training_gradient_norm:total"
 SQUARES = "training_gradient_squared_norm"
 PARAMETER_NORM = "run:training_parameter_norm:total"
 RECORDED = (NAMED, GRADIENT_NORM, PARAMETER_NORM)
-START_SECONDS, RUN_SECONDS = 90, 5
+START_SECONDS, RUN_SECONDS = 90, 15
 
 Labels = dict[str, str]
 
@@ -256,17 +256,21 @@ def main() -> int:
     options = parser.parse_args()
     outcomes: list[Outcome] = []
     for world_size in options.worlds:
-        faults = drawn(options.seed + world_size, options.count, world_size)
-        outcomes += inject_all(faults, world_size)
+        outcomes += inject_all(drawn(options.seed + world_size, options.count, world_size), world_size)
+        _print_rates(f"up to {world_size} ranks", outcomes)
+    return int(any(outcome.rank == "wrong" for outcome in outcomes))
+
+
+def _print_rates(title: str, outcomes: Sequence[Outcome]) -> None:
+    print(title, len(outcomes), "faults, right step:", sum(outcome.step for outcome in outcomes))
     for outcome in outcomes:
         if (outcome.rank, outcome.layer, outcome.step) != ("right", "right", True):
-            print(outcome.rank, outcome.layer, outcome.step, outcome.named, outcome.fault)
+            print(" ", outcome.rank, outcome.layer, outcome.step, outcome.named, outcome.fault)
     for subject in ("rank", "layer"):
         for key in sorted({(each.fault.strategy, each.fault.place) for each in outcomes}):
             chosen = [each for each in outcomes if (each.fault.strategy, each.fault.place) == key]
-            print(subject, *key, dict(Counter(getattr(each, subject) for each in chosen)))
-        print(subject, "all", dict(Counter(getattr(each, subject) for each in outcomes)))
-    return int(any(outcome.rank == "wrong" for outcome in outcomes))
+            print(" ", subject, *key, dict(Counter(getattr(each, subject) for each in chosen)))
+        print(" ", subject, "all", dict(Counter(getattr(each, subject) for each in outcomes)), flush=True)
 
 
 if __name__ == "__main__":

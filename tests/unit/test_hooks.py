@@ -13,6 +13,8 @@ import pytest
 import trainbeacon
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import Box, BoxDirectory
+from trainbeacon.probes import gradients, layers
+from trainbeacon.probes import inputs as input_data
 
 torch = pytest.importorskip("torch")
 
@@ -225,19 +227,33 @@ def test_a_forward_inside_an_evaluation_stays_evaluation(
     assert box().number("training_phase_seconds_total", "forward") == forward
 
 
-def test_weights_are_bit_identical_with_and_without(tmp_path: Path) -> None:
-    """Sixty steps with dropout, clipping, sampling and logging end in the very same weights."""
+@pytest.mark.parametrize("clip", [0.5, None])
+def test_weights_are_bit_identical_with_and_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: float | None
+) -> None:
+    """Sixty steps with dropout, clipping, logging and all probes in every step end in the very same weights."""
+    for probe in (gradients, layers, input_data):
+        monkeypatch.setattr(probe, "LEAST_INTERVAL", 0.0)
+        monkeypatch.setattr(probe, "TIME_SHARE", 1e9)
+
+    def look(beacon: trainbeacon.Beacon, batches: Any) -> Iterator[Any]:
+        for features, targets in beacon.batches(batches):
+            beacon.inputs(features, classes=targets > 0)
+            yield features, targets
 
     def weights(watched: bool) -> str:
         model = _model(seed=3)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
         torch.manual_seed(7)
         if not watched:
-            _train(model, optimizer, _data(60), clip=0.5)
+            _train(model, optimizer, _data(60), clip=clip)
             return _digest(model)
         with trainbeacon.start(run="bits", directory=str(tmp_path), serve="off") as beacon:
             beacon.watch(model, optimizer)
-            _train(model, optimizer, beacon.batches(_data(60)), clip=0.5, log=beacon.log)
+            _train(model, optimizer, look(beacon, _data(60)), clip=clip, log=beacon.log)
+            assert (
+                beacon.recorder.writer.slots[beacon.recorder.at("trainbeacon_errors_total", "hooks")] == 0.0
+            )
         return _digest(model)
 
     assert weights(watched=True) == weights(watched=False)

@@ -21,6 +21,7 @@ class FirstNonfinite:
 
     Attributes:
         step: of the first one of the present episode, None while all is well.
+        kind, layer: the evidence of that step.
         ignored: kinds that are no fault in this run.
     """
 
@@ -28,8 +29,8 @@ class FirstNonfinite:
         self.step: int | None = None
         self._set_step = set_step
         self._tell = tell
+        self.kind, self.layer = "", ""
         self.ignored: frozenset[str] = frozenset()
-        self._strength = 0
         self._calm = 0
         self._episodes = 0
 
@@ -39,7 +40,7 @@ class FirstNonfinite:
         if not self.would_take(step, kind, layer):
             return
         self._episodes += self.step is None
-        self.step, self._strength = step, _strength(kind, layer)
+        self.step, self.kind, self.layer = step, kind, layer
         self._set_step(step)
         if self._episodes <= MOST_EPISODES:
             self._tell(layer, kind)
@@ -48,13 +49,15 @@ class FirstNonfinite:
         """Whether it would be the first, or better evidence of the first."""
         if kind in self.ignored:
             return False
-        return self.step is None or (step, -_strength(kind, layer)) < (self.step, -self._strength)
+        if self.step is None:
+            return True
+        return (step, -_strength(kind, layer)) < (self.step, -_strength(self.kind, self.layer))
 
     def saw_finite_loss(self) -> None:
         """A loss was well, after one or more numbers that were not."""
         self._calm += 1
         if self._calm >= CALM_LOSSES:
-            self.step, self._strength, self._calm = None, 0, 0
+            self.step, self._calm = None, 0
 
 
 def _strength(kind: str, layer: str) -> int:

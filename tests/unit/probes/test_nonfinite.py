@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import trainbeacon
-from tests.device import Accelerator, device_tensor
+from tests.device import Accelerator, Waits, device_tensor
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import Box, BoxDirectory
 from trainbeacon.probes.layers import layers_of
@@ -235,6 +236,33 @@ def test_a_loss_on_a_device_has_its_own_step_however_late_it_comes(
     device.arrive()
     beacon.recorder.late.poll()
     assert where() == (2.0, [("", "loss")])
+
+
+def test_a_device_is_asked_for_the_layer_without_a_wait(
+    beacon: trainbeacon.Beacon, where: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a scaler has kept the other weights whole, the one that is bad is named when the answer comes."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="1"))
+
+    class Layer(nn.Module):
+        def __init__(self, number: float) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(device_tensor([1.0, number]), requires_grad=False)
+            self.weight.grad = device_tensor([0.0, 0.0])
+
+    device = Accelerator()
+    beacon.recorder.late._copier = device
+    model = nn.Sequential(Layer(1.0), Layer(NAN), Layer(2.0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    beacon.watch(model, optimizer)
+    for loss in (1.0, NAN, NAN, NAN):
+        with Waits() as waits:
+            beacon.log(loss=device_tensor(loss))
+            optimizer.step()
+        assert waits.seen == []
+        device.arrive()
+        beacon.recorder.late.poll()
+    assert where() == (2.0, [("1", "loss")])
 
 
 @pytest.mark.parametrize("order", ["logged before", "logged after"])
