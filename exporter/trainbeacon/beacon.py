@@ -33,7 +33,6 @@ from trainbeacon.launch import is_worker, keeper_for
 from trainbeacon.milestones import Evaluations
 from trainbeacon.names import Names
 from trainbeacon.probes.inputs import InputProbe
-from trainbeacon.probes.inputs import InputProbe
 from trainbeacon.probes.user_metrics import UserMetrics
 from trainbeacon.recorder import Recorder, log
 from trainbeacon.sampling import sampled_probes
@@ -106,7 +105,6 @@ class Beacon:
         self._steps_from = ""  # what counts the steps: step, optimizer, batches or log
         self._misused: set[str] = set()
         self._evaluations = Evaluations(self.recorder)
-        self._inputs = InputProbe(self.recorder.set_run_level, self.recorder.drop)
         self._inputs = InputProbe(self.recorder.set_run_level, self.recorder.drop)
         names = Names(self.recorder, self._misuse)
         self._slots = {split: names.slots(split) for split in catalogue.SPLITS}
@@ -283,24 +281,6 @@ class Beacon:
             tokens: how many tokens a batch has; by default none are counted.
         """
         return Batches(self, loader, samples or batch_size, tokens)
-
-    def inputs(self, features: Any, *, stage: str = "prepared", classes: Any = None) -> None:
-        """Record what a batch looks like, from time to time: mean, deviation, missing values, drift, classes.
-
-        Call it with every batch, before it is moved to a device. Rank 0 looks at the first ten batches and
-        at about one a second after that.
-
-        Args:
-            features: tensors or NumPy arrays by name, or one whose second dimension are the features; the
-                first four are served.
-            stage: `raw` before the script's own preparation, `prepared` after it.
-            classes: the label of each sample; ten classes are served.
-
-        Raises:
-            TypeError, ValueError: no array on the host, or another stage; before the first step is done.
-        """
-        if self.recording and self.identity.rank == 0:
-            self._try(self._inputs.take, features, stage, classes)
 
     def inputs(self, features: Any, *, stage: str = "prepared", classes: Any = None) -> None:
         """Record what a batch looks like, from time to time: mean, deviation, missing values, drift, classes.

@@ -207,10 +207,6 @@ class Recorder:
         """Set a run-level gauge; does nothing on other ranks than 0."""
         self.writer.slots[self.run_slot(metric, *labels)] = value
 
-    def set_run_level(self, metric: str, value: float, *labels: str) -> None:
-        """Set a run-level gauge; does nothing on other ranks than 0."""
-        self.writer.slots[self.run_slot(metric, *labels)] = value
-
     def rank_slot(self, metric: str, *labels: str) -> int:
         """A slot for a series of this rank whose label values are known only now."""
         slot = self.index.get((metric, labels))
