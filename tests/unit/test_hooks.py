@@ -231,7 +231,7 @@ def test_a_forward_inside_an_evaluation_stays_evaluation(
 def test_weights_are_bit_identical_with_and_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: float | None
 ) -> None:
-    """Sixty steps with dropout, clipping, logging and all probes in each step end in the very same weights."""
+    """Sixty steps with dropout, clipping, logging and every probe end in the very same weights."""
     for probe in (gradients, layers, input_data):
         monkeypatch.setattr(probe, "LEAST_INTERVAL", 0.0)
         monkeypatch.setattr(probe, "TIME_SHARE", 1e9)
