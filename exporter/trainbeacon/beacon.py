@@ -23,6 +23,7 @@ from trainbeacon import catalogue
 from trainbeacon.checkpoints import Checkpoints, CheckpointSpan
 from trainbeacon.config import Config
 from trainbeacon.errands import Errands
+from trainbeacon.flops import Flops
 from trainbeacon.failures import kind_of
 from trainbeacon.goodput import Goodput
 from trainbeacon.graphs import keep_out_of_graphs
@@ -99,7 +100,7 @@ class Beacon:
         self.recorder = Recorder(config, identity)
         self.timeline = self.recorder.timeline
         self.recording = config.enabled
-        self._hooks: list[Hooks | SaveWatch] = []
+        self._hooks: list[Hooks | SaveWatch | Flops] = []
         self._watches_saves = False
         self._batches_without_step = 0
         self._steps_from = ""  # what counts the steps: step, optimizer, batches or log
@@ -114,6 +115,7 @@ class Beacon:
         self._errands = Errands(partial(self.recorder.error, "helper"))
         self._goodput = self._accounts()
         self._checkpoints = Checkpoints(self.recorder, self._errands, self._goodput)
+        self._flops = Flops(self.recorder)
         if self.recording:
             self._go()
 
@@ -127,6 +129,7 @@ class Beacon:
         self._helper.looks.extend(sampled_probes(recorder))
         if self._goodput is not None:
             self._helper.looks.append(self._goodput.look)
+        self._helper.looks.append(self._flops.look)
         self._helper.start()
         self._excepthook = sys.excepthook
         sys.excepthook = self._on_uncaught
@@ -324,6 +327,9 @@ class Beacon:
         if optimizers:
             self.claim_steps("optimizer")
         self._hooks.append(Hooks(self.recorder, model, optimizers, scaler, self._optimizer_stepped))
+        if model is not None:
+            self.recorder.guard("hooks", self._flops.watch, model)
+            self._hooks.append(self._flops)
         if self.recorder.probes("checkpoints") and not self._watches_saves:
             self._watches_saves = True
             self.recorder.guard("hooks", self._watch_saves)
@@ -479,7 +485,7 @@ class Beacon:
             return
         self.recording = False
         guard = self.recorder.guard
-        for hooks in self._hooks:
+        for hooks in reversed(self._hooks):  # what was put over another one goes first
             guard("hooks", hooks.remove)
         if self._goodput is not None:
             guard("helper", self._goodput.end, state)

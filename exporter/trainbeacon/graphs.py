@@ -19,6 +19,7 @@ _MODULES = (
     "trainbeacon.pinned",
     "trainbeacon.probes.backward",
     "trainbeacon.probes.checkpoints",
+    "trainbeacon.probes.flops",
     "trainbeacon.probes.gradients",
     "trainbeacon.probes.inputs",
     "trainbeacon.probes.layers",

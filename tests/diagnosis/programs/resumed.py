@@ -27,8 +27,9 @@ class Events:
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def note(self, event: str, step: int = 0) -> None:
-        os.write(self._descriptor, f"{time.time():.6f} {event} {step}\n".encode())
+    def note(self, event: str, step: int = 0, moment: float | None = None) -> None:
+        moment = time.time() if moment is None else moment
+        os.write(self._descriptor, f"{moment:.6f} {event} {step}\n".encode())
 
 
 class Training:
@@ -98,10 +99,13 @@ def main() -> None:
     goodput.LEAST_SECONDS = settings["write"]
     ledger.STALL_SECONDS = settings["stall_limit"]
     events = Events(settings["events"])
+    entered = time.time()
     with trainbeacon.start(
         run="resumed", serve="off", directory=settings["boxes"], state_file=settings["state_file"]
     ) as beacon:
-        events.note("start")
+        began = beacon.recorder.start  # an attempt is what is recorded; what was before is idle
+        assert entered <= began <= time.time()
+        events.note("start", moment=began)
         print("ready", flush=True)
         Training(settings, beacon, events).run()
         time.sleep(settings["tail"])
