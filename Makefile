@@ -4,7 +4,7 @@ IN_ENVIRONMENT = $(PYTHON) tools/environment.py
 SUITES ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format generate robustness bench tools helm
+.PHONY: help demo test lint format generate dashboards robustness bench tools helm
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,6 +28,9 @@ format: ## let ruff format the code and fix what it can
 generate: helm ## write the generated files: METRICS.md, dashboards, the chart's files, manifests, golden scrape
 	@$(IN_ENVIRONMENT) python tools/generate.py
 	@$(IN_ENVIRONMENT) python -m tests.golden.rewrite
+
+dashboards: ## write grafana/dashboards/*.json from their sources
+	@$(IN_ENVIRONMENT) python -m grafana.build
 
 robustness: ## attacks, scarce machines, long runs; writes the figures of docs/robustness.md
 	@$(IN_ENVIRONMENT) python -m tests.robustness $(ARGS)
