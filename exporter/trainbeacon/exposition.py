@@ -22,13 +22,21 @@ from trainbeacon.collectors.base import NAME_SUFFIXES, is_ours
 
 #: Leaves a fifth to a tenth of a page; the default would take over four times as long.
 GZIP_LEVEL = 1
-_MOST_PREFIXES = 100_000
+#: Texts that are kept at most: room for one node, with much to spare.
+_ROOM = 100_000
 _OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 _TEXT = ("text/plain; version=0.0.4", "text/plain; version=1.0.0")
 _OPENMETRICS_END = b"# EOF\n"
 
 _number: Callable[[float], str] = floatToGoString  # which has no types
 _prefixes: dict[tuple[str, ...], str] = {}
+_most_prefixes = _ROOM
+
+
+def make_room(series: int) -> None:
+    """Keep the texts of so many series at least: for a process that serves many targets."""
+    global _most_prefixes
+    _most_prefixes = max(_ROOM, series)
 
 
 def metrics_page(
@@ -86,7 +94,7 @@ def _prefix(sample: Sample) -> str:
     key = (sample.name, *sample.labels.values())  # one name has its labels in one order
     prefix = _prefixes.get(key)
     if prefix is None:
-        if len(_prefixes) >= _MOST_PREFIXES:  # ranks and runs come and go
+        if len(_prefixes) >= _most_prefixes:  # ranks and runs come and go
             _prefixes.clear()
         prefix = _prefixes[key] = _new_prefix(sample)
     return prefix

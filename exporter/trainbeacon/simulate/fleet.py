@@ -8,9 +8,11 @@ import os
 import shutil
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from trainbeacon.discovery import replace_file
+from trainbeacon.exposition import make_room
 
 from .box import SimulatedBox
 from .node import Clock, Node
@@ -21,6 +23,8 @@ from .workload import name_of, workload_of
 #: From so many ranks on the boxes are kept in memory: a file takes 256 KiB of /dev/shm.
 MOST_FILES = 256
 CLUSTER, NAMESPACE = "simulated", "training"
+#: More than a rank has, with its GPU and its share of node and run.
+_SERIES_A_RANK = 400
 SD_FILE = "trainbeacon-simulate.json"
 
 
@@ -105,6 +109,7 @@ class Fleet:
 
     def serve(self, port: int) -> None:
         """Open one port a node, from `port` on, or free ones where it is 0."""
+        make_room(_SERIES_A_RANK * self.size.ranks)
         for node in self.nodes:
             node.serve(port + node.number if port else 0)
 
@@ -139,6 +144,8 @@ class Fleet:
 
     def close(self) -> None:
         """Close all ports and end all ranks."""
+        with ThreadPoolExecutor(max_workers=min(64, len(self.nodes))) as pool:
+            list(pool.map(Node.stop_serving, self.nodes))  # each waits for its threads
         for node in self.nodes:
             node.close()
         if self._temporary:
