@@ -24,7 +24,16 @@ SEVERITIES = {"critical", "warning", "info", "none"}
 ANNOTATIONS = {"summary", "description", "action", "runbook_url"}
 TARGET_LABELS = {"cluster", "namespace", "job", "instance"}
 KEPT = {"cluster", "namespace"}
-OTHERS = {"up": set[str](), "ALERTS": {"alertname", "alertstate", "severity"}}
+#: What Prometheus itself serves or adds, with the labels that it has.
+OTHERS = {
+    "up": set[str](),
+    "ALERTS": {"alertname", "alertstate", "severity"},
+    "scrape_samples_post_metric_relabeling": set[str](),
+    "scrape_sample_limit": set[str](),
+    "prometheus_rule_evaluation_failures_total": {"rule_group"},
+    "prometheus_rule_group_last_duration_seconds": {"rule_group"},
+    "prometheus_rule_group_interval_seconds": {"rule_group"},
+}
 COUNTER_FUNCTIONS = {"rate", "irate", "increase", "resets"}
 UNSTABLE = {"topk", "bottomk", "limitk", "limit_ratio", "count_values"}
 EXPERIMENTAL = {
@@ -103,7 +112,8 @@ def call_problems(node: Any) -> Iterator[str]:
         yield f"{node.func.name} is experimental"
     for selector in selectors(node) if node.func.name in COUNTER_FUNCTIONS else ():
         metric = catalogue.BY_NAME.get(re.sub(r"_(sum|count|bucket)$", "", selector.name))
-        if metric is None or metric.type not in ("counter", "histogram"):
+        foreign = selector.name in OTHERS and selector.name.endswith("_total")
+        if not foreign and (metric is None or metric.type not in ("counter", "histogram")):
             yield f"{node.func.name} of {selector.name}, which is no counter"
 
 

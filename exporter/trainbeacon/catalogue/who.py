@@ -8,8 +8,13 @@ from .model import Label, Metric, facts
 THRESHOLDS = (
     "accuracy_min",
     "checkpoint_age_seconds_max",
+    "checkpoint_ratio_max",
+    "data_wait_ratio_max",
+    "evaluate_ratio_max",
     "evaluate_seconds_max",
     "evaluations_patience",
+    "goodput_ratio_min",
+    "gpu_utilization_ratio_min",
     "gradient_norm_max",
     "gradient_norm_min",
     "loss_max",
@@ -18,6 +23,9 @@ THRESHOLDS = (
     "loss_spikes_max",
     "phase_seconds_max",
     "rank_silent_seconds",
+    "restarts_max",
+    "run_seconds_max",
+    "slowdown_ratio_max",
     "stall_seconds",
     "straggler_ratio_max",
 )
