@@ -133,6 +133,7 @@ NOW = Row(
             width=9,
             height=9,
             labels={"alertname": 0, "instance": 140},
+            hidden=("run", "rank"),
             sort=("severity", "since"),
             empty="none",
         ),

@@ -97,6 +97,7 @@ GLANCE = Row(
                 Query("sum(run:training_tokens_per_second:sum{<run>})", "tokens/s"),
             ),
             width=3,
+            decimals=1,
         ),
         Table(
             "Firing alerts",
@@ -108,6 +109,7 @@ GLANCE = Row(
             width=10,
             height=10,
             labels={"alertname": 0, "rank": 60},
+            hidden=("run", "instance"),
             sort=("severity", "since"),
             empty="none",
         ),
