@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import threading
 import time
 import weakref
 
@@ -22,7 +23,8 @@ _TASKS = "/proc/self/task"
 #: The helper thread calls once a second; on a busy machine a good deal later.
 LEAST_SECONDS = 5.0
 
-_armed: weakref.WeakSet[Watchdog] = weakref.WeakSet()
+_watchdogs: weakref.WeakSet[Watchdog] = weakref.WeakSet()
+_forking = threading.local()  # `held`: the watchdogs that this thread has disarmed for its fork
 
 
 class Watchdog:
@@ -40,12 +42,14 @@ class Watchdog:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o600)
         self._foreign = not os.path.isdir(_TASKS) or _somebody_else_has_it()
-        self._forks = False
+        self._use = threading.Lock()  # the run may end while the helper thread looks
         self._tasks: set[str] = set()
+        self._armed = False
         self._task = ""  # the timer's thread
         self._deadline = 0.0
         self._next = 0.0
         self._seconds = 0.0
+        _watchdogs.add(self)
 
     @property
     def stands_down(self) -> bool:
@@ -54,15 +58,17 @@ class Watchdog:
 
     def keep(self, seconds: float) -> None:
         """Let it go off in `seconds`, 5 at least, unless called again before. Some 0.1 ms, now and then."""
-        now, seconds = time.monotonic(), max(seconds, LEAST_SECONDS)
-        if self._foreign or self._forks:
+        with self._use:
+            self._keep(time.monotonic(), max(seconds, LEAST_SECONDS))
+
+    def _keep(self, now: float, seconds: float) -> None:
+        if self._foreign:
             return
         if now < self._next and seconds >= self._seconds:
             self._find_task()
             return
         if self._was_taken(now):
-            self._foreign = True
-            _armed.discard(self)
+            self._foreign, self._armed = True, False
             return
         self._seconds = seconds
         self._next = now + seconds / 4
@@ -70,55 +76,63 @@ class Watchdog:
 
     def stop(self) -> None:
         """Disarm, and remove the file if nothing is in it."""
-        self._cancel()
-        self._foreign = True
-        if self._descriptor >= 0:
-            if os.fstat(self._descriptor).st_size == 0:
-                os.unlink(self.path)
-            os.close(self._descriptor)
-            self._descriptor = -1
+        with self._use:
+            self._cancel()
+            self._foreign = True
+            if self._descriptor >= 0:
+                if os.fstat(self._descriptor).st_size == 0:
+                    os.unlink(self.path)
+                os.close(self._descriptor)
+                self._descriptor = -1
 
     def take(self) -> str:
         """What it has written since the last call, empty if it has not gone off."""
-        size = os.fstat(self._descriptor).st_size
-        if size == 0:
-            return ""
-        text = os.pread(self._descriptor, size, 0).decode(errors="replace")
-        os.ftruncate(self._descriptor, 0)
-        return text
+        with self._use:
+            size = os.fstat(self._descriptor).st_size if self._descriptor >= 0 else 0
+            if size == 0:
+                return ""
+            text = os.pread(self._descriptor, size, 0).decode(errors="replace")
+            os.ftruncate(self._descriptor, 0)
+            return text
 
     def _arm(self, seconds: float) -> None:
         self._cancel()
         self._task, self._tasks = "", set(os.listdir(_TASKS))
         self._deadline = time.monotonic() + seconds
-        _armed.add(self)  # first: a fork may come in between
+        self._armed = True
         faulthandler.dump_traceback_later(seconds, file=self._descriptor)
 
     def _cancel(self) -> None:
-        if self in _armed and not self._was_taken(time.monotonic()):
+        if self._armed and not self._was_taken(time.monotonic()):
             faulthandler.cancel_dump_traceback_later()
-        _armed.discard(self)
+        self._armed = False
 
     def _find_task(self) -> None:
-        if self in _armed and not self._task:
+        if self._armed and not self._task:
             new = set(os.listdir(_TASKS)) - self._tasks
             self._task = next(filter(_blocks_all_signals, new), "")
 
     def _was_taken(self, now: float) -> bool:
         """Whether our timer's thread is gone before its time: somebody armed or cancelled the timer."""
-        waits = self in _armed and bool(self._task) and now < self._deadline
+        waits = self._armed and bool(self._task) and now < self._deadline
         return waits and not os.path.exists(os.path.join(_TASKS, self._task))
 
-    def before_fork(self) -> None:
-        """Disarm while the process forks."""
-        self._forks = True
-        if not self._was_taken(time.monotonic()):
-            faulthandler.cancel_dump_traceback_later()
+    def before_fork(self) -> bool:
+        """Disarm while the process forks, and let no thread arm it. Returns whether it was armed."""
+        self._use.acquire()
+        if self._was_taken(time.monotonic()):
+            self._foreign, self._armed = True, False
+        was_armed = self._armed
+        self._cancel()
+        return was_armed
 
-    def after_fork(self) -> None:
+    def after_fork(self, *, was_armed: bool) -> None:
         """Arm again, in the parent."""
-        self._forks = False
-        self._arm(self._seconds)
+        try:
+            if was_armed:
+                self._arm(self._seconds)
+        finally:
+            self._use.release()
 
 
 def _somebody_else_has_it() -> bool:
@@ -141,16 +155,15 @@ def _status(task: str) -> dict[str, str]:
 
 
 def _before_fork() -> None:
-    for watchdog in list(_armed):
-        watchdog.before_fork()
+    _forking.held = [(watchdog, watchdog.before_fork()) for watchdog in list(_watchdogs)]
 
 
 def _after_fork_in_parent() -> None:
-    for watchdog in list(_armed):
-        watchdog.after_fork()
+    for watchdog, was_armed in _forking.held:
+        watchdog.after_fork(was_armed=was_armed)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_armed.clear
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_watchdogs.clear
     )

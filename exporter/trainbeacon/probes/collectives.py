@@ -35,8 +35,10 @@ COMPLETED = "training_collectives_completed_total"
 DUMPS = {"generic": "_dump_fr_trace_json", "nccl": "_dump_nccl_trace_json"}
 #: A rank that seems to wait for so long has its list read.
 SETTLE_SECONDS = 10.0
-#: The list is read again only after so many times what reading it took: 0.1 % of the time.
+#: The list is read again only after so many times what reading it took, 0.1 % of the time; but once for
+#: certain, before evidence is due, while a rank stands still for so many times `SETTLE_SECONDS`.
 PAUSE_FACTOR = 1000
+CERTAIN_FACTOR = 4
 _NAME_LIMIT, _RANKS_LIMIT = 24, 32
 _PLAIN_NAMES = {"default_pg": "default", "undefined": "group"}
 
@@ -74,9 +76,7 @@ class FlightRecorder:
     def __init__(self) -> None:
         library = sys.modules.get("torch._C._distributed_c10d")
         found = {source: getattr(library, name, None) for source, name in DUMPS.items()}
-        self._dumps: Mapping[str, Callable[..., bytes]] = {
-            source: dump for source, dump in found.items() if dump is not None
-        }
+        self._dumps = {source: dump for source, dump in found.items() if dump is not None}
 
     @property
     def available(self) -> bool:
@@ -86,9 +86,8 @@ class FlightRecorder:
     def counts(self) -> dict[Key, Counts]:
         """The counts of every group that had a collective; some 0.05 ms."""
         found = {}
-        for source, dump in self._dumps.items():
-            status = json.loads(dump(includeCollectives=False)).get("pg_status", {})
-            for number, values in status.items():
+        for source, told in self._ask(whole=False).items():
+            for number, values in told.get("pg_status", {}).items():
                 enqueued = int(values["last_enqueued_collective"])
                 completed = int(values["last_completed_collective"])
                 found[source, str(number)] = Counts(max(0, enqueued), max(0, completed))
@@ -96,10 +95,19 @@ class FlightRecorder:
 
     def entries(self) -> dict[str, list[dict[str, Any]]]:
         """The last collectives, oldest first; up to 0.2 s for 2,000 of them, with the GIL held."""
+        return {
+            source: sorted(told.get("entries", []), key=lambda entry: int(entry["record_id"]))
+            for source, told in self._ask(whole=True).items()
+        }
+
+    def _ask(self, *, whole: bool) -> dict[str, dict[str, Any]]:
         found = {}
-        for source, dump in self._dumps.items():
-            entries = json.loads(dump(includeCollectives=True)).get("entries", [])
-            found[source] = sorted(entries, key=lambda entry: int(entry["record_id"]))
+        for source, dump in list(self._dumps.items()):
+            try:
+                found[source] = json.loads(dump(includeCollectives=whole))
+            except (TypeError, ValueError, RuntimeError) as error:
+                del self._dumps[source]  # of another form than is known: the other source may still do
+                log.info("%s cannot be read (%s): its collectives are not counted", DUMPS[source], error)
         return found
 
 
@@ -131,7 +139,7 @@ class CollectivesProbe:
         self._standing: dict[Key, tuple[Counts, float]] = {}
         self._ended: dict[Key, int] = {}  # the highest number that is known to have ended
         self._settled: set[Key] = set()
-        self._next_reading = -math.inf
+        self._next_naming = self._next_settling = -math.inf
         self.groups: tuple[Progress, ...] = ()
 
     def look(self) -> None:
@@ -201,17 +209,20 @@ class CollectivesProbe:
             if before is None or before[0] != count:
                 self._standing[key] = (count, now)
                 self._settled.discard(key)
-        doubtful = {key for key in counts if self._is_doubtful(key, now)}
-        if (doubtful or counts.keys() - self._names.keys()) and now >= self._next_reading:
-            begun = time.perf_counter()
+        unnamed = bool(counts.keys() - self._names.keys()) and now >= self._next_naming
+        limit = SETTLE_SECONDS if now >= self._next_settling else SETTLE_SECONDS * CERTAIN_FACTOR
+        doubtful = {key for key in counts if self._seems_to_wait(key, now - limit)}
+        if unnamed or doubtful:
+            begun = time.thread_time()
             self._read(recorder.entries(), counts, doubtful)
-            self._next_reading = self._clock() + PAUSE_FACTOR * (time.perf_counter() - begun)
+            again = self._clock() + PAUSE_FACTOR * (time.thread_time() - begun)
+            self._next_naming = again
+            self._next_settling = again if doubtful else self._next_settling
         return {key: Counts(count.enqueued, self._ended[key]) for key, count in counts.items()}
 
-    def _is_doubtful(self, key: Key, now: float) -> bool:
-        count, since = self._standing[key]
-        seems_to_wait = self._ended[key] < count.enqueued and key not in self._settled
-        return seems_to_wait and now - since >= SETTLE_SECONDS
+    def _seems_to_wait(self, key: Key, since: float) -> bool:
+        count, stands_since = self._standing[key]
+        return self._ended[key] < count.enqueued and key not in self._settled and stands_since <= since
 
     def _read(
         self, entries: dict[str, list[dict[str, Any]]], counts: dict[Key, Counts], doubtful: set[Key]

@@ -75,6 +75,21 @@ print("in <module>" in dog.take())
 """
 
 
+TAKEN_BEFORE_FORK = """
+dog = watchdog.Watchdog(sys.argv[1])
+dog.keep(0.8)
+time.sleep(0.1)
+dog.keep(0.8)
+faulthandler.dump_traceback_later(1, file=sys.stdout)
+time.sleep(0.1)  # the thread that was ours is gone
+if os.fork() == 0:
+    os._exit(0)
+print(dog.stands_down, flush=True)
+time.sleep(1.2)
+dog.stop()
+"""
+
+
 def say(program: str, path: Path) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", BEGIN + program, path], capture_output=True, text=True, timeout=20, check=True
@@ -102,9 +117,10 @@ def test_timer_of_the_script_is_left_alone(tmp_path: Path) -> None:
     assert "Timeout (0:00:00.600000)!" in said
 
 
-def test_timer_that_the_script_takes_later_is_its_own(tmp_path: Path) -> None:
-    """Ours stands down for good when it finds itself replaced."""
-    said = say(TAKEN, tmp_path / "file")
+@pytest.mark.parametrize("program", [TAKEN, TAKEN_BEFORE_FORK])
+def test_timer_that_the_script_takes_later_is_its_own(program: str, tmp_path: Path) -> None:
+    """Ours stands down for good when it finds itself replaced, and does not come back after a fork."""
+    said = say(program, tmp_path / "file")
     assert "True" == said[0]
     assert "Timeout (0:00:01)!" in said
 

@@ -151,9 +151,40 @@ def test_torch_without_the_calls_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
     assert ({}, []) == look(monkeypatch, World(1))
 
 
+def test_one_source_of_another_form_does_not_cost_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions are private, and may change; what still can be read is served."""
+    world = World(1)
+    changed = {"_dump_nccl_trace_json": lambda: b"", "_dump_fr_trace_json": world.dump}
+    recorded, _ = look(monkeypatch, world, **changed)
+    assert {(ENQUEUED, "g0:0-1"): 7, (COMPLETED, "g0:0-1"): 6} == recorded
+
+
 def test_groups_beyond_sixteen_are_counted_as_dropped_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first sixteen are served."""
     world = World(20)
     recorded, dropped = look(monkeypatch, world, _dump_nccl_trace_json=world.dump)
     assert {f"g{number}:0-1" for number in range(16)} == {group for _, group in recorded}
     assert [4] == dropped
+
+
+def test_rank_that_seems_to_wait_has_its_list_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again while it stands, however long; the list costs a tenth of a second."""
+    world = World(1)
+    whole: list[bool] = []
+
+    def dump(**options: bool) -> bytes:
+        whole.append(options["includeCollectives"])
+        return world.dump(**options)
+
+    monkeypatch.setattr(collectives, "_world", lambda: world)
+    monkeypatch.setitem(sys.modules, "torch._C._distributed_c10d", SimpleNamespace(_dump_fr_trace_json=dump))
+    clock = FakeClock()
+    probe = CollectivesProbe(lambda *_: None, lambda _: None, clock)
+    read = []
+    for second in range(120):
+        before = sum(whole)
+        probe.look()
+        if sum(whole) > before:
+            read.append(second)
+        clock.advance(1)
+    assert [0, 10] == read  # for the name of the group, and to settle it
