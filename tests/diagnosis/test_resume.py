@@ -26,6 +26,6 @@ def test_accounts_of_a_run_that_was_killed_twice(
     result = crash_and_resume(seed, tmp_path, kills=2, elsewhere=elsewhere, tells=tells, **SHORT)
     assert {} == {kind: error for kind, error in result.errors().items() if error > 0.01}
     said, true = result.lost_steps
-    assert true == said
+    assert true == pytest.approx(said, abs=2 if elsewhere else 0)  # what was made since the last writing
     assert result.elapsed == pytest.approx(result.elapsed_said, rel=0.01)
     assert result.elapsed_said == pytest.approx(sum(said for said, _ in result.run.values()), rel=0.01)

@@ -7,7 +7,8 @@ import re
 #: Name of a sample, and what its value becomes. The first that matches counts.
 VALUES = (
     (r"\w+_timestamp_seconds", "<time>"),
-    (r"training_(phase|checkpoint)_seconds_total|\w+_duration_seconds(_bucket|_sum)?", "<seconds>"),
+    (r"training_(phase|checkpoint|checkpoint_write|goodput)_seconds_total", "<seconds>"),
+    (r"training_(run|elapsed)_seconds|\w+_duration_seconds(_bucket|_sum)?", "<seconds>"),
     (r"training_(samples|tokens)_per_second", "<rate>"),
     (r"training_(host|process)_\w+", "<figure>"),
 )

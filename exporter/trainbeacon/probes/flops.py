@@ -30,8 +30,9 @@ class Counter:
         from torch.utils.flop_counter import FlopCounterMode
 
         if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
-            self._stance = torch.compiler.set_stance("force_eager")
-            self._stance.__enter__()
+            stance: Any = torch.compiler.set_stance("force_eager")
+            stance.__enter__()
+            self._stance = stance
         mode = FlopCounterMode(display=False)
         mode.__enter__()
         self._mode = mode

@@ -109,7 +109,7 @@ def main() -> None:
         print("ready", flush=True)
         Training(settings, beacon, events).run()
         time.sleep(settings["tail"])
-    events.note("over")
+        events.note("over")
 
 
 if __name__ == "__main__":
