@@ -46,12 +46,12 @@ class Recorder:
         self.config = config
         self.identity = identity
         self.run = config.run or identity.run
-        self.start = time.time()
+        self.start, begun = time.time(), time.monotonic()
         self._logged: set[tuple[str, str]] = set()
         failure: Exception | None = None
         self.writer, failure = self._open_box()
         self.index = self._declare()
-        self.timeline = Timeline(self.writer, self.index)
+        self.timeline = Timeline(self.writer, self.index, begun)
         self.endings: list[Callable[[], None]] = []
         self.device_phases: DevicePhases | None = None
         self.listener: Callable[[str, int, float], None] | None = None

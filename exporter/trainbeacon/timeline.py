@@ -48,7 +48,7 @@ class Timeline:
         marks: steps of this process at whose end the phase totals are to be kept; empty but for a few.
     """
 
-    def __init__(self, writer: Writer, index: Index) -> None:
+    def __init__(self, writer: Writer, index: Index, begun: float | None = None) -> None:
         self._writer = writer
         self.wall_offset = time.time() - time.monotonic()
         self.heartbeat = 0.0
@@ -90,9 +90,9 @@ class Timeline:
         self._bucket_at = index["training_step_duration_seconds", ("0",)]
         self._sum_at = index["training_step_duration_seconds", (layout.HISTOGRAM_SUM,)]
         self._self_at = index["training_self_seconds_total", (catalogue.SELF_CAUSES[0],)]
-        self._begin()
+        self._begin(time.monotonic() if begun is None else begun)
 
-    def _begin(self) -> None:
+    def _begin(self, begun: float) -> None:
         values = self._writer.step
         for at in (self._phase_at + phase for phase in range(len(catalogue.PHASES))):
             values[at] = 0.0
@@ -100,7 +100,7 @@ class Timeline:
             values[at] = 0.0
         values[self._sum_at] = values[self._steps_at] = 0.0
         self._phase = INIT
-        self._phase_start = self._step_start = self._begun = time.monotonic()
+        self._phase_start = self._step_start = self._begun = begun
         values[self._now_at] = INIT
         values[self._start_at] = self._phase_start
         values[self._start_time_at] = self._phase_start + self.wall_offset
