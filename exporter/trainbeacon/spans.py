@@ -100,12 +100,15 @@ class Batches(Generic[Batch]):
         if not beacon.recording or beacon.timeline.declared == EVALUATE:
             yield from self._loader
             return
-        see = beacon.timeline.see
+        see, count, error = beacon.timeline.see, self._count, beacon.recorder.error
         see(DATA_WAIT)
         iterator = iter(self._loader)
         for batch in iterator:
             see(OTHER)
-            beacon.recorder.guard("value", self._count, batch)
+            try:
+                count(batch)
+            except Exception as problem:  # noqa: BLE001 - as `guard`, without its calls
+                error("value", problem)
             try:
                 yield batch
             except GeneratorExit:  # the loop ended by break: the step was done all the same

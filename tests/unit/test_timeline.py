@@ -331,3 +331,91 @@ def test_the_first_step_does_not_count_the_start(rank: Rank) -> None:
     rank.timeline.see(DATA_WAIT)
     rank.step(2.0)
     assert rank.duration() == 2.0
+
+
+# A rank's own time
+
+COMMUNICATION, OPTIMIZER, OTHER = PHASE["communication"], PHASE["optimizer"], PHASE["other"]
+
+
+def own_seconds(rank: Rank) -> dict[str, float | None]:
+    box = rank.box()
+    return {cause: box.number("training_self_seconds_total", cause) for cause in catalogue.SELF_CAUSES}
+
+
+def warm_up(rank: Rank) -> None:
+    rank.timeline.see(FORWARD)
+    rank.wait(1.0)
+    rank.timeline.end_step()
+
+
+def a_step(rank: Rank, *, hides: bool, waits: float = 0.0) -> None:
+    timeline = rank.timeline
+    for phase, seconds in ((DATA_WAIT, 1.0), (OTHER, 0.25), (FORWARD, 2.0), (OTHER, 0.0)):
+        timeline.see(phase)
+        rank.wait(seconds)
+    assert timeline.begin_backward()
+    rank.wait(4.0)
+    if waits:
+        assert timeline.begin_wait()
+        rank.wait(waits)
+        timeline.end_wait(paired=False)
+    timeline.end_backward(hides=hides)
+    rank.wait(0.5)
+    timeline.see(OPTIMIZER)
+    rank.wait(0.125)
+    timeline.end_step()
+
+
+def test_waiting_that_is_seen_is_no_time_of_the_ranks_own(rank: Rank) -> None:
+    """As with FSDP2: all but the waiting counts, under its cause, and the waiting is `communication`."""
+    warm_up(rank)
+    a_step(rank, hides=False, waits=8.0)
+    expected = {"data_wait": 1.0, "forward": 2.0, "backward": 4.0, "optimizer": 0.125, "host": 0.75}
+    assert expected == own_seconds(rank)
+    assert 8.0 == rank.box().number("training_phase_seconds_total", "communication")
+
+
+def test_a_backward_pass_that_hides_collectives_is_left_out(rank: Rank) -> None:
+    """As with DDP, whose waiting nobody sees: of two micro-batches, the first's backward pass counts."""
+    warm_up(rank)
+    assert rank.timeline.begin_backward()
+    rank.wait(4.0)
+    rank.timeline.end_backward(hides=False)
+    a_step(rank, hides=True)
+    expected = {"data_wait": 1.0, "forward": 2.0, "backward": 4.0, "optimizer": 0.125, "host": 0.75}
+    assert expected == own_seconds(rank)
+
+
+def test_without_collectives_or_in_a_pipeline_nothing_is_claimed(rank: Rank) -> None:
+    """No time of its own is served of a rank that waits for nobody, nor of one that exchanged messages."""
+    warm_up(rank)
+    a_step(rank, hides=False)
+    assert {None} == set(own_seconds(rank).values())
+    a_step(rank, hides=True)
+    assert None not in own_seconds(rank).values()
+    assert rank.timeline.begin_wait()
+    rank.timeline.end_wait(paired=True)
+    a_step(rank, hides=True, waits=1.0)
+    assert {None} == set(own_seconds(rank).values())
+
+
+def test_waiting_in_the_first_step_and_in_pauses_stays_what_it_is(rank: Rank) -> None:
+    """Warm-up, evaluation and checkpoint keep their names while a collective in them waits."""
+    rank.timeline.see(FORWARD)
+    assert not rank.timeline.begin_wait()
+    rank.timeline.end_step()
+    for phase in (EVALUATE, CHECKPOINT):
+        rank.timeline.enter(phase)
+        assert not rank.timeline.begin_wait()
+        rank.timeline.leave()
+
+
+def test_a_backward_pass_inside_another_does_not_end_it(rank: Rank) -> None:
+    """As reentrant activation checkpoints do: the phase is over with the outer one."""
+    warm_up(rank)
+    assert rank.timeline.begin_backward()
+    assert not rank.timeline.begin_backward()
+    rank.wait(1.0)
+    rank.timeline.end_backward(hides=True)
+    assert 1.0 == rank.box().number("training_phase_seconds_total", "backward")
