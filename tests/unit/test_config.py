@@ -103,6 +103,8 @@ class TestPrecedence:
             "gpu": "OFF",
             "user_metrics": "0",
             "probes_off": "layers,evidence",
+            "evidence_seconds": "2.5",
+            "stacks_signal": "SIGUSR2",
         }
         names = {field.name for field in fields(Config)}
         environ = {f"TRAINBEACON_{name.upper()}": texts.get(name, f"a-{name}") for name in names}
@@ -120,6 +122,8 @@ class TestPrecedence:
             "gpu": False,
             "user_metrics": False,
             "probes_off": ("layers", "evidence"),
+            "evidence_seconds": 2.5,
+            "stacks_signal": "SIGUSR2",
         }
         assert Config(**expected) == Config.load({}, environ)
 
