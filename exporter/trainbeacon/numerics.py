@@ -46,7 +46,9 @@ class Numerics:
         self._on = recorder.probes("gradients")
         self._norms: NormProbe | None = None
         self._probe: LayerProbe | None = None
+        self._plain: Any = None  # torch.Tensor, once it is needed
         self._armed = False
+        self._looked_at = -1  # the step whose gradients were looked through
         self._asked_for: int | None = None  # the step whose layer a device was asked for
         self._own_bad_step = -1  # in which this rank's own backward pass made a non-finite gradient
         self._remove: Callable[[], None] | None = None
@@ -117,7 +119,7 @@ class Numerics:
                 self._take_part(norm)
                 return None
             norm = local(norm)
-        if on_device(norm) or str(getattr(norm, "device", "cpu")) != "cpu":
+        if not getattr(norm, "is_cpu", True):
             return norm
         number = float(norm)
         if not isfinite(number):
@@ -145,13 +147,15 @@ class Numerics:
             replace: puts a function in the place of a module's.
         """
         if self._on and self._model is not None:
-            from torch import autograd
+            from torch import Tensor, autograd
 
+            self._plain = Tensor
             replace(autograd, "backward", looked_at(autograd.backward, self._look_at_loss))
 
     def _look_at_loss(self, loss: Any) -> None:
         try:
-            if _is_readable(loss):
+            # One number on the host, which is read without a wait and without a collective.
+            if loss.__class__ is self._plain and loss.is_cpu and loss.numel() == 1:
                 number = loss.item()
                 if number - number != 0.0:  # NaN or infinite; cheaper than a call
                     self._loss_is_bad(loss)
@@ -190,25 +194,37 @@ class Numerics:
             self._remove = fit[0].register_hook(self._look_at_gradient).remove
 
     def _look_at_gradient(self, gradient: torch.Tensor) -> None:
-        self._recorder.guard("hooks", self._judge_gradient, gradient)
-
-    def _judge_gradient(self, gradient: torch.Tensor) -> None:
-        if gradient.is_sparse:
-            return
-        total = gradient.sum().item()
-        if total - total != 0.0:
-            self._own_bad_step = self._timeline.step + 1
+        try:
+            total = gradient.sum().item()
+            if total - total != 0.0:
+                self._own_bad_step = self._timeline.step + 1
+        except Exception as error:  # noqa: BLE001 - as above
+            self._recorder.error("hooks", error)
 
     def _gradient_is_bad(self) -> None:
         """The gradients of this step are not finite: find the layer from which it went towards the input."""
         step = self._timeline.step + 1
         own = self._own_bad_step == step or self._recorder.identity.world_size == 1
         kind = "gradient" if own else "reduced"
-        if not self._nonfinite.would_take(step, kind):
+        if step == self._looked_at or not self._nonfinite.would_take(step, kind):
             return
+        self._looked_at = step  # clipping spoils them all after that
         bad = bad_layers(self._layers, gradients=True, deadline=time.monotonic() + MOST_SECONDS)
-        unclear = kind == "reduced" and len(bad) == len(self._layers)
-        self._nonfinite.saw(step, kind, "" if unclear or not bad else bad[-1])
+        self._nonfinite.saw(step, kind, self._last_of(bad, own))
+
+    def _last_of(self, bad: list[str], own: bool) -> str:
+        """The layer nearest to the loss, from which bad gradients went on.
+
+        Empty where that says nothing: of averaged gradients that are all bad, the loss of some rank was. A
+        rank holds a part of a sharded gradient only, and the next layer's bad part may lie on another one.
+        """
+        everywhere = len(bad) == len(self._layers)
+        if not bad or (everywhere and not own):
+            return ""
+        names = [layer.name for layer in self._layers]
+        at = names.index(bad[-1])
+        sharded = any(map(is_sharded, self._layers[at].parameters))
+        return "..".join(names[at : at + 2]) if sharded else bad[-1]
 
     def _ask_device(self) -> None:
         """Have a device tell which layers' weights are bad, once in an episode: its losses come late.
@@ -235,9 +251,3 @@ class Numerics:
     def _answered(self, names: list[str], place: int) -> None:
         if place and self._nonfinite.step is not None and self._nonfinite.step == self._asked_for:
             self._nonfinite.saw(self._nonfinite.step, self._nonfinite.kind, names[place - 1])
-
-
-def _is_readable(loss: Any) -> bool:
-    """Whether a loss is one number on the host, which is read without a wait."""
-    plain = hasattr(loss, "grad_fn") and not loss.is_cuda and not is_sharded(loss)
-    return plain and loss.device.type == "cpu" and loss.numel() == 1

@@ -51,7 +51,7 @@ class Outcome:
 
     Attributes:
         rank: `right` (the victim and nobody else), `wrong`, or `missed` (nobody).
-        layer: likewise of the layer that is named for the victim, `missed` if none.
+        layer: likewise of the layer that is named for the victim; `range` if it is one of two named ones.
         step: whether the victim tells the very step.
         named: ranks that are named, with layer and kind.
         norms: recorded norms of the whole run, by the name of the rule.
@@ -214,7 +214,9 @@ def _judge(
         fault,
         world_size,
         _verdict(ranks, {fault.victim} if fault.place != "nothing" else set()),
-        _verdict(layers, {fault.layer} if fault.place != "nothing" else set()),
+        "range"
+        if any(fault.layer in each.split("..")[:2] for each in layers if ".." in each)
+        else _verdict(layers, {fault.layer} if fault.place != "nothing" else set()),
         steps == {float(fault.step)},
         tuple(sorted(named)),
         norms,
@@ -264,7 +266,7 @@ def main() -> int:
 def _print_rates(title: str, outcomes: Sequence[Outcome]) -> None:
     print(title, len(outcomes), "faults, right step:", sum(outcome.step for outcome in outcomes))
     for outcome in outcomes:
-        if (outcome.rank, outcome.layer, outcome.step) != ("right", "right", True):
+        if outcome.rank != "right" or outcome.layer not in ("right", "range") or not outcome.step:
             print(" ", outcome.rank, outcome.layer, outcome.step, outcome.named, outcome.fault)
     for subject in ("rank", "layer"):
         for key in sorted({(each.fault.strategy, each.fault.place) for each in outcomes}):

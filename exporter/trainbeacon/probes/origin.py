@@ -8,14 +8,15 @@ followed from the first one that is not finite back to the layer that made it. C
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from trainbeacon.probes.layers import Layer
 from trainbeacon.probes.shards import local
 
-#: How long one search may take; it is made once in an episode.
-MOST_SECONDS = 0.25
+#: How long one search may take; it is made once in an episode of bad numbers.
+MOST_SECONDS = 1.0
 #: Operations of a graph that are looked at.
 MOST_NODES = 50_000
 #: An operation's input, by the name under which autograd keeps it. `mat2` is the last.
@@ -176,11 +177,17 @@ def _input(node: Any, name: str) -> Value:
 
 def _kept(node: Any) -> Iterator[tuple[str, Any]]:
     """The tensors that autograd keeps for an operation, by name: inputs first, then results."""
-    names = [each.removeprefix(_SAVED) for each in dir(node) if each.startswith(_SAVED)]
-    for name in sorted(names, key=lambda name: name in _RESULTS):
+    for name in _names_kept(type(node)):
         tensor = _readable(getattr(node, _SAVED + name))
-        if tensor is not None and (name in _POSITIONS or name in _RESULTS):
+        if tensor is not None:
             yield name, tensor
+
+
+@cache
+def _names_kept(operation: Hashable) -> list[str]:
+    names = [each.removeprefix(_SAVED) for each in dir(operation) if each.startswith(_SAVED)]
+    known = [name for name in names if name in _POSITIONS or name in _RESULTS]
+    return sorted(known, key=lambda name: name in _RESULTS)
 
 
 def _readable(saved: Any) -> Any:
