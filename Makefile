@@ -4,7 +4,7 @@ IN_ENVIRONMENT = $(PYTHON) tools/environment.py
 SUITES ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format generate dashboards robustness bench tools helm
+.PHONY: help demo test lint format generate dashboards robustness bench scale tools helm
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -39,6 +39,9 @@ bench: ## the figures of the README, measured here; PEERS=1 installs the other l
 	@if [ -n "$(PEERS)" ]; then \
 	  $(IN_ENVIRONMENT) python -m pip install --quiet -c tools/constraints.txt --editable '.[test,bench]'; fi
 	@$(IN_ENVIRONMENT) python -m benchmarks $(ARGS)
+
+scale: tools ## what a fleet of up to 4,096 ranks costs Prometheus here; takes an hour and a half
+	@$(IN_ENVIRONMENT) python -m benchmarks.scale $(ARGS)
 
 tools: ## Prometheus and Alertmanager, from the PATH or unpacked; SUITES="default trixie sid" for later versions
 	@$(PYTHON) tools/stack.py $(SUITES)

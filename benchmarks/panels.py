@@ -1,0 +1,47 @@
+"""The queries of the dashboards, asked as Grafana asks them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+#: What a panel of a usual screen shows at most, in points.
+POINTS = 1000
+#: The stretch that is asked for: what the fleet was scraped for is not longer.
+RANGE_SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query of one panel. Panels of one number ask for one moment only."""
+
+    dashboard: str
+    panel: str
+    expr: str
+    instant: bool
+
+    def request(self, run: str, now: float, interval: int) -> tuple[str, dict[str, str]]:
+        """Path and parameters, with one run chosen and all else at "All"."""
+        step = max(interval, RANGE_SECONDS // POINTS)
+        chosen = {
+            "run": run,
+            "__rate_interval": f"{max(4 * interval, step + interval)}s",
+            "__interval": f"{step}s",
+            "__range": f"{RANGE_SECONDS}s",
+        }
+        expr = re.sub(r"\$\{?(\w+)(?::\w+)?\}?", lambda found: chosen.get(found[1], ".*"), self.expr)
+        if self.instant:
+            return "/api/v1/query", {"query": expr, "time": f"{now:.3f}"}
+        begin = {"start": f"{now - RANGE_SECONDS:.3f}", "end": f"{now:.3f}", "step": str(step)}
+        return "/api/v1/query_range", {"query": expr, **begin}
+
+
+def queries(folder: Path) -> Iterator[Query]:
+    """Every query of the dashboards in a folder."""
+    for path in sorted(folder.glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel.get("targets", ()):
+                yield Query(path.stem, panel["title"], target["expr"], bool(target.get("instant")))
