@@ -8,7 +8,7 @@ followed from the first one that is not finite back to the layer that made it. C
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -177,14 +177,14 @@ def _input(node: Any, name: str) -> Value:
 
 def _kept(node: Any) -> Iterator[tuple[str, Any]]:
     """The tensors that autograd keeps for an operation, by name: inputs first, then results."""
-    for name in _names_kept(type(node)):
+    for name in _names_kept(node.__class__):
         tensor = _readable(getattr(node, _SAVED + name))
         if tensor is not None:
             yield name, tensor
 
 
 @cache
-def _names_kept(operation: Hashable) -> list[str]:
+def _names_kept(operation: Any) -> list[str]:
     names = [each.removeprefix(_SAVED) for each in dir(operation) if each.startswith(_SAVED)]
     known = [name for name in names if name in _POSITIONS or name in _RESULTS]
     return sorted(known, key=lambda name: name in _RESULTS)
