@@ -62,7 +62,8 @@ def _routes() -> str:
     intervals = config.get("time_intervals")
     if intervals:
         converted["muteTimeIntervals"] = [
-            {"name": one["name"], "timeIntervals": one["time_intervals"]} for one in intervals
+            {"name": one["name"], "timeIntervals": [_interval(part) for part in one["time_intervals"]]}
+            for one in intervals
         ]
     return _GENERATED.format(source=path) + yaml.safe_dump(converted, sort_keys=False, width=100)
 
@@ -84,6 +85,19 @@ def _inhibition(rule: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in rule.items()
         if key != "name"
     }
+
+
+def _interval(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A time interval; those of an AlertmanagerConfig know no other time zone than UTC."""
+    if part.get("location", "UTC") != "UTC":
+        raise ValueError(f"alertmanager.yml: an AlertmanagerConfig has no time zone {part['location']}")
+    made: dict[str, Any] = {_camel(key): value for key, value in part.items() if key != "location"}
+    if "times" in made:
+        made["times"] = [{_camel(key): value for key, value in time.items()} for time in made["times"]]
+    if "daysOfMonth" in made:
+        ranges = [str(days).split(":") for days in made["daysOfMonth"]]
+        made["daysOfMonth"] = [{"start": int(days[0]), "end": int(days[-1])} for days in ranges]
+    return made
 
 
 def _matchers(texts: list[str]) -> list[dict[str, str]]:
