@@ -22,7 +22,11 @@ from typing import Any
 import pytest
 
 Message = dict[str, Any]
-FASTER = {"group_wait: 10s": "group_wait: 1s", "group_interval: 1m": "group_interval: 2s"}
+FASTER = {
+    "group_wait: 10s": "group_wait: 1s",
+    "group_wait: 5s": "group_wait: 1s",
+    "group_interval: 1m": "group_interval: 2s",
+}
 
 
 class Receiver(ThreadingHTTPServer):
@@ -179,7 +183,8 @@ def test_alerts_without_a_run_mute_nothing(stack: Stack) -> None:
         {"alertname": "SomethingElse", "severity": "critical"},
         {"alertname": "TrainBeaconExporterBlind", "severity": "warning", "instance": "a:1"},
     )
-    assert names(stack.message()) == ["SomethingElse ", "TrainBeaconExporterBlind "]
+    both = names(stack.message()) + names(stack.message())  # a page and a ticket have routes of their own
+    assert sorted(both) == ["SomethingElse ", "TrainBeaconExporterBlind "]
 
 
 def test_the_watchdog_has_a_receiver_of_its_own_and_information_none(stack: Stack) -> None:

@@ -89,6 +89,8 @@ def test_message_of_a_firing_alert(every_amtool: str, repository: Path, tmp_path
         "",
         "Resolved:",
         "- TrainingRankLost, rank 1",
+        "Dashboard: http://127.0.0.1:3000/d/trainbeacon-run?var-run=gpt",
+        "Silence: /#/silences/new?filter=%7Balertname%3D%22TrainingRankLost%22%2Crun%3D%22gpt%22%7D",
     ]
 
 
