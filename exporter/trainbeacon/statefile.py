@@ -105,7 +105,7 @@ class RunState:
 
     def to_bytes(self) -> bytes:
         """The content of the file."""
-        return json.dumps({"trainbeacon": FORM, **asdict(self)}, indent=1).encode() + b"\n"
+        return json.dumps({"trainbeacon": FORM, **asdict(self)}).encode() + b"\n"
 
 
 def beside(checkpoint: str | os.PathLike[str], run: str) -> str | None:

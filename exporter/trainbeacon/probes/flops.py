@@ -33,7 +33,7 @@ class Counter:
             stance: Any = torch.compiler.set_stance("force_eager")
             stance.__enter__()
             self._stance = stance
-        mode = FlopCounterMode(display=False)
+        mode: Any = FlopCounterMode(display=False)
         mode.__enter__()
         self._mode = mode
 
