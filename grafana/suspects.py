@@ -50,15 +50,14 @@ BEHIND = (
     " - max by (rank) (last_over_time(training_step{<ranks>}[15m])), 0)"
 )
 
-# One number for each phase makes a rank one lane, and a greater one marks its silence; `@ end()` keeps
-# the same ranks over the time shown.
+# A rank's phase is a number, and a greater one marks its silence; `@ end()` keeps the same ranks over the
+# time shown.
 LANE_COLORS = dict(enumerate([*PHASES.items(), ("silent", "red")], 1))
-LANE = " or ".join(
-    f'{i} * run_rank:training_phase:current{{<ranks>, phase="{phase}"}}' for i, phase in enumerate(PHASES, 1)
-)
 MUTE = f"{len(LANE_COLORS)} * (run_rank:training_silence_seconds:age{{<ranks>}} > bool 0)"
 HEARD = "max by (rank) (last_over_time(training_heartbeat_timestamp_seconds{<ranks>}[15m] @ end()))"
-LANES = f"max by (rank) ({LANE} or {MUTE}) and on (rank) bottomk(24, {HEARD})"
+LANES = (
+    f"max by (rank) ({MUTE} or run_rank:training_phase:number{{<ranks>}}) and on (rank) bottomk(24, {HEARD})"
+)
 
 COUNTS = Stat(
     "Ranks",
@@ -116,5 +115,6 @@ PHASES_BY_RANK = StateTimeline(
     Query(LANES, "rank {{rank}}"),
     width=24,
     height=9,
+    unit="short",
     mappings=LANE_COLORS,
 )

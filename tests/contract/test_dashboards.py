@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from grafana.build import generate
+from grafana.common import CONDITIONS, LIMITS, PHASES
 from trainbeacon.catalogue import BY_NAME
 
 Json = dict[str, Any]
@@ -442,6 +443,18 @@ def test_panel_stays_readable_with_thousands_of_ranks(panel: Json) -> None:
         assert (
             bounded or not shown & single or "ALERTS" in target["expr"]
         )  # alerts are bounded by their rules
+
+
+def test_numbers_and_limits_are_those_of_the_rules(repository: Path) -> None:
+    """A phase or condition is drawn as what the rules mean by its number; limits are the rules' own."""
+    numbers = re.findall(r'(\d+) \* \S+{phase="(\w+)"}', RULES["run_rank:training_phase:number"])
+    assert numbers == [(str(number), phase) for number, phase in enumerate(PHASES, 1)]
+    conditions = re.findall(r"\) ?\+ (\d)\n|:count \+ (\d)\n", RULES["run:training_condition:worst"])
+    assert [int(left or right) for left, right in conditions] == sorted(CONDITIONS, reverse=True)[:-1]
+    for name, limit in LIMITS.items():
+        texts = "\n".join(path.read_text() for path in repository.glob("prometheus/rules/*/*.yml"))
+        defaults = re.findall(rf'name="{name}"}}\s+or on \([\w, ]+\)\s+0 \* .* \+ (\S+)', texts)
+        assert {float(each) for each in defaults} == {limit}, name
 
 
 def test_units_are_worked_out_from_expressions() -> None:
