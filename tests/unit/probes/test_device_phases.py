@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import trainbeacon
 from trainbeacon.probes import device_phases
 from trainbeacon.probes.device_phases import MOST_EVENTS, DevicePhases
 
@@ -70,11 +71,7 @@ class Rank:
 
 @pytest.fixture
 def rank(monkeypatch: pytest.MonkeyPatch) -> Rank:
-    @contextmanager
-    def nothing() -> Iterator[None]:
-        yield
-
-    monkeypatch.setattr(device_phases, "captures_of_others_ignored", nothing)
+    monkeypatch.setattr(device_phases, "captures_of_others_ignored", nullcontext)
     return Rank()
 
 
@@ -124,3 +121,22 @@ def test_nothing_is_recorded_into_a_graph(rank: Rank) -> None:
     rank.phases.look()
     assert {} == rank.seconds
     assert [] == rank.device.events
+
+
+def test_a_beacon_serves_them_from_its_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`training_device_phase_seconds_total` is unset without a device, and filled by the helper's look."""
+    monkeypatch.setattr(device_phases, "captures_of_others_ignored", nullcontext)
+    with trainbeacon.start(run="device", directory=str(tmp_path), serve="off") as beacon:
+        recorder = beacon.recorder
+        at = recorder.at("training_device_phase_seconds_total", "forward")
+        assert recorder.writer.slots[at] != recorder.writer.slots[at]
+        phases, device = recorder.device_phases, Device()
+        assert phases is not None
+        phases._edge = device  # type: ignore[assignment]
+        phases.step_over()
+        phases.begin("forward")
+        device.now += 0.5
+        phases.end()
+        phases.step_over()
+        phases.look()
+        assert recorder.writer.slots[at] == 1.0  # of two steps
