@@ -67,7 +67,7 @@ SUMMARY = Row(
             labels={"run": 0, "project": 90, "owner": 90},
             sort=("training loss",),
             ascending=True,
-            empty="none",
+            empty="-",
         ),
     ),
 )

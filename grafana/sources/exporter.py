@@ -121,7 +121,7 @@ NOW = Row(
             labels={"instance": 0},
             hidden=("cluster", "namespace"),
             sort=("scrape", "failing", "damaged", "errors", "dropped", "collecting"),
-            empty="none",
+            empty="-",
         ),
         Table(
             "Firing alerts",

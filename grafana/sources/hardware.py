@@ -159,7 +159,7 @@ NOW = Row(
             hidden=("cluster", "namespace", "instance"),
             sort=("XIDs", "ECC", "held down", "heat"),
             links={"rank": link("ranks", run="run", rank="rank"), "run": link("run", run="run")},
-            empty="none",
+            empty="-",
         ),
         Lanes(
             "Least used GPUs",

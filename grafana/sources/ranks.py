@@ -44,7 +44,7 @@ WHO_ROW = Row(
                 "topk(1, max by (rank, cause) (run_rank_cause:training_straggler:ratio{<ranks>}))",
                 "rank {{rank}}: {{cause}}",
             ),
-            width=6,
+            width=7,
             unit="percentunit",
             decimals=0,
             thresholds=((None, "red"),),
