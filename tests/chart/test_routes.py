@@ -17,6 +17,8 @@ _KEYS = {
     "groupWait": "group_wait",
     "groupInterval": "group_interval",
     "repeatInterval": "repeat_interval",
+    "muteTimeIntervals": "mute_time_intervals",
+    "activeTimeIntervals": "active_time_intervals",
 }
 
 
@@ -26,13 +28,14 @@ def as_operator(configs: list[Object], strategy: str) -> dict[str, Any]:
     What the operator does: a receiver is called namespace/object/receiver, the object's root route
     becomes a child with `continue`, and with OnNamespace route and inhibitions match the namespace.
     """
-    routes, inhibitions, receivers = [], [], [{"name": "base"}]
+    routes, inhibitions, receivers, intervals = [], [], [{"name": "base"}], set()
     for one in configs:
         prefix = f"{one['metadata']['namespace']}/{one['metadata']['name']}/"
         own = [f'namespace = "{one["metadata"]["namespace"]}"'] if strategy == "OnNamespace" else []
         route = _route(one["spec"]["route"], prefix)
         routes.append({**route, "matchers": [*own, *route.get("matchers", ())], "continue": True})
         receivers += [{"name": prefix + receiver["name"]} for receiver in one["spec"]["receivers"]]
+        intervals |= {interval["name"] for interval in one["spec"].get("muteTimeIntervals", ())}
         for rule in one["spec"]["inhibitRules"]:
             sides = {
                 f"{side}_matchers": own + _matchers(rule[f"{side}Match"]) for side in ("source", "target")
@@ -42,6 +45,7 @@ def as_operator(configs: list[Object], strategy: str) -> dict[str, Any]:
         "route": {"receiver": "base", "routes": routes},
         "inhibit_rules": inhibitions,
         "receivers": receivers,
+        "time_intervals": [{"name": name, "time_intervals": [{"years": ["2020"]}]} for name in intervals],
     }
 
 
