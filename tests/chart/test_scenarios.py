@@ -6,12 +6,14 @@ import base64
 import gzip
 import json
 import re
+import ssl
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.certificates import Authority
 from tests.chart.rendering import (
     CHART,
     REPOSITORY,
@@ -28,6 +30,7 @@ from tests.chart.rendering import (
 from tests.chart.schemas import VERSIONS, problems
 from trainbeacon import catalogue
 from trainbeacon._version import __version__
+from trainbeacon.webconfig import WebConfigFile
 
 scenario = pytest.mark.parametrize("values", SCENARIOS, ids=lambda path: path.stem)
 
@@ -217,18 +220,23 @@ def test_secured_means_exporter_probe_and_monitor(helm: str) -> None:
 
 
 def test_web_config_is_one_that_the_exporter_takes(helm: str, promtool: str, tmp_path: Path) -> None:
-    """promtool finds no fault with the rendered file but the certificates, which lie in the pod."""
+    """With the pod's certificates in place, exporter and promtool take the file, and it asks for both."""
     objects = render(helm, "--values", Path(__file__).parent / "values/secured.yml")
+    authority = Authority(tmp_path / "authority")
+    pair = authority.issue("server", "DNS:trainbeacon.training")
+    mounted = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authority.certificate}
+    for name, source in mounted.items():
+        (tmp_path / name).write_bytes(source.read_bytes())
     file = tmp_path / "web.yml"
-    file.write_text(of_kind(objects, "Secret")[0]["stringData"]["web.yml"])
-    done = subprocess.run([promtool, "check", "web-config", file], capture_output=True, text=True)
-    assert "no such file or directory" in done.stderr
-    assert "field" not in done.stderr
-    del_tls = yaml.safe_load(file.read_text())
-    del del_tls["tls_server_config"]
-    file.write_text(yaml.safe_dump(del_tls))
+    text = of_kind(objects, "Secret")[0]["stringData"]["web.yml"]
+    file.write_text(text.replace("/etc/trainbeacon/tls", str(tmp_path)))
+
     done = subprocess.run([promtool, "check", "web-config", file], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    web = WebConfigFile(str(file)).current
+    assert ("https", ["prometheus"], []) == (web.scheme, list(web.users), web.warnings)
+    assert web.context is not None
+    assert ssl.CERT_REQUIRED == web.context.verify_mode
 
 
 def test_network_policy_closes_the_metrics_port_only(helm: str) -> None:
