@@ -86,7 +86,14 @@ BY_STEP = Row(
             axis="step",
             log=True,
         ),
-        Trend("Learning rate", "Highest of the parameter groups, over the step.", RATE, x=STEP, axis="step"),
+        Trend(
+            "Learning rate",
+            "Highest of the parameter groups, over the step.",
+            RATE,
+            x=STEP,
+            axis="step",
+            log=True,
+        ),
         Trend(
             "Time to the step",
             "Since the run first began, over all attempts and pauses: the lower line is quicker.",

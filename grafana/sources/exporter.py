@@ -12,6 +12,7 @@ INSTANCE = Variable(
     "instance", "Instance", "label_values(trainbeacon_build_info{<jobs>}, instance)", whole=""
 )
 JOBS = f'{SELECTORS["place"]}, job=~"$job"'
+NODES = f'{SELECTORS["place"]}, instance=~"$instance"'
 SERVED = f'{JOBS}, instance=~"$instance"'
 
 KEY = "by (cluster, namespace, instance)"
@@ -20,8 +21,8 @@ SLOW = f"sum {KEY} (trainbeacon_collector_duration_seconds{{<here>}})"
 FAILED = f"sum {KEY} (1 - trainbeacon_collector_success{{<here>}})"
 INVALID = f'max {KEY} (trainbeacon_blackboxes{{<here>, state="invalid"}})'
 NOTHING = f"0 * max {KEY} (up{{<here>}})"
-ERRORS = f"sum {KEY} (increase(trainbeacon_errors_total{{<here>}}[$__range]))"
-DROPPED = f"sum {KEY} (increase(trainbeacon_series_dropped_total{{<here>}}[$__range]))"
+ERRORS = f"sum {KEY} (instance_where:trainbeacon_errors:increase5m{{<nodes>}})"
+DROPPED = f"max {KEY} (instance:trainbeacon_series_dropped:increase5m{{<nodes>}})"
 # The worst first: down, blind in part, damaged boxes, errors, series dropped, slow.
 WORST = (
     " and on (cluster, namespace, instance) topk(12,"
@@ -68,16 +69,16 @@ NOW = Row(
         ),
         Stat(
             "Errors",
-            "Of TrainBeacon itself in the time shown, by place. None of them reached the training.",
-            Query("sum by (where) (increase(trainbeacon_errors_total{<here>}[$__range])) > 0", "{{where}}"),
+            "Of TrainBeacon itself in the last five minutes, by place. None of them reached the training.",
+            Query("sum by (where) (instance_where:trainbeacon_errors:increase5m{<nodes>}) > 0", "{{where}}"),
             width=5,
             decimals=0,
             thresholds=((None, "orange"),),
         ),
         Stat(
             "Series dropped",
-            "In the time shown, because a budget was spent.",
-            "sum(increase(trainbeacon_series_dropped_total{<here>}[$__range]))",
+            "In the last five minutes, because a budget was spent.",
+            "sum(instance:trainbeacon_series_dropped:increase5m{<nodes>})",
             width=5,
             decimals=0,
             thresholds=above(1, "orange"),
@@ -200,18 +201,16 @@ SIGHT = Row(
             Query("sum by (state) (trainbeacon_blackboxes{<here>})", "{{state}}"),
             colors={"live": "green", "dead": "blue", "invalid": "red"},
         ),
-        Band(
+        TimeSeries(
             "Age of a rank's last sign of life",
-            "At the moment of the scrape, over running ranks: what the exporter serves is no older.",
-            "timestamp(training_heartbeat_timestamp_seconds{<here>})"
-            " - training_heartbeat_timestamp_seconds{<here>}",
+            "At the moment of the scrape, of the rank heard of longest ago: what is served is no older.",
+            "max(timestamp(training_heartbeat_timestamp_seconds{<here>})"
+            " - training_heartbeat_timestamp_seconds{<here>})",
         ),
         TimeSeries(
             "Errors",
-            "Of TrainBeacon itself, by place.",
-            Query(
-                "sum by (where) (increase(trainbeacon_errors_total{<here>}[$__rate_interval]))", "{{where}}"
-            ),
+            "Of TrainBeacon itself, by place, over five minutes.",
+            Query("sum by (where) (instance_where:trainbeacon_errors:increase5m{<nodes>})", "{{where}}"),
             bars=True,
         ),
         TimeSeries(
@@ -274,7 +273,7 @@ DASHBOARD = Dashboard(
     "The watchers: does every node's exporter answer, see all ranks, and lose nothing.",
     (NOW, SCRAPES, SIGHT, VERSIONS),
     variables=(CLUSTER, NAMESPACE, JOB, INSTANCE),
-    selectors={"jobs": JOBS, "here": SERVED} | SELECTORS,
+    selectors={"jobs": JOBS, "here": SERVED, "nodes": NODES} | SELECTORS,
     annotations=(
         Annotation(
             "Firing alerts",

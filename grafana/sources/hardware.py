@@ -26,9 +26,18 @@ OWNER = (
     " (instance_gpu:training_rank:info{<gpus>})"
 )
 LIVES = f"max {KEY} (training_gpu_up{{<gpus>}})"
-XIDS = f"sum {KEY} (increase(training_gpu_xid_errors_total{{<gpus>}}[$__range]))"
-ECC = f'sum {KEY} (increase(training_gpu_ecc_errors_total{{<gpus>, kind="uncorrected"}}[$__range]))'
-HELD = f'sum {KEY} (avg_over_time(training_gpu_throttled{{<gpus>, reason!="power_cap"}}[$__range]))'
+# Cheap at thousands of GPUs: gauges, and what the rules have summed up.
+XID_AGE = f"(time() - max {KEY} (training_gpu_xid_last_timestamp_seconds{{<gpus>}}) < $__range_s)"
+ECC = f'max {KEY} (instance_gpu_kind:training_gpu_ecc_errors:increase15m{{<gpus>, kind="uncorrected"}})'
+HELD = f'max {KEY} (instance_gpu_reason:training_gpu_throttled:avg5m{{<gpus>, reason!="power_cap"}})'
+ASKED = f"max {KEY} (training_gpu_recovery_action{{<gpus>}})"
+ACTIONS = {
+    0: ("nothing", "transparent"),
+    1: ("reset", "red"),
+    2: ("reboot", "red"),
+    3: ("drain", "red"),
+    4: ("drain, reset", "red"),
+}
 CLOCK = (
     f'max {KEY} (training_gpu_clock_hertz{{<gpus>, clock="sm"}})'
     ' / scalar(quantile(0.5, training_gpu_clock_hertz{<gpus>, clock="sm"}))'
@@ -37,8 +46,9 @@ CLOCK = (
 BADNESS = (
     f"sum {KEY} ("
     'label_replace(1e6 * (1 - training_gpu_up{<gpus>}), "reason", "lost", "", "")'
-    f' or label_replace(1e4 * {XIDS}, "reason", "xid", "", "")'
-    f' or label_replace(1e3 * {ECC}, "reason", "ecc", "", "")'
+    f' or label_replace(1e4 * ({XID_AGE} > bool 0), "reason", "xid", "", "")'
+    f' or label_replace(1e3 * ({ECC} > bool 0), "reason", "ecc", "", "")'
+    f' or label_replace(1e3 * ({ASKED} > bool 0), "reason", "asked", "", "")'
     f' or label_replace(100 * {HELD}, "reason", "held", "", "")'
     ' or label_replace(training_gpu_temperature_celsius{<gpus>} / 100, "reason", "hot", "", ""))'
 )
@@ -77,7 +87,7 @@ NOW = Row(
         Stat(
             "Held down",
             "GPUs whose clocks are held down at the moment, by reason. A power cap alone is usual.",
-            Query("sum by (reason) (training_gpu_throttled{<gpus>}) > 0", "{{reason}}"),
+            Query("sum by (reason) (instance_reason:training_gpu_throttled:sum{<hosts>}) > 0", "{{reason}}"),
             width=6,
             unit="short",
             colors=HELD_COLORS,
@@ -85,24 +95,27 @@ NOW = Row(
         ),
         Stat(
             "XIDs",
-            "Errors reported by the driver in the time shown, by class.",
-            Query(
-                "sum by (class) (increase(training_gpu_xid_errors_total{<gpus>}[$__range])) > 0", "{{class}}"
-            ),
-            width=6,
-            decimals=0,
+            "GPUs with an error reported by the driver in the time shown.",
+            Query(f"count({XID_AGE})", "GPUs"),
+            width=4,
+            unit="short",
             thresholds=((None, "red"),),
             empty="none",
         ),
         Stat(
             "Memory errors",
-            "In the time shown, over all GPUs. A corrected one harms nobody; many of them announce worse.",
-            Query(
-                "sum by (kind) (increase(training_gpu_ecc_errors_total{<gpus>}[$__range])) > 0", "{{kind}}"
+            "Over all GPUs in the last quarter of an hour; and GPUs that must be reset for a row to be"
+            " replaced, or cannot replace it. A corrected error harms nobody; many of them announce worse.",
+            (
+                Query(
+                    "sum by (kind) (instance_kind:training_gpu_ecc_errors:increase15m{<hosts>}) > 0",
+                    "{{kind}}",
+                ),
+                Query('count(training_gpu_remapped_rows{<gpus>, kind=~"pending|failed"} > 0)', "to reset"),
             ),
-            width=6,
+            width=8,
             decimals=0,
-            colors={"corrected": "blue", "uncorrected": "red"},
+            colors={"corrected": "blue", "uncorrected": "red", "to reset": "red"},
             empty="none",
         ),
         Table(
@@ -110,6 +123,7 @@ NOW = Row(
             "At most eight: lost, with XIDs or uncorrected memory errors in the time shown, held down for"
             " heat or power faults, or hottest.",
             (
+                Query(f"sort_desc(topk(8, {BADNESS}))"),  # the rows stay in the order of the first query
                 Query(f"({OWNER}){WORST}"),
                 Query(
                     f"min {KEY} (training_gpu_up{{<gpus>}}){WORST}",
@@ -117,9 +131,12 @@ NOW = Row(
                     mappings={0: ("lost", "red"), 1: ("up", "green")},
                     width=50,
                 ),
-                Query(f"({XIDS} or 0 * {LIVES}){WORST}", "XIDs", decimals=0, thresholds=above(1), width=60),
-                Query(f"max {KEY} (training_gpu_xid_last{{<gpus>}} > 0){WORST}", "last XID", width=80),
-                Query(f"({ECC} or 0 * {LIVES}){WORST}", "ECC", decimals=0, thresholds=above(1), width=60),
+                Query(
+                    f"max {KEY} (training_gpu_xid_last{{<gpus>}} > 0){WORST}", "XID", unit="none", width=50
+                ),
+                Query(f"{XID_AGE}{WORST}", "XID since", decimals=0, thresholds=above(0), width=90),
+                Query(f"({ECC} or 0 * {LIVES}){WORST}", "ECC", decimals=0, thresholds=above(1), width=55),
+                Query(f"({ASKED} or 0 * {LIVES}){WORST}", "asks for", mappings=ACTIONS, width=90),
                 Query(
                     f"({HELD} or 0 * {LIVES}){WORST}",
                     "held down",
@@ -157,7 +174,6 @@ NOW = Row(
             width=16,
             height=10,
             hidden=("cluster", "namespace", "instance"),
-            sort=("XIDs", "ECC", "held down", "heat"),
             links={"rank": link("ranks", run="run", rank="rank"), "run": link("run", run="run")},
             empty="-",
         ),
@@ -205,7 +221,7 @@ GPUS = Row(
         TimeSeries(
             "Held down",
             "GPUs whose clocks are held down, by reason.",
-            Query("sum by (reason) (training_gpu_throttled{<gpus>})", "{{reason}}"),
+            Query("sum by (reason) (instance_reason:training_gpu_throttled:sum{<hosts>})", "{{reason}}"),
             stacked=True,
             colors=HELD_COLORS,
         ),
@@ -235,21 +251,17 @@ ERRORS = Row(
     (
         TimeSeries(
             "XIDs",
-            "By class.",
+            "By class, over ten minutes, on the hosts chosen.",
             Query(
-                "sum by (class) (increase(training_gpu_xid_errors_total{<gpus>}[$__rate_interval]))",
-                "{{class}}",
+                "sum by (class) (instance_class:training_gpu_xid_errors:increase10m{<hosts>})", "{{class}}"
             ),
-            bars=True,
+            soft_maximum=1,
         ),
         TimeSeries(
             "Memory errors",
-            "By whether they were corrected.",
-            Query(
-                "sum by (kind) (increase(training_gpu_ecc_errors_total{<gpus>}[$__rate_interval]))",
-                "{{kind}}",
-            ),
-            bars=True,
+            "By whether they were corrected, over a quarter of an hour, on the hosts chosen.",
+            Query("sum by (kind) (instance_kind:training_gpu_ecc_errors:increase15m{<hosts>})", "{{kind}}"),
+            soft_maximum=1,
             colors={"corrected": "blue", "uncorrected": "red"},
         ),
         TimeSeries(
@@ -277,15 +289,10 @@ ERRORS = Row(
             empty="no NVLink",
         ),
         TimeSeries(
-            "NVLink errors",
-            "By kind, and links that are up over the most that were.",
-            (
-                Query(
-                    "sum by (kind) (increase(training_gpu_nvlink_errors_total{<gpus>}[$__rate_interval]))",
-                    "{{kind}}",
-                ),
-            ),
-            bars=True,
+            "NVLink links lost",
+            "Links that were up within six hours and are not now.",
+            "sum(instance_gpu:training_gpu_nvlink_links_lost:count{<gpus>})",
+            soft_maximum=1,
             empty="no NVLink",
         ),
         TimeSeries(
@@ -296,13 +303,10 @@ ERRORS = Row(
             empty="not counted",
         ),
         TimeSeries(
-            "PCIe errors",
-            "By kind.",
-            Query(
-                "sum by (kind) (increase(training_gpu_pcie_errors_total{<gpus>}[$__rate_interval]))",
-                "{{kind}}",
-            ),
-            bars=True,
+            "Link errors",
+            "Of NVLink and PCIe, those that cost time or data, over ten minutes.",
+            "sum(instance_gpu:training_gpu_link_errors:increase10m{<gpus>})",
+            soft_maximum=1,
         ),
     ),
 )
