@@ -66,6 +66,8 @@ def _strict(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     made = {name: _strict(part) for name, part in schema.items()}
+    if isinstance(pattern := made.get("pattern"), str) and "(?i)" in pattern:
+        made["pattern"] = "(?i)" + pattern.replace("(?i)", "")  # Go has flags anywhere, Python at the start
     if isinstance(made.get("properties"), dict) and "additionalProperties" not in made:
         made["additionalProperties"] = False
     return made
