@@ -25,8 +25,8 @@ import yaml
 from benchmarks import scale_table
 from benchmarks.measure import free_port, load, significant, summary, surroundings
 from benchmarks.panels import Query, queries
-from trainbeacon.demo import processes, web
 from tools import stack
+from trainbeacon.demo import processes, web
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks/results"
@@ -233,7 +233,7 @@ class Reading:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
     def _version(self) -> str:
-        answer = web.get_json(f"{self._address}/api/v1/status/buildinfo")
+        answer = web.get_json(f"{self._address}/api/v1/status/buildinfo", seconds=60.0)
         return str(answer["data"]["version"])
 
 

@@ -30,7 +30,7 @@ def tables(measured: list[dict[str, Any]]) -> str:
 
 def _costs(measured: list[dict[str, Any]]) -> str:
     columns = (
-        "ranks", "every", "series", "samples/s", "Prometheus' memory", "its cores", "all rules, median (most)",
+        "ranks", "every", "series", "samples/s", "memory", "its cores", "all rules, median (most)",
         "a quarter interval", "scrape, median (most)", "slowest panel", "load average",
     )  # fmt: skip
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]

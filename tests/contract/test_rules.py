@@ -235,9 +235,16 @@ def test_lint_finds(problem: str, broken: Rule) -> None:
     assert problem in problems({"expr": "training_loss > 1", **name, **broken})
 
 
+#: Recording groups that judge by windows of minutes and read every series of every rank or GPU: at thousands
+#: of ranks they would not fit into an interval of 15 s (docs/scale.md). No page waits for them.
+ONCE_A_MINUTE = ("trainbeacon-dashboards-windows", "trainbeacon-hardware-windows", "trainbeacon-memory")
+
+
 def test_groups_are_portable() -> None:
-    """Only keys that Prometheus 2.42 knows, no interval of their own, no name twice."""
-    assert [set(group) for _, group in groups() if set(group) != {"name", "rules"}] == []
+    """Only keys that Prometheus 2.42 knows, an interval of their own only for what says why, no name twice."""
+    assert [set(group) for _, group in groups() if set(group) - {"interval"} != {"name", "rules"}] == []
+    slow = {group["name"]: group["interval"] for _, group in groups() if "interval" in group}
+    assert slow == dict.fromkeys(ONCE_A_MINUTE, "1m")
     names = [group["name"] for _, group in groups()]
     assert sorted(set(names)) == sorted(names)
     assert len(RECORDS) == sum("record" in rule for rule in RULES)
@@ -257,6 +264,12 @@ def test_recorded_series_of_other_groups_are_never_in_a_hurry() -> None:
             used = {each.name for each in selectors(promql.parse(rule["expr"]))} & set(RECORDS)
             assert used <= shared | before, rule.get("alert") or rule["record"]
             before.add(rule.get("record", ""))
+
+
+def test_every_limit_that_a_run_may_set_is_read() -> None:
+    """A limit that no rule reads would be taken without a word and change nothing."""
+    text = "".join(rule["expr"] for rule in RULES)
+    assert [] == [name for name in catalogue.THRESHOLDS if f'name="{name}"' not in text]
 
 
 def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
