@@ -44,7 +44,20 @@ def compose() -> Mapping[str, str]:
     return compose_files()
 
 
-GENERATORS: tuple[Callable[[], Mapping[str, str]], ...] = (metrics_reference, dashboards, chart, compose)
+def alerts() -> Mapping[str, str]:
+    """The page of all alerts, from the rules."""
+    from tools.alerts import page
+
+    return page()
+
+
+GENERATORS: tuple[Callable[[], Mapping[str, str]], ...] = (
+    metrics_reference,
+    alerts,
+    dashboards,
+    chart,
+    compose,
+)
 
 #: Nothing but generated files lives here: what no generator names any more is out of date.
 OWNED = (

@@ -19,7 +19,7 @@ from trainbeacon.identity import TEXT_LIMIT
 from trainbeacon.redaction import VALUE_LIMIT, holds_secret, looks_secret
 
 #: Thresholds and tags of a run.
-MOST_THRESHOLDS = 20
+MOST_THRESHOLDS = 30
 MOST_TAGS = 10
 
 _NO_PAIRS = "it is not name=value,name=value"

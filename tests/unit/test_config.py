@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trainbeacon import catalogue
@@ -105,6 +105,9 @@ class TestPrecedence:
             "probes_off": "layers,evidence",
             "evidence_seconds": "2.5",
             "stacks_signal": "SIGUSR2",
+            "count_flops": "1",
+            "model_flops_per_step": "2.5e12",
+            "peak_flops": "989e12",
         }
         names = {field.name for field in fields(Config)}
         environ = {f"TRAINBEACON_{name.upper()}": texts.get(name, f"a-{name}") for name in names}
@@ -124,6 +127,9 @@ class TestPrecedence:
             "probes_off": ("layers", "evidence"),
             "evidence_seconds": 2.5,
             "stacks_signal": "SIGUSR2",
+            "count_flops": True,
+            "model_flops_per_step": 2.5e12,
+            "peak_flops": 989e12,
         }
         assert Config(**expected) == Config.load({}, environ)
 
@@ -213,7 +219,7 @@ MISTAKES = [
     ({"thresholds": {"loss_max": "4"}}, {}, ["thresholds", "loss_max", "type str"]),
     ({"thresholds": {"accuracy_min": 80}}, {}, ["thresholds", "accuracy_min", "0.8 for 80 %"]),
     ({"thresholds": {"stall_seconds": 0}}, {}, ["thresholds", "stall_seconds", "above 0"]),
-    ({"thresholds": {f"metric:m{n}_min": 1 for n in range(21)}}, {}, ["thresholds", "21", "at most 20"]),
+    ({"thresholds": {f"metric:m{n}_min": 1 for n in range(31)}}, {}, ["thresholds", "31", "at most 30"]),
     ({}, {"TRAINBEACON_THRESHOLDS": "loss_max=x"}, ["TRAINBEACON_THRESHOLDS", "not a number"]),
     ({"config": 5}, {}, ["config (keyword)", "5", "path of a YAML file"]),
     ({"config": "/not/there.yaml"}, {}, ["config (keyword)", "/not/there.yaml", "No such file"]),
@@ -293,6 +299,7 @@ class TestMistakes:
 
         assert Config() == Config.load({}, environ)
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
     @given(
         st.dictionaries(st.sampled_from([f.name for f in fields(Config)]), st.from_type(object) | st.text()),
         st.dictionaries(
@@ -413,6 +420,8 @@ class TestPublicHyperparameters:
 
         assert ["[0, 1, 2", "a:a:a:a:"] == [str(text)[:8] for _, text in kept]
 
+    # Of any type there is: the more of them are loaded, the longer the making takes.
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
     @given(st.dictionaries(st.text() | st.integers(), st.from_type(object) | st.text()))
     def test_never_raises_and_always_fits_labels(self, mapping):
         """Whatever a mapping holds, what is served can be written as label values."""

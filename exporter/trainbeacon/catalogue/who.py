@@ -95,7 +95,7 @@ WHO = (
         "gauge",
         "",
         "Limits that this run sets for the alert rules.",
-        (Label("name", "name of the limit", limit=20),),
+        (Label("name", "name of the limit", limit=30),),
         level="run",
     ),
 )
