@@ -354,7 +354,7 @@ class Beacon:
 
     def batch_is_over(self) -> None:
         """A batch is done: a step, unless a watched optimizer or the script counts them."""
-        if self.claim_steps("batches"):
+        if self._steps_from != "optimizer" and self.claim_steps("batches"):
             self.timeline.end_step()
             return
         self._batches_without_step += 1
