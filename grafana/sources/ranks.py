@@ -106,6 +106,7 @@ OVER_TIME = Row(
             "Wall time of a step. All ranks of a synchronous run take as long as the slowest, so here all"
             " lanes change at once.",
             Query("max by (lane) (run_lane:training_step_duration_seconds:max2m{<run>})", "rank {{lane}}"),
+            low=0,
         ),
         PHASES_BY_RANK,
         TimeSeries(

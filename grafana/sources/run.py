@@ -259,6 +259,7 @@ GOODPUT = Row(
             width=8,
             height=9,
             unit="short",
+            soft_maximum=1,
         ),
     ),
 )
@@ -293,6 +294,7 @@ RANKS = Row(
             "Share of the run's time that is lost to waiting for a rank: the eight that cost most.",
             Query("topk(8, max by (rank) (run_rank:training_self_excess_ratio:45s{<run>}))", "rank {{rank}}"),
             thresholds=((None, "blue"), (LIMITS["straggler_ratio_max"], "red")),
+            maximum=5 * LIMITS["straggler_ratio_max"],
             empty="no collectives",
         ),
     ),
