@@ -155,7 +155,7 @@ def _life(run: Run, rank: Rank) -> None:
 def _quality(run: Run, rank: Rank) -> None:
     box, workload, step = rank.box, run.workload, run.step
     if run.last_step_at is not None:
-        loss = run.loss("train", step, rank.number)
+        loss = run.learning.loss("train", step, rank.number)
         box.set("training_loss", loss, "train")
         if workload.has_accuracy:
             box.set(
@@ -164,11 +164,11 @@ def _quality(run: Run, rank: Rank) -> None:
                 "train",
             )
         box.set("training_learning_rate", course.learning_rate(workload, step), "0")
-    for split, (loss, accuracy) in run.losses.items():
+    for split, (loss, accuracy) in run.learning.losses.items():
         box.set("training_loss", loss, split)
         if workload.has_accuracy:
             box.set("training_accuracy_ratio", accuracy, split)
-        box.set("training_evaluations_since_best", float(run.since_best), split)
+        box.set("training_evaluations_since_best", float(run.learning.since_best), split)
     spikes = sum(count(step) for count in run.trouble.spikes)
     box.set("training_loss_spikes_total", float(spikes))
     first = run.trouble.first_nonfinite(rank.number)
@@ -189,7 +189,7 @@ def _gradients(run: Run, rank: Rank) -> None:
     box.set("training_optimizer_steps_skipped_total", float(run.skipped))
     if run.last_step_at is None:
         return
-    norm, weights = run.gradient_norm(step), course.parameter_norm(workload, step)
+    norm, weights = run.learning.gradient_norm(step), course.parameter_norm(workload, step)
     rate = course.learning_rate(workload, step) / workload.learning_rate
     box.set("training_gradient_norm", norm)
     box.set("training_parameter_norm", weights)
@@ -237,12 +237,12 @@ def _run_level(run: Run, rank: Rank) -> None:
     for kind in catalogue.RUN_KINDS:
         box.set("training_run_seconds", run.run_seconds[kind], kind)
     box.set("training_lost_steps_total", float(run.lost_steps))
-    for split, best in run.best.items():
+    for split, best in run.learning.best.items():
         box.set("training_best_loss", best, split)
-    for split, rises in run.rises.items():
+    for split, rises in run.learning.rises.items():
         box.set("training_loss_rises", float(rises), split)
-    if run.train_at_best is not None:
-        box.set("training_loss_at_best_evaluation", run.train_at_best)
+    if run.learning.train_at_best is not None:
+        box.set("training_loss_at_best_evaluation", run.learning.train_at_best)
     if run.last_step_at is None:
         return
     sampled = run.step // 20 * 20
@@ -250,11 +250,16 @@ def _run_level(run: Run, rank: Rank) -> None:
         for metric, value in course.layer(workload, run.seed, sampled, number).items():
             box.set(metric, value, name)
     if not workload.has_accuracy:
-        box.set("training_metric", math.exp(min(20.0, run.loss("train", run.step))), "perplexity", "train")
-        if "validation" in run.losses:
+        box.set(
+            "training_metric",
+            math.exp(min(20.0, run.learning.loss("train", run.step))),
+            "perplexity",
+            "train",
+        )
+        if "validation" in run.learning.losses:
             box.set(
                 "training_metric",
-                math.exp(min(20.0, run.losses["validation"][0])),
+                math.exp(min(20.0, run.learning.losses["validation"][0])),
                 "perplexity",
                 "validation",
             )

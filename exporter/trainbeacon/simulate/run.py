@@ -14,8 +14,8 @@ from typing import Protocol
 
 from trainbeacon import catalogue
 
-from . import course
 from .box import SimulatedBox
+from .learning import Learning
 from .noise import normal, uniform
 from .rank import MOST_PACE, STEP_ORDER, Place, Rank
 from .trouble import Trouble
@@ -35,8 +35,6 @@ _WINDOW_SECONDS = 10.0
 EVIDENCE_AFTER_SECONDS = 60.0
 PEERS_LOST_AFTER_SECONDS = 3.0
 CLIP_NORM = 1.0
-#: Training losses whose mean is compared with that of as many before.
-_RISE_STEPS = 50
 #: What the time of a stage goes into; of the others, into getting ready.
 _KINDS = {"evaluate": "evaluate", "checkpoint": "checkpoint", "hang": "stalled", "down": "idle"}
 
@@ -66,6 +64,7 @@ class Run:
         position: steps of the run, with the part of the one under way.
         totals: seconds of this process by phase, as a rank of mean pace spends them.
         trouble: what scenarios have done to it.
+        learning: its losses and norms.
     """
 
     def __init__(
@@ -86,16 +85,11 @@ class Run:
         self.position = 0.0
         self.furthest = 0
         self.trouble = Trouble()
+        self.learning = Learning(workload, seed, self.trouble)
         self.scenarios: list[Scenario] = []
         self.run_seconds = dict.fromkeys(catalogue.RUN_KINDS, 0.0)
         self.checkpoint_step = 0
         self.checkpoint_success: float | None = None
-        self.losses: dict[str, tuple[float, float]] = {}
-        self.best: dict[str, float] = {}
-        self.rises: dict[str, int] = {}
-        self.train_at_best: float | None = None
-        self.since_best = 0
-        self._mean_before = math.inf
         self._open_box = open_box
         self._write = write
         self._places = list(places)
@@ -258,7 +252,8 @@ class Run:
             self.position = math.floor(self.position) + 1.0
             self._enter("train")
         elif self.stage == "evaluate":
-            self._evaluated()
+            self.evaluations += 1
+            self.learning.evaluated(self.step)
             self._after_pause()
         elif self.stage == "checkpoint":
             self._checkpointed()
@@ -357,16 +352,13 @@ class Run:
                 1.35 if uniform(self.seed, 6, step) > 0.985 else 1
             )
             self.buckets[bisect_left(catalogue.STEP_BUCKETS, duration * scatter)] += 1
-            self.clipped += self.gradient_norm(step) > CLIP_NORM
+            self.clipped += self.learning.gradient_norm(step) > CLIP_NORM
             self.lost_steps += step <= self.furthest
-            if step % _RISE_STEPS == 0:
-                self._judge_rise()
+            self.learning.trained(step)
         if last >= first:
             into_next = (self.position - last) * duration if self.stage == "train" else 0.0
             self.last_step_at = self.now - max(0.0, into_next)
             self.furthest = max(self.furthest, last)
-
-    # What is learned
 
     @property
     def step(self) -> int:
@@ -377,51 +369,6 @@ class Run:
     def steps_made(self) -> int:
         """Steps completed by this process."""
         return self.step - self.first_step
-
-    def loss(self, split: str, step: int, rank: int = 0) -> float:
-        """The loss at a step, with what scenarios make of it."""
-        first = self.trouble.first_nonfinite(rank)
-        if first is not None and step >= first:
-            return math.nan
-        loss = course.loss(self.workload, self.seed, step, split, rank)
-        for reshape in self.trouble.reshapes:
-            loss = reshape(split, step, loss)
-        return loss
-
-    def healthy_loss(self, split: str, step: int) -> float:
-        """The loss at a step if nothing were amiss, without scatter."""
-        return course.smooth_loss(self.workload, step, split)
-
-    def gradient_norm(self, step: int) -> float:
-        """The norm of the gradients of a step, which all ranks see."""
-        first = self.trouble.nonfinite_everywhere_from
-        if first is not None and step >= first:
-            return math.nan
-        return course.gradient_norm(self.workload, self.seed, step) * self.trouble.norm(step)
-
-    def _evaluated(self) -> None:
-        self.evaluations += 1
-        loss = self.loss("validation", self.step)
-        before, _ = self.losses.get("validation", (loss, 0.0))
-        self.losses["validation"] = (loss, course.accuracy(self.workload, loss))
-        self.rises["validation"] = self.rises.get("validation", 0) + 1 if loss > before else 0
-        if loss < self.best.get("validation", math.inf):
-            self.best["validation"], self.since_best = loss, 0
-            self.train_at_best = self._mean_loss()
-        else:
-            self.since_best += 1
-
-    def _mean_loss(self) -> float:
-        """The mean training loss of the last steps."""
-        steps = range(max(0, self.step - _RISE_STEPS), self.step, 10)
-        return sum(self.loss("train", step) for step in steps) / max(1, len(steps))
-
-    def _judge_rise(self) -> None:
-        """Whether the last training losses were higher than those before them."""
-        loss = self._mean_loss()
-        rose = loss > self._mean_before
-        self.rises["train"] = self.rises.get("train", 0) + 1 if rose else 0
-        self._mean_before = loss
 
     def _checkpointed(self) -> None:
         workload, trouble = self.workload, self.trouble

@@ -110,8 +110,8 @@ class Plateau(Fault):
 
     def _strike(self, run: Run) -> None:
         self._first = run.step
-        self._level = {split: run.loss(split, run.step) for split in ("train", "validation")}
-        self._healthy = run.healthy_loss
+        self._level = {split: run.learning.loss(split, run.step) for split in ("train", "validation")}
+        self._healthy = run.learning.healthy_loss
         run.trouble.reshapes.append(self._reshape)
 
     def _heal(self, run: Run) -> None:
