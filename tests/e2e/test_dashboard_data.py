@@ -1,66 +1,304 @@
-"""Dashboards over real data: a real training job, a real Prometheus with the shipped rules."""
+"""Dashboards over real data: a simulated fleet, scraped by a real Prometheus of every version at hand.
+
+All versions scrape the same fleet at the same time. Four of its runs are healthy; four have a fault, so
+that the panels which only a fault fills are seen filled too.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from grafana.build import generate
-from trainbeacon.demo import web
-from trainbeacon.demo.launch import Ranks, free_port
-from trainbeacon.demo.stack import Stack
+from tools import stack
+from trainbeacon.demo import processes, web
+from trainbeacon.demo.launch import free_port
+from trainbeacon.simulate.fleet import Fleet, Size
+from trainbeacon.simulate.scenarios import Plan
 
 pytestmark = pytest.mark.e2e
 
-SMALL = "--context 16 --width 16 --heads 2 --layers 1 --text-bytes 100000 --validation-windows 16"
-#: Empty while all is well, by panel and legend.
-QUIET = {
+SCENARIOS = ("nan", "crash", "ecc", "throttling")
+ONSET_SECONDS = 8.0
+SPEED = 12.0
+#: What a run or a node has to be broken for in a way, or for so long, that no test waits for it.
+UNSEEN = {
     ("Ranks", "silent"),
-    ("Ranks", "missing"),
-    ("Firing alerts", "since"),
-    ("Ranks to look at", "suspicion"),
-    ("Ranks to look at", "not finite"),
+    ("Ranks", "missing"),  # until the last of its peers has ended too
+    ("Runs", "stalled"),
+    ("Runs", "exited"),
+    ("Runs", "finished"),
+    ("Runs", "failed"),  # its ranks are lost too, which is worse
+    ("Runs", "starting"),  # for a moment only, as the next two
+    ("Runs", "evaluating"),
+    ("Runs", "checkpointing"),
+    ("GPUs", "lost"),
+    ("Exporters", "down"),
+    ("Collectors failing", "{{collector}}"),
+    ("Errors", "{{where}}"),
+    ("Why it stands", "Why it stands"),
+    ("Slow rank", "rank {{rank}}: {{cause}}"),
+    ("Firing alerts", "info"),
 }
-CHOICE = {"$__rate_interval": "10s", "$cluster": ".*", "$namespace": ".*", "$rank": ".*", "$run": "demo"}
+#: An exporter is down for minutes before an alert says so.
+BLIND = {("exporter", "Firing alerts", legend) for legend in ("", "severity", "since")}
+CHOICE = {
+    "$__rate_interval": "16s",
+    "$__range_s": "300",
+    "$__range": "5m",
+    "$cluster": ".*",
+    "$namespace": ".*",
+    "$project": ".*",
+    "$rank": ".*",
+    "$job": ".*",
+    "$instance": ".*",
+    "$gpu": ".*",
+}
 
 
-def queries() -> list[tuple[str, str, str]]:
-    """Panel, legend and expression of every query of the run's dashboard, filled in as Grafana would."""
-    model: dict[str, Any] = json.loads(generate()["grafana/dashboards/run.json"])
-    found = []
+@dataclass(frozen=True)
+class Asked:
+    """A query of a panel, or of a variable or annotation, as its dashboard has it."""
+
+    dashboard: str
+    title: str
+    legend: str
+    expr: str
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """How the lists of exceptions call it."""
+        return self.title, self.legend
+
+    def of(self, run: str) -> str:
+        """The expression with everything chosen, and this run."""
+        expr = self.expr.replace('run="$run"', f'run="{run}"').replace("$run", run)
+        for name, value in CHOICE.items():
+            expr = expr.replace(name, value)
+        return expr
+
+
+def panels(model: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """All panels, also those of collapsed rows."""
     for panel in model["panels"]:
-        for target in panel.get("targets", ()):
-            expr = target["expr"]
-            for name, value in CHOICE.items():
-                expr = expr.replace(name, value)
-            found.append((panel["title"], target["legendFormat"], expr))
+        yield from panel.get("panels", ())
+        if panel["type"] != "row":
+            yield panel
+
+
+@cache
+def models() -> dict[str, Any]:
+    """The dashboards by name."""
+    return {Path(path).stem: json.loads(text) for path, text in generate().items()}
+
+
+def queries() -> list[Asked]:
+    """Every query of every panel."""
+    return [
+        Asked(name, panel["title"], target["legendFormat"], target["expr"])
+        for name, model in models().items()
+        for panel in panels(model)
+        for target in panel.get("targets", ())
+    ]
+
+
+def choices() -> list[Asked]:
+    """The queries behind the variables, as Prometheus is asked them, and those of the annotations."""
+    found = []
+    for name, model in models().items():
+        for variable in model["templating"]["list"][1:]:
+            inner = re.sub(r"^\w+\((.*?)(, \w+)?\)$", r"\1", variable["definition"])
+            found.append(Asked(name, f"${variable['name']}", "", inner))
+        found += [
+            Asked(name, annotation["name"], "", annotation["expr"])
+            for annotation in model["annotations"]["list"]
+        ]
     return found
 
 
-def empty(prometheus: str) -> set[tuple[str, str]]:
-    """The queries that return nothing now; one that fails to evaluate raises."""
-    answers = {
-        (title, legend): web.get_json(f"{prometheus}/api/v1/query", query=expr)["data"]["result"]
-        for title, legend, expr in queries()
+class Neighbours(BaseHTTPRequestHandler):
+    """What dcgm-exporter and node_exporter serve of one GPU and one host, in their form."""
+
+    uuid = hostname = ""
+
+    def do_GET(self) -> None:
+        """Answer a scrape."""
+        gpu = f'{{gpu="0",UUID="{self.uuid}",Hostname="{self.hostname}",modelName="NVIDIA H100"}}'
+        disk = '{device="/dev/sda",fstype="ext4",mountpoint="/"}'
+        text = (
+            f"DCGM_FI_PROF_GR_ENGINE_ACTIVE{gpu} 0.9\n"
+            f"DCGM_FI_PROF_PIPE_TENSOR_ACTIVE{gpu} 0.4\n"
+            f"DCGM_FI_DEV_MEMORY_TEMP{gpu} 71\n"
+            f"DCGM_FI_DEV_XID_ERRORS{gpu} 63\n"
+            f'node_uname_info{{nodename="{self.hostname}"}} 1\n'
+            "node_load1 3\n"
+            f"node_pressure_memory_waiting_seconds_total {time.time()}\n"
+            f"node_filesystem_avail_bytes{disk} 4e9\nnode_filesystem_size_bytes{disk} 1e10\n"
+            f'node_infiniband_port_data_received_bytes_total{{device="mlx5_0",port="1"}} {time.time()}\n'
+        )
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.end_headers()
+        with contextlib.suppress(OSError):  # Prometheus gave up waiting, or ends
+            self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+def start_fleet(closing: ExitStack) -> Fleet:
+    """Serve the fleet, with its time going on by a thread, until `closing` ends."""
+    plan = Plan(SCENARIOS, ONSET_SECONDS, None)
+    fleet = Fleet(Size(ranks=16, nodes=4, runs=8), seed=5, speed=SPEED, clock=time.time, spares=plan.spares)
+    closing.callback(fleet.close)
+    plan.arm(fleet)
+    fleet.update()
+    fleet.serve(0)
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(1.0):
+            fleet.update()
+            fleet.match_servers()
+
+    thread = threading.Thread(target=go_on)
+    closing.callback(thread.join)
+    closing.callback(over.set)
+    thread.start()
+    return fleet
+
+
+def start_neighbours(closing: ExitStack, fleet: Fleet) -> str:
+    """Serve the stand-in of the other exporters for a GPU and a host of a healthy run."""
+    text = web.get(f"http://{fleet.nodes[-1].address}/metrics")
+    (info,) = re.findall(r'training_rank_info{.*rank="0".*}', text)[:1]
+    Neighbours.uuid, Neighbours.hostname = (
+        re.search(f'{name}="([^"]+)"', info).group(1) for name in ("gpu_uuid", "hostname")
+    )
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Neighbours)
+    closing.callback(server.server_close)
+    closing.callback(server.shutdown)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"127.0.0.1:{server.server_port}"
+
+
+def start_prometheus(
+    closing: ExitStack, program: str, folder: Path, fleet: Fleet, others: str, rules: Path
+) -> str:
+    """Start a Prometheus with the shipped rules; returns its address."""
+    folder.mkdir()
+    for kind in ("recording", "alerts"):
+        (folder / kind).mkdir()
+        for file in (rules / kind).glob("*.yml"):  # what is evaluated once a minute need not be waited for
+            (folder / kind / file.name).write_text(file.read_text().replace("interval: 1m", "interval: 10s"))
+    own = f"127.0.0.1:{free_port()}"
+    config = {
+        "global": {"scrape_interval": "4s", "scrape_timeout": "4s", "evaluation_interval": "4s"},
+        "rule_files": [str(folder / kind / "*.yml") for kind in ("recording", "alerts")],
+        "scrape_configs": [
+            {"job_name": "trainbeacon", "static_configs": fleet.targets()},
+            {"job_name": "others", "static_configs": [{"targets": [others]}]},
+            {"job_name": "prometheus", "static_configs": [{"targets": [own]}]},
+        ],
     }
-    return {name for name, result in answers.items() if not result}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    options = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    child = processes.start([program, *options, f"--web.listen-address={own}"], folder / "log")
+    closing.callback(processes.stop, [child])
+    return f"http://{own}"
 
 
-@pytest.mark.usefixtures("prometheus", "alertmanager")
-def test_every_panel_of_the_run_shows_data(tmp_path: Path) -> None:
-    """Each query returns data for a healthy job, but those of GPUs and those that only a fault fills."""
-    port = free_port()
-    job = ["--seconds", "150", "--steps", "1000000", "--evaluate-every", "50", "--checkpoint-every", "50"]
-    job += ["--port", str(port), "--directory", str(tmp_path / "boxes"), *SMALL.split()]
-    job += ["--checkpoint", str(tmp_path / "checkpoint.pt")]
-    with Ranks(2, job, tmp_path) as ranks, Stack([f"127.0.0.1:{port}"], interval=1.0) as stack:
-        gpu = {(title, legend) for title, legend, _ in queries() if title.startswith("GPU ")}
-        end = time.monotonic() + 90
-        while (found := empty(stack.prometheus_url) - gpu) != QUIET and time.monotonic() < end:
-            assert ranks.alive, ranks.log(0).read_text()
-            time.sleep(1.0)
-        assert QUIET == found
+@pytest.fixture(scope="module")
+def fleet_and_prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, dict[str, str]]]:
+    """The fleet, and the addresses of the Prometheus servers by suite, all at work at once."""
+    suites = ["default", *(suite for suite in stack.suites() if suite != "default")]
+    programs = {suite: stack.find("prometheus", suite) for suite in suites}
+    if programs["default"] is None:
+        pytest.skip("prometheus is not available here: `make tools`, or put it on the PATH")
+    folder = tmp_path_factory.mktemp("dashboards")
+    rules = Path(__file__).parents[2] / "prometheus/rules"
+    with ExitStack() as closing:
+        fleet = start_fleet(closing)
+        others = start_neighbours(closing, fleet)
+        addresses = {
+            suite: start_prometheus(closing, str(program), folder / suite, fleet, others, rules)
+            for suite, program in programs.items()
+        }
+        for address in addresses.values():
+            assert processes.wait_until(lambda url=f"{address}/-/ready": web.answers(url), 30.0)
+        yield fleet, addresses
+
+
+def names(fleet: Fleet) -> list[str]:
+    """The runs, the healthy ones first: they fill most panels."""
+    return [run.name for run in reversed(fleet.runs)]
+
+
+def answered(prometheus: str, asked: Asked, runs: list[str]) -> bool:
+    """Whether the query returns a series for one of the runs; one that fails to evaluate raises."""
+    chosen = runs if 'run="$run"' in asked.expr else ["|".join(runs), *runs]
+    return any(
+        web.get_json(f"{prometheus}/api/v1/query", 20.0, query=asked.of(run))["data"]["result"]
+        for run in chosen
+    )
+
+
+def unanswered(prometheus: str, wanted: list[Asked], runs: list[str], seconds: float) -> list[Asked]:
+    """What still returns nothing at the end of the time."""
+    end = time.monotonic() + seconds
+    while True:
+        wanted = [asked for asked in wanted if not answered(prometheus, asked, runs)]
+        if not wanted or time.monotonic() > end:
+            return wanted
+        time.sleep(3.0)
+
+
+def test_every_query_and_variable_returns_data(
+    fleet_and_prometheus: tuple[Fleet, dict[str, str]], stack_suite: str
+) -> None:
+    """Each query of each panel, variable and annotation returns data for some run of the fleet."""
+    fleet, addresses = fleet_and_prometheus
+    wanted = [
+        asked
+        for asked in (*queries(), *choices())
+        if asked.name not in UNSEEN and (asked.dashboard, *asked.name) not in BLIND
+    ]
+    found = unanswered(addresses[stack_suite], wanted, names(fleet), 90.0)
+    assert not {(asked.dashboard, *asked.name) for asked in found}
+
+
+def test_no_panel_of_a_healthy_run_is_empty(
+    fleet_and_prometheus: tuple[Fleet, dict[str, str]], stack_suite: str
+) -> None:
+    """Nothing but what a fault fills is empty on the dashboards of healthy runs."""
+    fleet, addresses = fleet_and_prometheus
+    healthy = names(fleet)[: -len(SCENARIOS)]
+    filled, empty = set(), set()
+    for asked in queries():
+        name = (asked.dashboard, asked.title)
+        if name not in filled:
+            (filled if answered(addresses[stack_suite], asked, healthy) else empty).add(name)
+    assert empty - filled <= {
+        ("fleet", "Firing alerts"),
+        ("run", "Firing alerts"),
+        ("run", "Why it stands"),
+        ("ranks", "Why it stands"),
+        ("ranks", "Slow rank"),
+        ("model", "First NaN or infinity"),
+        ("exporter", "Collectors failing"),
+        ("exporter", "Errors"),
+        ("exporter", "Firing alerts"),
+    }
