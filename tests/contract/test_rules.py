@@ -74,14 +74,21 @@ def selectors(node: Any) -> list[Any]:
     return [each for each in walk(node) if isinstance(each, promql.VectorSelector)]
 
 
+def made_labels(node: Any) -> set[str]:
+    """The labels that an expression makes itself."""
+    calls = [each for each in walk(node) if isinstance(each, promql.Call)]
+    return {call.args[1].val for call in calls if call.func.name == "label_replace"}
+
+
 def labels_of(name: str) -> set[str] | None:
     """The labels that a series of that name can have, or None if nothing makes such a series."""
     base = re.sub(r"_(sum|count|bucket)$", "", name)
     if metric := catalogue.BY_NAME.get(name) or catalogue.BY_NAME.get(base):
         return TARGET_LABELS | set(metric.label_names) | ({"le"} if metric.buckets else set())
     if name in RECORDS:
-        parts = selectors(promql.parse(RECORDS[name]["expr"]))
-        return set[str]().union(*(labels_of(part.name) or set() for part in parts if part.name != name))
+        expression = promql.parse(RECORDS[name]["expr"])
+        parts = [part.name for part in selectors(expression) if part.name != name]
+        return made_labels(expression).union(*(labels_of(part) or set() for part in parts))
     return TARGET_LABELS | OTHERS[name] if name in OTHERS else None
 
 
@@ -118,10 +125,7 @@ def call_problems(node: Any) -> Iterator[str]:
 
 
 def label_problems(node: Any) -> Iterator[str]:
-    known = set[str]().union(*(labels_of(each.name) or set() for each in selectors(node)))
-    for each in walk(node):
-        if isinstance(each, promql.Call) and each.func.name == "label_replace":
-            known.add(each.args[1].val)
+    known = made_labels(node).union(*(labels_of(each.name) or set() for each in selectors(node)))
     for kind, labels in grouping(node):
         if labels - known:
             yield f"{kind} names the unknown labels {sorted(labels - known)}"
@@ -237,11 +241,16 @@ def test_lint_finds(problem: str, broken: Rule) -> None:
 
 #: Recording groups that judge by windows of minutes and read every series of every rank or GPU: at thousands
 #: of ranks they would not fit into an interval of 15 s (docs/scale.md). No page waits for them.
-ONCE_A_MINUTE = ("trainbeacon-dashboards-windows", "trainbeacon-hardware-windows", "trainbeacon-memory")
+ONCE_A_MINUTE = (
+    "trainbeacon-anomaly-series",
+    "trainbeacon-dashboards-windows",
+    "trainbeacon-hardware-windows",
+    "trainbeacon-memory",
+)
 
 
 def test_groups_are_portable() -> None:
-    """Only keys that Prometheus 2.42 knows, an interval of their own only for what says why, no name twice."""
+    """Only keys that Prometheus 2.42 knows, own intervals only where it is said why, no name twice."""
     assert [set(group) for _, group in groups() if set(group) - {"interval"} != {"name", "rules"}] == []
     slow = {group["name"]: group["interval"] for _, group in groups() if "interval" in group}
     assert slow == dict.fromkeys(ONCE_A_MINUTE, "1m")
