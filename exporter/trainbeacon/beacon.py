@@ -23,8 +23,8 @@ from trainbeacon import catalogue
 from trainbeacon.checkpoints import Checkpoints, CheckpointSpan
 from trainbeacon.config import Config
 from trainbeacon.errands import Errands
-from trainbeacon.flops import Flops
 from trainbeacon.failures import kind_of
+from trainbeacon.flops import Flops
 from trainbeacon.goodput import Goodput
 from trainbeacon.graphs import keep_out_of_graphs
 from trainbeacon.helper import Helper
@@ -33,12 +33,14 @@ from trainbeacon.intervention import Callback, Interventions
 from trainbeacon.launch import is_worker, keeper_for
 from trainbeacon.milestones import Evaluations
 from trainbeacon.names import Names
+from trainbeacon.numbers import Numbers
 from trainbeacon.probes.inputs import InputProbe
 from trainbeacon.probes.user_metrics import UserMetrics
 from trainbeacon.recorder import Recorder, log
 from trainbeacon.sampling import sampled_probes
-from trainbeacon.scalars import batch_size, on_device, to_float
+from trainbeacon.scalars import batch_size, to_float
 from trainbeacon.spans import Batches, PhaseSpan, Span
+from trainbeacon.stepcount import StepCount
 from trainbeacon.timeline import EVALUATE, PHASE
 
 if TYPE_CHECKING:
@@ -49,8 +51,6 @@ if TYPE_CHECKING:
 
 Batch = TypeVar("Batch")
 
-#: Batches accumulated into one step at most; after so many without a step the hooks are taken for blind.
-MOST_BATCHES_A_STEP = 256
 #: How long the end of a run waits for numbers that a device has not handed over.
 DRAIN_SECONDS = 1.0
 #: How long the end of a run waits for the last writing of its state file, on a file system that is slow.
@@ -92,6 +92,7 @@ class Beacon:
         recording: false once the run ended, in a forked child, and if switched off.
         recorder: where the numbers go, for integrations.
         timeline: steps and phases, for integrations.
+        steps: what counts the steps, for integrations.
     """
 
     def __init__(self, config: Config, identity: Identity) -> None:
@@ -102,10 +103,10 @@ class Beacon:
         self.recording = config.enabled
         self._hooks: list[Hooks | SaveWatch | Flops] = []
         self._watches_saves = False
-        self._batches_without_step = 0
-        self._steps_from = ""  # what counts the steps: step, optimizer, batches or log
+        self.steps = StepCount(self.timeline)
         self._misused: set[str] = set()
         self._evaluations = Evaluations(self.recorder)
+        self._numbers = Numbers(self.recorder, self._evaluations)
         self._inputs = InputProbe(self.recorder.set_run_level, self.recorder.drop)
         names = Names(self.recorder, self._misuse)
         self._slots = {split: names.slots(split) for split in catalogue.SPLITS}
@@ -194,66 +195,30 @@ class Beacon:
         elif split not in self._slots:
             self._misuse(ValueError(f"split={split!r} is not one of {', '.join(catalogue.SPLITS)}"))
             return
-        known = self._slots[split]
+        known, numbers = self._slots[split], self._numbers
         slots = self.recorder.writer.slots
         at_once = not self.recorder.late.used
         for name, value in values.items():
             if at_once and value.__class__ is float:
                 slots[known[name]] = value
             else:
-                self._try(self._log_value, name, value, known)
+                self._try(numbers.value, name, value, known)
         if loss is not None:
-            self._try(self._log_loss, loss, split)
+            self._try(numbers.loss, loss, split)
         if accuracy is not None:
-            self._try(self._log_accuracy, accuracy, split)
+            self._try(numbers.accuracy, accuracy, split)
         if gradient_norm is not None:
-            self._try(self._log_gradient_norm, gradient_norm)
+            self._try(self.recorder.gradient_norm, gradient_norm)
         if epoch is not None:
-            self._try(self._log_epoch, epoch)
+            self._try(numbers.epoch, epoch)
         if step is not None:
-            self._try(self._log_step, step)
-
-    def _log_loss(self, loss: Any, split: str) -> None:
-        self.recorder.loss(loss, split)
-        if split != "train" and self.timeline.declared == EVALUATE:
-            self._evaluations.took(split)
-
-    def _log_accuracy(self, accuracy: Any, split: str) -> None:
-        recorder = self.recorder
-        if accuracy.__class__ is float and not recorder.late.used:
-            self._take_accuracy(split, accuracy)
-        else:
-            at = recorder.at("training_accuracy_ratio", split)
-            recorder.take(at, "accuracy", accuracy, partial(self._take_accuracy, split))
-
-    def _take_accuracy(self, split: str, number: float) -> None:
-        if number < 0.0 or number > 1.0:
-            raise ValueError(f"accuracy={number:g} is no ratio from 0 to 1: divide a percentage by 100")
-        self.recorder.set("training_accuracy_ratio", number, split)
-
-    def _log_epoch(self, epoch: Any) -> None:
-        self.recorder.gauge(self.recorder.at("training_epoch"), "epoch", epoch)
-
-    def _log_step(self, step: Any) -> None:
-        if on_device(step):
-            raise TypeError("step is a tensor on a device, and reading it would wait for it: give an int")
-        number = int(to_float("step", step))
-        if self.claim_steps("log") and number > self.timeline.step:
-            self.timeline.end_step()
-        self.timeline.resume_at(number)
-
-    def _log_gradient_norm(self, norm: Any) -> None:
-        self.recorder.gradient_norm(norm)
-
-    def _log_value(self, name: str, value: Any, known: dict[str, int]) -> None:
-        number = self.recorder.late.number(name, value)  # first: what is no number takes no name
-        self.recorder.gauge(known[name], name, value if number is None else number)
+            self._try(self.steps.logged, step)
 
     # Steps and phases
 
     def step(self, samples: int = 0, tokens: int = 0) -> Span:
         """`with beacon.step(samples=8):` around one training step, for a loop without `watch`."""
-        return Span(self, None, after=lambda: self._step_is_over(samples, tokens))
+        return Span(self, None, after=partial(self.steps.step_is_over, samples, tokens))
 
     def phase(self, name: str) -> PhaseSpan:
         """`with beacon.phase("forward"):` around a part of the loop; phases may be nested.
@@ -325,8 +290,8 @@ class Beacon:
         self.recorder.guard("hooks", check_rank, self.identity)
         keep_out_of_graphs()
         if optimizers:
-            self.claim_steps("optimizer")
-        self._hooks.append(Hooks(self.recorder, model, optimizers, scaler, self._optimizer_stepped))
+            self.steps.claim("optimizer")
+        self._hooks.append(Hooks(self.recorder, model, optimizers, scaler, self.steps.optimizer_stepped))
         if model is not None:
             self.recorder.guard("hooks", self._flops.watch, model)
             self._hooks.append(self._flops)
@@ -346,34 +311,6 @@ class Beacon:
         self._hooks.append(watch)
         if self._helper is not None:
             self._helper.looks.append(watch.look)
-
-    def _optimizer_stepped(self) -> None:
-        if self._steps_from == "optimizer" or self.claim_steps("optimizer"):
-            self._batches_without_step = 0
-            self.timeline.end_step()
-
-    def batch_is_over(self) -> None:
-        """A batch is done: a step, unless a watched optimizer or the script counts them."""
-        if self._steps_from != "optimizer" and self.claim_steps("batches"):
-            self.timeline.end_step()
-            return
-        self._batches_without_step += 1
-        if self._batches_without_step == MOST_BATCHES_A_STEP and not self.timeline.warm:
-            log.warning("the optimizer's steps are not seen, as in a compiled step: batches count as steps")
-            self._steps_from = "batches"
-
-    def _step_is_over(self, samples: int, tokens: int) -> None:
-        self.claim_steps("step")
-        self.timeline.pending_samples += samples
-        self.timeline.pending_tokens += tokens
-        self.timeline.end_step()
-
-    def claim_steps(self, source: str) -> bool:
-        """Whether this source counts the steps: the most explicit one that the loop uses."""
-        order = ("", "log", "batches", "optimizer", "step")
-        if order.index(source) > order.index(self._steps_from):
-            self._steps_from = source
-        return self._steps_from == source
 
     def on(self, kind: str, action: Callback | Literal["stop"]) -> None:
         """Act on what is seen, in the training thread at the end of the step (docs/intervention.md).

@@ -129,7 +129,7 @@ class Batches(Generic[Batch]):
 
     def _batch_is_over(self) -> None:
         if self._beacon.recording:
-            self._beacon.batch_is_over()
+            self._beacon.steps.batch_is_over()
 
     def _epoch_is_over(self) -> None:
         self._beacon.recorder.add("training_epochs_total", 1.0)

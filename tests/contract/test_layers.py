@@ -42,7 +42,9 @@ WRITE = (
         "names",
         "sampling",
         "spans",
+        "stepcount",
     },
+    {"numbers"},
     {"beacon"},
     {"integrations"},
 )
