@@ -111,7 +111,9 @@ def test_nothing_secret_is_served_or_logged(keys: Keys, tmp_path: Path) -> None:
         errors = series("trainbeacon_errors_total", run="", rank="", where="server")
         wait_for(lambda: read_exposition(keys.get(url)[1])[errors] == 1.0)
         pages = [keys.get(url.replace("/metrics", path))[1] for path in ("/metrics", "/", "/healthz")]
-        files = [path.read_bytes().decode(errors="replace") for path in made.folder.iterdir()]
+        files = [
+            path.read_bytes().decode(errors="replace") for path in made.folder.rglob("*") if path.is_file()
+        ]
         told = [*pages, keys_before[1], *files, said_by(agent)]
     assert "no bcrypt hash" in told[-1]
     assert [] == [secret for secret in secrets for text in told if secret in text]
