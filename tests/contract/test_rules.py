@@ -267,11 +267,12 @@ def test_recorded_series_of_other_groups_are_never_in_a_hurry() -> None:
         if file.parent.name == "recording"
         for rule in group["rules"]
     }
-    for _, group in groups():
+    for file, group in groups():
         before: set[str] = set()
         for rule in group["rules"]:
             used = {each.name for each in selectors(promql.parse(rule["expr"]))} & set(RECORDS)
-            assert used <= shared | before, rule.get("alert") or rule["record"]
+            if file.stem != "dashboards":  # a picture may be an interval late
+                assert used <= shared | before, rule.get("alert") or rule["record"]
             before.add(rule.get("record", ""))
 
 
