@@ -456,7 +456,7 @@ def test_panel_stays_readable_with_thousands_of_ranks(panel: Json) -> None:
 
 def test_numbers_and_limits_are_those_of_the_rules(repository: Path) -> None:
     """A phase or condition is drawn as what the rules mean by its number; limits are the rules' own."""
-    numbers = re.findall(r'vector\((\d+)\), "phase", "(\w+)"', RULES["phase:training_phase:number"])
+    numbers = re.findall(r'(\d+) \* \S+{phase="(\w+)"}', RULES["run_rank:training_phase:number"])
     assert numbers == [(str(number), phase) for number, phase in enumerate(PHASES, 1)]
     conditions = re.findall(r"\) ?\+ (\d)\n|:count \+ (\d)\n", RULES["run:training_condition:worst"])
     assert [int(left or right) for left, right in conditions] == sorted(CONDITIONS, reverse=True)[:-1]
