@@ -33,6 +33,8 @@ RESULTS = REPOSITORY / "benchmarks/results"
 RANKS_A_NODE = 8
 RANKS_A_RUN = 512
 READS = 12
+#: A query is asked three times, unless it has taken as long already.
+MOST_SECONDS_A_QUERY = 5.0
 
 
 def main() -> int:
@@ -198,8 +200,9 @@ class Reading:
     def _time(self, query: Query, run: str) -> dict[str, Any]:
         now = time.time()
         path, parameters = query.request(run, now, self._interval)
-        times, size = [], 0
-        for _ in range(3):
+        times: list[float] = []
+        size = 0
+        while len(times) < 3 and sum(times) < MOST_SECONDS_A_QUERY:
             start = time.perf_counter()
             body = web.get(f"{self._address}{path}", seconds=120.0, **parameters)
             times.append(time.perf_counter() - start)
@@ -207,7 +210,7 @@ class Reading:
         return {
             "dashboard": query.dashboard,
             "panel": query.panel,
-            "seconds": significant(sorted(times)[1], 4),
+            "seconds": significant(sorted(times)[len(times) // 2], 4),
             "first": significant(times[0], 4),
             "bytes": size,
             "expr": query.expr,

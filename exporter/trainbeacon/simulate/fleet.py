@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -112,6 +113,9 @@ class Fleet:
         make_room(_SERIES_A_RANK * self.size.ranks)
         for node in self.nodes:
             node.serve(port + node.number if port else 0)
+        # What a fleet is made of stays; to look through it again and again takes seconds of each minute.
+        gc.collect()
+        gc.freeze()
 
     def update(self) -> None:
         """Bring all nodes to the present."""

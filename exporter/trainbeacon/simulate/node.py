@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
@@ -15,7 +15,7 @@ from trainbeacon.collectors.ranks import RanksCollector
 from trainbeacon.collectors.user_metrics import UserMetricsCollector
 from trainbeacon.exporter import clean
 from trainbeacon.registry import GuardedCollectors, new_registry
-from trainbeacon.server import Application, Server
+from trainbeacon.server import Application, Environ, Server, StartResponse
 
 from .box import MemoryBoxes, SimulatedBox
 from .gpus import Gpu, Load, SimulatedGpus, load_of
@@ -127,8 +127,8 @@ class Node:
     def serve(self, port: int) -> None:
         """Open the port, with the real server."""
         registry = new_registry(self.collectors(), self.health)
-        application = Application(registry, self.health, self.boxes.scan, lambda: None)
-        self.server = Server(application, self.health, "127.0.0.1", port or _free_port())
+        application = _InTurn(Application(registry, self.health, self.boxes.scan, lambda: None), self._guard)
+        self.server = Server(application, self.health, "127.0.0.1", port or _free_port(), threads=2)
         self._port = self.server.port
         self.server.start()
 
@@ -162,6 +162,18 @@ class Node:
 
 
 _WELL = GpuTrouble()
+
+
+class _InTurn:
+    """Answers one request of the whole fleet at a time: hundreds at once would fight for one interpreter."""
+
+    def __init__(self, application: Application, guard: threading.RLock) -> None:
+        self._application = application
+        self._guard = guard
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        with self._guard:
+            return self._application(environ, start_response)
 
 
 def _free_port() -> int:
