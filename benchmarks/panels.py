@@ -31,6 +31,7 @@ class Query:
             "__rate_interval": f"{max(4 * interval, step + interval)}s",
             "__interval": f"{step}s",
             "__range": f"{RANGE_SECONDS}s",
+            "__range_s": f"{RANGE_SECONDS}",
         }
         expr = re.sub(r"\$\{?(\w+)(?::\w+)?\}?", lambda found: chosen.get(found[1], ".*"), self.expr)
         if self.instant:

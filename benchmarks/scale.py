@@ -32,7 +32,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks/results"
 RANKS_A_NODE = 8
 RANKS_A_RUN = 512
-READS = 12
+READS = 6
 #: A query is asked three times, unless it has taken as long already.
 MOST_SECONDS_A_QUERY = 5.0
 
