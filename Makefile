@@ -2,6 +2,7 @@
 PYTHON ?= python3
 IN_ENVIRONMENT = $(PYTHON) tools/environment.py
 SUITES ?= default
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format generate dashboards robustness bench scale tools helm
@@ -13,7 +14,7 @@ demo: tools ## train a small model with metrics, alerts and a printed page; ARGS
 	@$(IN_ENVIRONMENT) trainbeacon demo $(ARGS)
 
 test: tools helm ## all tests; ARGS="tests/unit -k name" for some
-	@$(IN_ENVIRONMENT) pytest $(ARGS)
+	@$(IN_ENVIRONMENT) pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: helm ## ruff, mypy, and whether generated files are up to date
 	@$(IN_ENVIRONMENT) ruff check .
