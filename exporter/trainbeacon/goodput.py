@@ -113,9 +113,15 @@ class Goodput:
             if state == "finished":
                 account = settled(account)
             self._show(account)
+        if self._waiting:  # a short attempt: what the earlier one says is shown once it has been read
+            self._errands.submit(lambda: self._show_late(account))
         if self._path is not None:
             finished = state == "finished"
             self._errands.submit(lambda: self._write(account, finished=finished))
+
+    def _show_late(self, account: Account) -> None:
+        with self._lock:
+            self._show(account)
 
     def _is_due(self) -> bool:
         elapsed = time.time() - (self._earlier.began if self._earlier else self._recorder.start)

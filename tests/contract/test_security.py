@@ -263,9 +263,7 @@ def shared() -> Iterator[Path]:
     os.chown(folder, 0, GROUP)
     folder.chmod(0o2770)
     yield folder
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
 
 
 def boxes_seen(port: int) -> dict[str, float]:

@@ -102,7 +102,8 @@ class Scaler:
 @pytest.fixture
 def named_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver's answer about the GPU, which is not here."""
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: types.SimpleNamespace(uuid="1-2"))
+    gpu = types.SimpleNamespace(uuid="1-2", name="NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
 
 
 # No wait

@@ -92,6 +92,15 @@ def while_cleaning_up() -> None:
         raise ConnectionResetError("the tracker is gone")
 
 
+def press_ctrl_c() -> None:
+    """SIGINT with Python's own handler, which a shell may have taken from a job in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def quit_by(code: object) -> Callable[[], NoReturn]:
     return lambda: sys.exit(code)  # type: ignore[arg-type]
 
@@ -130,7 +139,7 @@ RAISED: dict[str, tuple[Callable[[], object], str]] = {
         "peer_lost",
     ),
     "connection reset": (reset_connection, "peer_lost"),
-    "Ctrl-C": (lambda: signal.raise_signal(signal.SIGINT), "interrupted"),
+    "Ctrl-C": (press_ctrl_c, "interrupted"),
     "exit after SIGTERM": (quit_by(128 + signal.SIGTERM), "interrupted"),
     "exit with a status": (quit_by(1), "other"),
     "exit with a text": (quit_by("no such file"), "other"),

@@ -104,6 +104,28 @@ def test_state_is_kept_beside_the_first_checkpoint(tmp_path: Path) -> None:
     assert 5.0 == box(tmp_path).number("training_checkpoint_step")  # what a crash would go back to
 
 
+def test_an_attempt_shorter_than_the_reading_of_the_file_counts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Storage that answers late, and an attempt that is over by then: its repeated steps are told."""
+    with attempt(tmp_path) as beacon:
+        steps(beacon, 5)
+        with beacon.checkpoint(tmp_path / "last.pt"):
+            (tmp_path / "last.pt").touch()
+        steps(beacon, 3)
+    read = statefile.read
+
+    def slowly(path: str) -> statefile.RunState | None:
+        threading.Event().wait(0.3)
+        return read(path)
+
+    monkeypatch.setattr(statefile, "read", slowly)
+    with attempt(tmp_path) as beacon:
+        beacon.resume(5, tmp_path / "last.pt")
+        steps(beacon, 4)
+    assert 3.0 == box(tmp_path).number("training_lost_steps_total")
+
+
 @pytest.mark.parametrize(("resumed", "lost"), [(None, 4.0), (0, 10.0), (8, 2.0), (10, 0.0)])
 def test_steps_made_again_are_counted(resumed: int | None, lost: float, tmp_path: Path) -> None:
     """From what the script says, or else from the last checkpoint: never more than were made before."""
