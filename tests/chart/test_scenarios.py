@@ -30,6 +30,7 @@ from tests.chart.rendering import (
 from tests.chart.schemas import VERSIONS, problems
 from trainbeacon import catalogue
 from trainbeacon._version import __version__
+from trainbeacon.notify.settings import Receiver, Settings
 from trainbeacon.webconfig import WebConfigFile
 
 scenario = pytest.mark.parametrize("values", SCENARIOS, ids=lambda path: path.stem)
@@ -249,6 +250,22 @@ def test_network_policy_closes_the_metrics_port_only(helm: str) -> None:
     tcp = [port for port in everybody["ports"] if port["protocol"] == "TCP"]
     is_open = {n for port in tcp for n in range(port["port"], port["endPort"] + 1)}
     assert {9797} == set(range(1, 65536)) - is_open
+
+
+def test_bridge_reads_the_settings_that_the_chart_writes(helm: str) -> None:
+    """What the values say of a receiver is what `trainbeacon notify` does, with addresses from the Secret."""
+    objects = render(helm, "--values", Path(__file__).parent / "values/notify.yml")
+    (written,) = [
+        one["data"]["notify.yml"] for one in of_kind(objects, "ConfigMap") if "notify.yml" in one["data"]
+    ]
+    settings = Settings.of(yaml.safe_load(written), "notify.yml")
+    team = Receiver(
+        name="team",
+        urls_file="/etc/trainbeacon/addresses/team",
+        format="markdown",
+        messages_per_minute=18,
+    )
+    assert Settings(receivers={"team": team}, deadline_seconds=25) == settings
 
 
 def test_release_fits_into_its_secret(helm: str) -> None:
