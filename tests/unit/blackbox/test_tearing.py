@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import struct
 import time
 from array import array
@@ -43,10 +44,15 @@ def open_box(folder: Path) -> Source:
     return _File(os.open(folder / name, os.O_RDONLY))
 
 
+def interruptions() -> int:
+    """How often the kernel has taken the processor away from this thread."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+
+
 def test_blocks_and_slots_are_never_torn(tmp_path: Path) -> None:
     """Of a writer that commits without a pause, every block read is of one commit and every slot is
-    whole; at most one read in a hundred gives up: one that
-    lost its processor in the middle, as happens where others work too."""
+    whole; of those that keep their processor at most one in a
+    thousand gives up (one that loses it in the middle meets more commits than there are copies)."""
     reads = given_up = mixed = torn = 0
     seen = set()
     with process(HAMMER, tmp_path, "blocks"):
@@ -54,10 +60,11 @@ def test_blocks_and_slots_are_never_torn(tmp_path: Path) -> None:
         end = time.monotonic() + 3.0
         while time.monotonic() < end:
             reads += 1
+            interrupted = interruptions()
             try:
                 _, slots, step = _read_values(source)
             except InvalidBoxError:
-                given_up += 1
+                given_up += interruptions() == interrupted
                 continue
             values = set(step[1:-1])
             seen |= values
@@ -65,7 +72,7 @@ def test_blocks_and_slots_are_never_torn(tmp_path: Path) -> None:
             torn += slots[100] not in PATTERNS and reads > 1000
     assert (mixed, torn) == (0, 0)
     assert len(seen) > 10  # the writer was at work
-    assert given_up <= max(1, reads / 100)
+    assert given_up <= max(1, reads / 1000)
 
 
 def test_the_ring_is_never_torn(tmp_path: Path) -> None:
