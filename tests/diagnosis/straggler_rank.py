@@ -1,8 +1,8 @@
-"""One rank of a synchronous job of which one rank can be slow, with its `Job` as JSON.
+"""The ranks of synchronous jobs of which one rank can be slow: `python -m ...straggler_rank JOBS`, as JSON.
 
-Most of a step is sleep, so that many ranks fit on few cores and the truth is known. From the moment on that
-the file `slow` lies in the folder, the victim sleeps `share` of a step longer in `place`. Trains until it is
-killed, or its parent is gone.
+One process imports torch and forks every rank of every job. Most of a step is sleep, so that many ranks fit
+on few cores and the truth is known. From the moment on that the file `slow` lies in a job's folder, its
+victims sleep `share` of a step longer in `place`. A rank trains until it is killed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import trainbeacon
 
-#: Seconds of a step that go into each place, over all its micro-batches.
-SPENT = {"data": 0.008, "forward": 0.012, "backward": 0.008, "optimizer": 0.006, "host": 0.006}
-STEP_SECONDS = sum(SPENT.values())
+#: What part of a step goes into each place, over all its micro-batches.
+SPENT = {"data": 0.2, "forward": 0.3, "backward": 0.2, "optimizer": 0.15, "host": 0.15}
 WIDTH = 16
 
 
@@ -36,18 +37,28 @@ class Job:
     """What a rank is told.
 
     Attributes:
-        strategy: `ddp`, `fsdp2`, `plain` (the script reduces the gradients itself) or `none`.
+        folder: of the black boxes.
+        port: where the ranks meet.
+        world_size: processes.
+        strategy: `ddp`, `fsdp2` or `plain` (the script reduces the gradients itself).
+        place: data, forward, backward, optimizer or host.
+        share: how much of a step the victims sleep longer.
         victims: the ranks that are slow.
         micro_batches: batches a step; gradients are reduced with the last.
+        seed: of the weights.
+        step_seconds: what a step sleeps.
     """
 
     folder: str
+    port: int
+    world_size: int
     strategy: str
     place: str
     share: float
     victims: tuple[int, ...]
     micro_batches: int
     seed: int
+    step_seconds: float
 
 
 class Pace:
@@ -65,10 +76,10 @@ class Pace:
 
     def spend(self, place: str, parts: int = 1) -> None:
         """Take the time of a place, or of one of its equal parts."""
-        seconds = SPENT[place]
+        share = SPENT[place]
         if self._slow and place == self._job.place:
-            seconds += self._job.share * STEP_SECONDS
-        time.sleep(seconds / parts)
+            share += self._job.share
+        time.sleep(share * self._job.step_seconds / parts)
 
 
 class Slow(torch.autograd.Function):
@@ -133,19 +144,26 @@ def batches(pace: Pace, micro_batches: int) -> Iterator[torch.Tensor]:
         yield torch.randn(4, WIDTH)
 
 
-def train(job: Job) -> None:
-    """Train until killed."""
-    pace, parts = Pace(job, distributed.get_rank()), job.micro_batches
+def train(job: Job, rank: int) -> None:
+    """One rank."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(job.world_size),
+        LOCAL_WORLD_SIZE=str(job.world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(job.port),
+    )
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    pace, parts = Pace(job, rank), job.micro_batches
     torch.manual_seed(job.seed)
     model = spread(Model(pace, parts), job.strategy)
     optimizer = Optimizer(model.parameters(), lr=0.01)
     optimizer.pace = pace
     with trainbeacon.start(run="job", directory=job.folder, serve="off") as beacon:
         beacon.watch(model, optimizer)
-        parent = os.getppid()
         for number, inputs in enumerate(beacon.batches(batches(pace, parts)), start=1):
-            if os.getppid() != parent:
-                return
             last = number % parts == 0
             with accumulating(model, job.strategy, last):
                 model(inputs).mean().backward()
@@ -160,8 +178,20 @@ def train(job: Job) -> None:
             pace.look()
 
 
+def main() -> None:
+    """Fork the ranks and wait for them; who starts this ends the whole session."""
+    jobs = [Job(**{**job, "victims": tuple(job["victims"])}) for job in json.loads(sys.argv[1])]
+    for job in jobs:
+        for rank in range(job.world_size):
+            if os.fork():
+                continue
+            try:
+                train(job, rank)
+            except BaseException:  # this is where a child begins: nothing may leave it
+                traceback.print_exc()
+            os._exit(1)
+    signal.pause()
+
+
 if __name__ == "__main__":
-    settings = json.loads(sys.argv[1])
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
-    train(Job(**{**settings, "victims": tuple(settings["victims"])}))
+    main()

@@ -1,25 +1,28 @@
 """One slow rank in a real job, and whether the shipped rules name it.
 
-`inject` trains real processes over gloo, makes ranks slow, records what the exporter would serve at each
+`inject_all` trains real processes over gloo, makes ranks slow, records what the exporter would serve at each
 scrape, and has promtool evaluate the shipped recording rules over that. Scrapes lie 15 s apart for the rules;
 the job runs faster than that by `haste`, which the rules cannot tell: what they compare is own time a step.
+
+    python -m tests.diagnosis.stragglers --count 24 --haste 5 --step 0.2     rates over random faults
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import yaml
@@ -30,12 +33,17 @@ from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.collectors.base import Families
 from trainbeacon.collectors.ranks import RanksCollector
-from trainbeacon.demo.launch import Ranks
+from trainbeacon.demo.launch import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RULES = [REPOSITORY / f"prometheus/rules/recording/{name}.yml" for name in ("identity", "stragglers")]
 NAMED = "run_rank_cause:training_straggler:ratio"
 SCRAPE_SECONDS = 15
+HEALTHY_SCRAPES, SLOW_SCRAPES = 9, 10
+#: A scrape waits for so many steps of every rank, however busy the machine is.
+LEAST_STEPS = 5
+#: A rank that is slower by so much is to be named; one that is less so may be.
+CERTAIN_SHARE = 0.1
 CAUSES = {
     "data": "data_wait",
     "forward": "forward",
@@ -57,110 +65,148 @@ Named = tuple[int, str]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What the rules said.
+class Injection:
+    """One job and its fault.
 
     Attributes:
-        verdict: `right` (the victims, each with its cause, and nobody else), `wrong` or `missed`; of a job
-            that nobody slows, `right` if nobody is named.
-        seconds: from the fault to the name, at scrapes 15 s apart.
-        named: every rank that was ever named, and as what.
-        share_lost: the value of the last evaluation, by rank.
-    """
-
-    job: Job
-    world_size: int
-    verdict: str
-    seconds: float | None
-    named: tuple[Named, ...]
-    share_lost: dict[int, float]
-
-
-def inject(
-    place: str,
-    share: float,
-    strategy: str = "ddp",
-    world_size: int = 3,
-    victims: Sequence[int] = (1,),
-    seed: int = 0,
-    *,
-    micro_batches: int = 1,
-    haste: float = 30,
-    healthy_scrapes: int = 9,
-    slow_scrapes: int = 10,
-) -> Outcome:
-    """Run one job with a fault and judge what the rules made of it.
-
-    Args:
         place: data, forward, backward, optimizer or host.
         share: how much of a step the victims sleep longer; 0 for a healthy job.
         strategy: see `Job`.
         world_size: processes.
         victims: the slow ranks; all of them, and nobody should be named.
-        seed: of the weights.
         micro_batches: batches accumulated into a step.
-        haste: seconds of the rules' time a second of the job's.
-        healthy_scrapes: before the fault.
-        slow_scrapes: from the fault on.
+        step_seconds: what a step sleeps.
+        seed: of the weights.
+    """
+
+    place: str
+    share: float
+    strategy: str = "ddp"
+    world_size: int = 3
+    victims: tuple[int, ...] = (1,)
+    micro_batches: int = 1
+    step_seconds: float = 0.04
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the rules said.
+
+    Attributes:
+        verdict: `right` (the victims, each with its cause, and nobody else), `wrong` or `missed` (where the
+            share is too small to be certain: `unnamed`); of a job that nobody slows, `right` names nobody.
+        seconds: from the fault to the name, at scrapes 15 s apart.
+        named: every rank that was ever named, and as what, with the number of the scrapes at which it was.
+        share_lost: the value of the last evaluation, by rank.
+        scrapes: what the rules were given.
+    """
+
+    injection: Injection
+    verdict: str
+    seconds: float | None
+    named: Mapping[Named, int]
+    share_lost: Mapping[int, float]
+    scrapes: Sequence[Mapping[Key, float]] = field(default=(), repr=False)
+
+
+@dataclass
+class _Run:
+    """An injection under way."""
+
+    injection: Injection
+    folder: Path
+    collector: RanksCollector
+    scrapes: list[dict[Key, float]] = field(default_factory=list)
+
+    def scrape(self) -> dict[Key, float]:
+        families = Families()
+        self.collector.collect(families)
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in families
+            if family.name.removesuffix("_total") in {name.removesuffix("_total") for name in METRICS}
+            for sample in family.samples
+            if not sample.name.endswith(("_bucket", "_created"))
+        }
+
+    def steps(self) -> float:
+        """What the last of the ranks has made; 0 until all are there."""
+        found = [value for (name, _), value in self.scrape().items() if name == "training_steps_total"]
+        return min(found) if len(found) == self.injection.world_size else 0
+
+
+def inject_all(
+    injections: Sequence[Injection],
+    *,
+    haste: float = 30,
+    healthy_scrapes: int = HEALTHY_SCRAPES,
+    slow_scrapes: int = SLOW_SCRAPES,
+) -> list[Outcome]:
+    """Several jobs side by side, each with its own fault.
+
+    Args:
+        injections: the jobs.
+        haste: seconds of the rules' time a second of the job's; 1 is real time. On a machine that is too slow
+            for it the job's time is longer.
+        healthy_scrapes: before the faults.
+        slow_scrapes: from the faults on.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        folder.chmod(0o700)
-        job = Job(scratch, strategy, place, share, tuple(victims), micro_batches, seed)
-        ranks = Ranks(world_size, [json.dumps(asdict(job))], folder, module="tests.diagnosis.straggler_rank")
-        with ranks, _scraper(folder) as scraper:
-            _wait_for_steps(scraper, world_size, folder)
-            scrapes = _record(scraper, healthy_scrapes, haste)
-            (folder / "slow").touch()
-            scrapes += _record(scraper, slow_scrapes, haste)
-    names = evaluate(scrapes)
-    return _judge(job, world_size, names, healthy_scrapes)
+        runs = [_prepare(Path(scratch) / str(number), each) for number, each in enumerate(injections)]
+        log = Path(scratch) / "log"
+        with _ranks(runs, log):
+            _wait_for_steps(runs, [2 * LEAST_STEPS] * len(runs), log)
+            _record(runs, healthy_scrapes, haste, log)
+            for run in runs:
+                (run.folder / "slow").touch()
+            _record(runs, slow_scrapes, haste, log)
+        return [judge(run.injection, run.scrapes, healthy_scrapes) for run in runs]
 
 
-@contextmanager
-def _scraper(folder: Path) -> Iterator[RanksCollector]:
-    descriptor = open_directory(str(folder))
-    try:
-        yield RanksCollector(BoxDirectory(descriptor), linger_seconds=60)
-    finally:
-        os.close(descriptor)
+def _prepare(folder: Path, injection: Injection) -> _Run:
+    folder.mkdir(mode=0o700)
+    boxes = BoxDirectory(open_directory(str(folder)))
+    return _Run(injection, folder, RanksCollector(boxes, linger_seconds=60))
 
 
-def _scrape(collector: RanksCollector) -> dict[Key, float]:
-    families = Families()
-    collector.collect(families)
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in families
-        if family.name.removesuffix("_total") in {name.removesuffix("_total") for name in METRICS}
-        for sample in family.samples
-        if not sample.name.endswith(("_bucket", "_created"))
-    }
+@contextlib.contextmanager
+def _ranks(runs: Sequence[_Run], log: Path) -> Iterator[None]:
+    jobs = [asdict(Job(folder=str(run.folder), port=free_port(), **asdict(run.injection))) for run in runs]
+    command = [sys.executable, "-m", "tests.diagnosis.straggler_rank", json.dumps(jobs)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("w") as file:
+        # A session of its own, so that all the ranks can be ended.
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, cwd=REPOSITORY, env=environment, start_new_session=True
+        )
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
 
 
-def _wait_for_steps(collector: RanksCollector, world_size: int, folder: Path) -> None:
-    """Until every rank has made ten steps."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        steps = [value for (name, _), value in _scrape(collector).items() if name == "training_steps_total"]
-        if len(steps) == world_size and min(steps) >= 10:
-            return
+def _wait_for_steps(runs: Sequence[_Run], least: Sequence[float], log: Path) -> None:
+    end = time.monotonic() + 120
+    while any(run.steps() < steps for run, steps in zip(runs, least, strict=True)):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the ranks made no steps:\n{log.read_text()[-4000:]}")
         time.sleep(0.05)
-    logs = "\n".join(path.read_text()[-2000:] for path in folder.glob("rank*.log"))
-    raise TimeoutError(f"the ranks made no steps:\n{logs}")
 
 
-def _record(collector: RanksCollector, count: int, haste: float) -> list[dict[Key, float]]:
-    scrapes = []
+def _record(runs: Sequence[_Run], count: int, haste: float, log: Path) -> None:
     due = time.monotonic()
     for _ in range(count):
-        due += SCRAPE_SECONDS / haste
+        least = [run.steps() + LEAST_STEPS for run in runs]
+        due = max(time.monotonic(), due + SCRAPE_SECONDS / haste)
         time.sleep(max(0.0, due - time.monotonic()))  # the interval of the scrapes, not a wait for something
-        scrapes.append(_scrape(collector))
-    return scrapes
+        _wait_for_steps(runs, least, log)
+        for run in runs:
+            run.scrapes.append(run.scrape())
 
 
-def evaluate(scrapes: Sequence[dict[Key, float]]) -> list[dict[Named, float]]:
+def evaluate(scrapes: Sequence[Mapping[Key, float]]) -> list[dict[Named, float]]:
     """What the shipped rules name at each scrape, by promtool."""
     promtool = stack.find("promtool")
     if promtool is None:
@@ -212,57 +258,95 @@ def _named(output: str, count: int) -> list[dict[Named, float]]:
     return found
 
 
-def _judge(job: Job, world_size: int, names: Sequence[dict[Named, float]], healthy: int) -> Outcome:
-    ever = {each for names_then in names for each in names_then}
-    slow = job.share > 0 and len(job.victims) < world_size
-    truth = {(rank, CAUSES[job.place]) for rank in job.victims} if slow else set()
+def judge(injection: Injection, scrapes: Sequence[Mapping[Key, float]], healthy_scrapes: int) -> Outcome:
+    """What the rules make of a job's scrapes, of which the first few are without the fault."""
+    names = evaluate(scrapes)
+    ever = {each: sum(each in then for then in names) for then in names for each in then}
+    slow = injection.share > 0 and len(injection.victims) < injection.world_size
+    truth = {(rank, CAUSES[injection.place]) for rank in injection.victims} if slow else set()
     first = next((number for number, then in enumerate(names) if truth and set(then) >= truth), None)
-    if ever - truth or (first is not None and first < healthy):
+    if ever.keys() - truth or (first is not None and first < healthy_scrapes):
         verdict = "wrong"
+    elif first is not None or not truth:
+        verdict = "right"
     else:
-        verdict = "right" if first is not None or not truth else "missed"
-    seconds = None if first is None else float((first - healthy + 1) * SCRAPE_SECONDS)
+        verdict = "missed" if injection.share >= CERTAIN_SHARE else "unnamed"
+    seconds = None if first is None else float((first - healthy_scrapes + 1) * SCRAPE_SECONDS)
     lost = {rank: value for (rank, _), value in names[-1].items()}
-    return Outcome(job, world_size, verdict, seconds, tuple(sorted(ever)), lost)
+    return Outcome(injection, verdict, seconds, ever, lost, scrapes)
 
 
-def campaign(count: int, seed: int, haste: float) -> list[Outcome]:
-    """Faults drawn at random: place, share, strategy, victim, accumulation; one in six jobs is healthy."""
-    draw = random.Random(seed)
-    outcomes = []
+# Many
+
+
+def draw(count: int, seed: int, step_seconds: float) -> list[Injection]:
+    """Faults with random places, shares, strategies, sizes and victims; one job in six has none."""
+    dice = random.Random(seed)
+    found = []
     for number in range(count):
-        strategy = draw.choice(("ddp", "fsdp2", "plain"))
+        strategy = dice.choice(("ddp", "fsdp2", "plain"))
         places = ("data", "forward", "optimizer", "host") + (("backward",) if strategy == "fsdp2" else ())
-        world_size = draw.choice((2, 3, 4))
-        outcome = inject(
-            draw.choice(places),
-            0.0 if number % 6 == 5 else draw.choice((0.05, 0.1, 0.2, 0.5)),
-            strategy,
-            world_size,
-            (draw.randrange(world_size),),
-            seed + number,
-            micro_batches=draw.choice((1, 2)),
-            haste=haste,
+        world_size = dice.choice((2, 3, 4))
+        found.append(
+            Injection(
+                dice.choice(places),
+                0.0 if number % 6 == 5 else dice.choice((0.05, 0.1, 0.2, 0.5)),
+                strategy,
+                world_size,
+                (dice.randrange(world_size),),
+                dice.choice((1, 2)),
+                step_seconds,
+                seed + number,
+            )
         )
-        outcomes.append(outcome)
-        print(outcome.verdict, outcome.seconds, outcome.named, outcome.job, flush=True)
-    return outcomes
+    return found
+
+
+def _line(outcome: Outcome, haste: float) -> str:
+    named = [[rank, cause, times] for (rank, cause), times in outcome.named.items()]
+    found = {
+        "verdict": outcome.verdict,
+        "seconds": outcome.seconds,
+        "named": named,
+        "share_lost": outcome.share_lost,
+    }
+    return json.dumps(
+        {**found, **asdict(outcome.injection), "haste": haste, "load": round(os.getloadavg()[0], 1)}
+    )
+
+
+def _rates(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    groups: dict[tuple[str, float], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        groups[outcome.injection.strategy, outcome.injection.share].append(outcome)
+    for (strategy, share), chosen in sorted(groups.items()):
+        verdicts = [outcome.verdict for outcome in chosen]
+        counts = {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
+        seconds = sorted(outcome.seconds for outcome in chosen if outcome.seconds is not None)
+        yield f"{strategy}, share {share:g}: {counts}, seconds {seconds}"
 
 
 def main() -> int:
-    """`python -m tests.diagnosis.stragglers --count 30`: the rates, and 1 if anything was named wrong."""
+    """Print every outcome and the rates; 1 if anything was named wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--haste", type=float, default=30, help="1 for real time")
+    parser.add_argument("--step", type=float, default=0.04, help="seconds that a step sleeps")
+    parser.add_argument("--at-once", type=int, default=1, help="jobs side by side")
+    parser.add_argument("--results", type=Path, help="file that a line of JSON is added to for each job")
     options = parser.parse_args()
-    outcomes = campaign(options.count, options.seed, options.haste)
-    for share in sorted({outcome.job.share for outcome in outcomes}):
-        chosen = [outcome for outcome in outcomes if outcome.job.share == share]
-        verdicts = [outcome.verdict for outcome in chosen]
-        seconds = sorted(outcome.seconds for outcome in chosen if outcome.seconds is not None)
-        counts = {verdict: verdicts.count(verdict) for verdict in ("right", "wrong", "missed")}
-        print(f"share {share:g}: {counts}, seconds {seconds}")
+    injections = draw(options.count, options.seed, options.step)
+    outcomes: list[Outcome] = []
+    for first in range(0, len(injections), options.at_once):
+        for outcome in inject_all(injections[first : first + options.at_once], haste=options.haste):
+            outcomes.append(outcome)
+            line = _line(outcome, options.haste)
+            print(line, flush=True)
+            if options.results:
+                with options.results.open("a") as file:
+                    file.write(line + "\n")
+    print(*_rates(outcomes), sep="\n")
     return int(any(outcome.verdict == "wrong" for outcome in outcomes))
 
 
