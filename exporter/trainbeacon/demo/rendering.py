@@ -42,19 +42,24 @@ def _scrape(job: Mapping[str, Any], targets: list[str]) -> dict[str, Any]:
     return {**kept, "static_configs": [{"targets": targets}]}
 
 
-def alertmanager_config(bundle: Path, webhook: str, longest_wait: float) -> dict[str, Any]:
+def alertmanager_config(bundle: Path, webhook: str, longest_wait: float | None) -> dict[str, Any]:
     """The shipped alertmanager.yml with a webhook in every receiver that tells somebody.
 
-    Alertmanager collects for at most `longest_wait` seconds before it sends. Routes, grouping and inhibition
-    are untouched.
+    Alertmanager collects for at most `longest_wait` seconds before it sends, or as long as shipped where that
+    is None. Routes, grouping and inhibition are untouched.
     """
     config = _load(bundle / "alertmanager" / "alertmanager.yml")
     config["receivers"] = [_receiver(each, webhook) for each in config["receivers"]]
     config["templates"] = [str(bundle / "alertmanager" / each) for each in config.get("templates", [])]
-    for route in _routes(config["route"]):
-        for name in {"group_wait", "group_interval"} & route.keys():
-            route[name] = seconds(longest_wait) if route[name] != "0s" else "0s"
+    if longest_wait is not None:
+        _shorten(config["route"], seconds(longest_wait))
     return config
+
+
+def _shorten(root: dict[str, Any], wait: str) -> None:
+    for route in _routes(root):
+        for name in {"group_wait", "group_interval"} & route.keys():
+            route[name] = wait if route[name] != "0s" else "0s"
 
 
 def _receiver(shipped: Mapping[str, Any], webhook: str) -> dict[str, Any]:

@@ -28,8 +28,9 @@ class Stack:
     """Both servers and the receiver, from entering to leaving the context; nothing is left afterwards.
 
     `targets` are the exporters to scrape (`host:port`); `interval` is that of scrapes and evaluations and
-    `longest_wait` the longest that Alertmanager collects before it sends, in seconds. Ports of 0 mean free
-    ones. `bundle` is the folder with `prometheus/` and `alertmanager/`. Entering blocks until both are ready.
+    `longest_wait` the longest that Alertmanager collects before it sends, in seconds (None: as shipped).
+    Ports of 0 mean free ones. `bundle` is the folder with `prometheus/` and `alertmanager/`. Entering blocks
+    until both are ready.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Stack:
         targets: Sequence[str],
         *,
         interval: float = 2.0,
-        longest_wait: float = 2.0,
+        longest_wait: float | None = 2.0,
         prometheus_port: int = 0,
         alertmanager_port: int = 0,
         on_change: Callable[[Notification], None] = lambda notification: None,

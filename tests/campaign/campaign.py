@@ -1,0 +1,184 @@
+"""Plays many injections at once under one Prometheus and Alertmanager, and keeps each outcome as it comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tests.campaign.incidents import Inbox, Incident
+from tests.campaign.jobs import Nursery
+from tests.campaign.judge import Outcome, Told, without_run
+from tests.campaign.kinds import Injection
+from trainbeacon.demo.launch import port_is_free
+from trainbeacon.demo.stack import Stack
+
+INTERVAL_SECONDS = 5.0
+#: An exporter takes the next of 16 ports where its own is taken: so far apart, none takes another's.
+FIRST_PORT, PORTS_APART = 21000, 20
+#: Between the beginnings of two jobs, so that they do not all start at once.
+BREATH_SECONDS = 2.0
+
+
+class ShippedStack(Stack):
+    """Prometheus with the shipped rules at 5 s, Alertmanager with the shipped routes and their waits."""
+
+    def __init__(self, targets: Sequence[str]) -> None:
+        super().__init__(targets, interval=INTERVAL_SECONDS, longest_wait=None)
+        self.inbox = Inbox()
+        self.receiver = self.inbox
+
+
+@dataclass
+class Slots:
+    """Pairs of ports, each of which one job has at a time."""
+
+    count: int
+    free: queue.Queue[tuple[int, int]] = field(default_factory=queue.Queue)
+
+    def __post_init__(self) -> None:
+        port = FIRST_PORT
+        while self.free.qsize() < self.count:
+            pair = (port, port + PORTS_APART)
+            port += 2 * PORTS_APART
+            if all(port_is_free(each) for each in pair):
+                self.free.put(pair)
+        self.targets = [f"127.0.0.1:{port}" for pair in list(self.free.queue) for port in pair]
+
+
+class Log:
+    """The outcomes, a line of JSON each, in a file that a campaign which was stopped goes on with."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._turn = threading.Lock()
+        self.outcomes = read_outcomes(path)
+
+    @property
+    def numbers(self) -> set[int]:
+        """Injections that need not be played again."""
+        return {each.number for each in self.outcomes}
+
+    def add(self, outcome: Outcome) -> None:
+        """Keep one."""
+        with self._turn, self._path.open("a") as file:
+            self.outcomes.append(outcome)
+            file.write(json.dumps(asdict(outcome)) + "\n")
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """The outcomes of a file; none of one that is not there."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [_outcome(line) for line in lines]
+
+
+def _outcome(line: str) -> Outcome:
+    found = json.loads(line)
+    for name in ("named", "false_alarms", "consequences"):
+        found[name] = tuple(found[name])
+    found["told"] = [Told(**{**told, "named": tuple(told["named"])}) for told in found["told"]]
+    return Outcome(**found)
+
+
+def play(
+    injections: Sequence[Injection],
+    log: Log,
+    *,
+    slots: int,
+    minutes: float,
+    say: Callable[[str], None] = print,
+) -> list[str]:
+    """Play those of the injections that the log does not hold yet, so many at once.
+
+    Returns:
+        the alerts that concern no run, and what could not be judged because the campaign itself failed there.
+    """
+    left = [each for each in injections if each.number not in log.numbers]
+    ports = Slots(min(slots, len(left)))
+    with ExitStack() as closing:
+        folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="trainbeacon-campaign-")))
+        stack = closing.enter_context(ShippedStack(ports.targets))
+        nursery = closing.enter_context(Nursery(folder / "nursery.log"))
+        players = _Players(left, log, nursery, stack.inbox, ports, folder, time.time() + 60 * minutes, say)
+        players.play()
+        odd = [f"{each.alert}: {dict(each.labels)}" for each in without_run(stack.inbox.messages)]
+    return odd + players.failed
+
+
+class _Players:
+    """Threads that take one injection after the other."""
+
+    def __init__(
+        self,
+        injections: Sequence[Injection],
+        log: Log,
+        nursery: Nursery,
+        inbox: Inbox,
+        ports: Slots,
+        folder: Path,
+        end: float,
+        say: Callable[[str], None],
+    ) -> None:
+        self._left = list(injections)
+        self._all = len(injections)
+        self._done = 0
+        self._log, self._nursery, self._inbox, self._ports = log, nursery, inbox, ports
+        self._folder, self._end, self._say = folder, end, say
+        self._turn = threading.Lock()
+        self._begun = time.time()
+        self._next_start = 0.0
+        self.failed: list[str] = []
+
+    def play(self) -> None:
+        """All of them; returns at the end."""
+        threads = [threading.Thread(target=self._one_after_another) for _ in range(self._ports.count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _one_after_another(self) -> None:
+        while (injection := self._take()) is not None:
+            ports = self._ports.free.get()
+            try:
+                outcome = Incident(injection, self._nursery, self._inbox, ports, self._folder).play()
+                self._log.add(outcome)
+                self._tell(outcome)
+            except Exception:
+                self.failed.append(f"{injection.run}: {traceback.format_exc()}")
+                self._say(self.failed[-1])
+            finally:
+                self._ports.free.put(ports)
+
+    def _take(self) -> Injection | None:
+        """The next one that can be over in time, when it is its turn to start."""
+        with self._turn:
+            chosen = next((each for each in self._left if time.time() + each.lasts < self._end), None)
+            if chosen is None:
+                return None
+            self._left.remove(chosen)
+            start = max(time.time(), self._next_start)
+            self._next_start = start + BREATH_SECONDS
+        time.sleep(start - time.time() if start > time.time() else 0.0)
+        return chosen
+
+    def _tell(self, outcome: Outcome) -> None:
+        with self._turn:
+            self._done += 1
+            passed = time.time() - self._begun
+            eta = passed / self._done * (self._all - self._done)
+            alarms = f" FALSE {','.join(outcome.false_alarms)}" if outcome.false_alarms else ""
+            self._say(
+                f"{self._done}/{self._all} {passed:.0f} s, {eta:.0f} s left, load {os.getloadavg()[0]:.1f}: "
+                f"{outcome.verdict} {outcome.run} victim {outcome.victim} of {outcome.world_size}: "
+                f"{outcome.seconds} s, named {','.join(outcome.named)} {outcome.culprit}, "
+                f"{outcome.messages} messages{alarms}"
+            )
