@@ -1,0 +1,107 @@
+"""The ranks of jobs of which one can leak: `python -m tests.diagnosis.memory_rank JOBS`, as JSON.
+
+One process imports torch and forks every rank of every job. All ranks do to memory what training does: a
+batch for each step, a cache that fills while they warm up, evaluations that take more. From the moment on
+that the file `leak` lies in a job's folder, its victims keep a little of each step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+import trainbeacon
+
+MIB = 1 << 20
+STEP_SECONDS = 0.02
+BATCH_MIB = (1, 4)
+WARM_UP_MIB, WARM_UP_STEPS = 16, 60
+EVALUATION_MIB, EVALUATE_EVERY, EVALUATION_SECONDS = 6, 25, 0.06
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a rank is told.
+
+    Attributes:
+        folder: of the black boxes.
+        port: where the ranks meet.
+        world_size: processes.
+        victims: the ranks that leak.
+        mib_per_step: what they keep.
+        seed: of the sizes of the batches.
+    """
+
+    folder: str
+    port: int
+    world_size: int
+    victims: tuple[int, ...]
+    mib_per_step: float
+    seed: int
+
+
+def filled(mib: float) -> torch.Tensor:
+    """Memory that is resident, since each byte of it was written."""
+    return torch.ones(int(mib * MIB), dtype=torch.uint8)
+
+
+def train(job: Job, rank: int) -> None:
+    """One rank."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(job.world_size),
+        LOCAL_WORLD_SIZE=str(job.world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(job.port),
+    )
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    dice = random.Random(job.seed * 100 + rank)
+    leak, cache = Path(job.folder) / "leak", []
+    with trainbeacon.start(run="job", directory=job.folder, serve="off") as beacon:
+        step = 0
+        while True:
+            step += 1
+            with beacon.step():
+                batch = filled(dice.uniform(*BATCH_MIB))
+                time.sleep(STEP_SECONDS)
+                distributed.all_reduce(batch[:16].float())
+            if step <= WARM_UP_STEPS:
+                cache.append(filled(WARM_UP_MIB / WARM_UP_STEPS))
+            if step % EVALUATE_EVERY == 0:
+                with beacon.evaluate():
+                    predictions = filled(EVALUATION_MIB)
+                    time.sleep(EVALUATION_SECONDS)
+                    del predictions
+            if rank in job.victims and leak.exists():
+                cache.append(filled(job.mib_per_step))
+
+
+def main() -> None:
+    """Fork the ranks and wait for them; who starts this ends the whole session."""
+    jobs = [Job(**{**job, "victims": tuple(job["victims"])}) for job in json.loads(sys.argv[1])]
+    for job in jobs:
+        for rank in range(job.world_size):
+            if os.fork():
+                continue
+            try:
+                train(job, rank)
+            except BaseException:  # this is where a child begins: nothing may leave it
+                traceback.print_exc()
+            os._exit(1)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()
