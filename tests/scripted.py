@@ -60,5 +60,6 @@ def _whole(url: str) -> str:
     found = read_exposition(text)
     names = [series(name, run=ScriptedJob().run, rank=rank) for name in LATE for rank in range(2)]
     names += [series(name, gpu=0) for name in LATE_OF_GPU]
-    names += [series("training_elapsed_seconds", run=ScriptedJob().run)]
+    late_of_run = ("training_elapsed_seconds", "training_checkpoint_disk_free_bytes")
+    names += [series(name, run=ScriptedJob().run) for name in late_of_run]
     return text if all(name in found for name in [*names, series("training_host_cpu_ratio")]) else ""

@@ -130,6 +130,7 @@ class Beacon:
         self._helper.looks.extend(sampled_probes(recorder))
         if self._goodput is not None:
             self._helper.looks.append(self._goodput.look)
+        self._helper.looks.append(self._checkpoints.space.look)
         self._helper.looks.append(self._flops.look)
         self._helper.start()
         self._excepthook = sys.excepthook

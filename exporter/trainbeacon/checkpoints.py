@@ -14,6 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from trainbeacon.diskspace import DiskSpace
 from trainbeacon.errands import Errands
 from trainbeacon.goodput import Goodput
 from trainbeacon.recorder import Recorder
@@ -35,10 +36,12 @@ class Checkpoints:
 
     Attributes:
         current: what the training thread is saving now.
+        space: tells how much room there is for them.
     """
 
     def __init__(self, recorder: Recorder, errands: Errands, goodput: Goodput | None) -> None:
         self.current: Saving | None = None
+        self.space = DiskSpace(recorder, errands)
         self._recorder = recorder
         self._errands = errands
         self._goodput = goodput
@@ -58,6 +61,8 @@ class Checkpoints:
         """
         if named and path is not None and self._goodput is not None:
             self._goodput.beside(path)
+        if path is not None:
+            self._recorder.guard("value", self.space.watch, path)
         with self._lock:
             self._pending += 1
             if not goes_on:

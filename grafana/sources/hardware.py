@@ -395,6 +395,29 @@ HOSTS = Row(
             HOST_RATE.format("network_transmitted"),
             unit="Bps",
         ),
+        TimeSeries(
+            "Network errors",
+            "Packets that network cards found broken or had no room for, on the hosts chosen.",
+            Query(
+                "sum by (direction, kind)"
+                " (instance_direction_kind:training_host_network_errors:rate5m{<hosts>})",
+                "{{direction}} {{kind}}",
+            ),
+            unit="cps",
+            soft_maximum=1,
+            empty="no card to be seen",
+        ),
+        TimeSeries(
+            "Packets lost",
+            "Share of the packets of a host. The eight hosts that lose most.",
+            Query(
+                "topk(8, max by (instance) (instance:training_host_network_errors:ratio_rate5m{<hosts>}))",
+                "{{instance}}",
+            ),
+            unit="percentunit",
+            soft_maximum=0.001,
+            empty="no card to be seen",
+        ),
     ),
 )
 

@@ -394,6 +394,21 @@ CHECKPOINTS = Row(
             bars=True,
             colors={"begun": "blue", "failed": "red"},
         ),
+        TimeSeries(
+            "Size of the last checkpoint",
+            "Of the rank that writes most.",
+            "max(training_checkpoint_bytes{<run>})",
+            empty="no checkpoint yet",
+        ),
+        TimeSeries(
+            "Disk of the checkpoints",
+            "Free, and in all, as rank 0 sees it; quotas are not in it.",
+            (
+                Query("min(run:training_checkpoint_disk_free_bytes:min{<run>})", "free"),
+                Query("max(training_checkpoint_disk_total_bytes{<run>})", "size"),
+            ),
+            empty="not known",
+        ),
     ),
 )
 

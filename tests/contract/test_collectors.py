@@ -58,6 +58,8 @@ NOT_EVERYWHERE = {
     "training_host_disk_written_bytes_total",
     "training_host_network_received_bytes_total",
     "training_host_network_transmitted_bytes_total",
+    "training_host_network_packets_total",
+    "training_host_network_errors_total",
     "training_host_shared_memory_used_bytes",
     "training_host_shared_memory_total_bytes",
 }

@@ -29,6 +29,7 @@ COMMON = (
 WRITE = (
     {"failures", "scalars", "pinned", "probes", "timeline"},
     {"errands", "ledger", "recorder", "statefile"},
+    {"diskspace"},
     {"checkpoints", "flops", "goodput", "peaks", "salvage", "saves"},
     {"numerics"},
     {

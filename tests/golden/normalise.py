@@ -10,7 +10,7 @@ VALUES = (
     (r"training_(phase|checkpoint|checkpoint_write|goodput)_seconds_total", "<seconds>"),
     (r"training_(run|elapsed)_seconds|\w+_duration_seconds(_bucket|_sum)?", "<seconds>"),
     (r"training_(samples|tokens)_per_second", "<rate>"),
-    (r"training_(host|process)_\w+", "<figure>"),
+    (r"training_(host|process|checkpoint_disk)_\w+", "<figure>"),
 )
 #: Values of labels.
 LABELS = (

@@ -28,3 +28,13 @@ def test_prometheus_takes_the_configuration_with_all_rules(every_promtool: str, 
     for rules in repository.glob("prometheus/rules/*/*.yml"):
         assert f"Checking {rules}" in done.stdout
     assert "FAILED" not in done.stdout + done.stderr
+
+
+def test_lint_of_promtool_finds_nothing(every_promtool: str, repository: Path, tmp_path: Path) -> None:
+    """With all of its checks, which count as errors; so that a rule that stands twice would be told."""
+    strict = (every_promtool, "check", "rules", "--lint=all", "--lint-fatal")
+    done = run(*strict, *repository.glob("prometheus/rules/*/*.yml"))
+    assert (done.returncode, done.stderr) == (0, "")
+    twice = tmp_path / "twice.yml"
+    twice.write_text("groups: [{name: g, rules: [{record: a:b:c, expr: up}, {record: a:b:c, expr: up}]}]")
+    assert run(*strict, twice).returncode == 3

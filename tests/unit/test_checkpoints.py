@@ -17,8 +17,10 @@ import torch.distributed.checkpoint as dcp
 
 import trainbeacon
 from tests.serving import wait_for
+from trainbeacon import diskspace
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
+from trainbeacon.errands import Errands
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 Number = Callable[..., "float | None"]
@@ -276,3 +278,96 @@ def test_torch_has_its_functions_back_at_the_end(folder: Path, model: torch.nn.M
     with trainbeacon.start(run="r", serve="off", directory=str(folder), probes_off=["checkpoints"]) as beacon:
         beacon.watch(model)
         assert before == (torch.save, dcp.save, dcp.async_save)
+
+
+# The space that is left for them
+
+FREE, TOTAL = "training_checkpoint_disk_free_bytes", "training_checkpoint_disk_total_bytes"
+
+
+def test_space_is_that_of_the_file_system_written_to(
+    beacon: trainbeacon.Beacon, number: Number, folder: Path
+) -> None:
+    """Known as soon as a checkpoint begins, also for a folder that is yet to be made, and told by a save."""
+    assert (None, None) == (number(FREE), number(TOTAL))
+    with beacon.checkpoint(folder / "runs" / "one" / "last.pt"):
+        wait_for(lambda: number(FREE), what="free space")
+    space = os.statvfs(folder)
+    assert float(space.f_blocks * space.f_frsize) == number(TOTAL)
+    assert number(FREE) == pytest.approx(space.f_bavail * space.f_frsize, rel=0.2)  # others write too
+
+
+def test_space_is_asked_for_again_and_again(
+    beacon: trainbeacon.Beacon, number: Number, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others fill the disk between two checkpoints, which may be hours apart."""
+    monkeypatch.setattr(diskspace, "INTERVAL_SECONDS", 0.2)
+    statvfs = os.statvfs
+    left = [1000]
+
+    def shrinking(path: str) -> Any:
+        fields = list(statvfs(path))
+        left[0] -= 1
+        fields[1], fields[4] = 4096, left[0]  # f_frsize, f_bavail
+        return os.statvfs_result(fields)
+
+    monkeypatch.setattr(os, "statvfs", shrinking)
+    torch.save(torch.zeros(3), folder / "last.pt")
+    wait_for(lambda: (number(FREE) or 1e18) <= 997 * 4096.0, what="third answer")
+
+
+def test_file_system_that_hangs_holds_up_nothing(
+    beacon: trainbeacon.Beacon, number: Number, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither steps nor the heartbeat wait for it; what was known before is not told as if it were new."""
+    monkeypatch.setattr(diskspace, "INTERVAL_SECONDS", 0.2)
+    with beacon.checkpoint(folder / "last.pt"):
+        pass
+    wait_for(lambda: number(FREE), what="free space")
+    alive_again = threading.Event()
+    statvfs = os.statvfs
+
+    def hanging(path: str) -> Any:
+        alive_again.wait(60)
+        return statvfs(path)
+
+    monkeypatch.setattr(os, "statvfs", hanging)
+    monkeypatch.setattr(diskspace, "SILENT_SECONDS", 1.0)
+    try:
+        wait_for(lambda: number(FREE) is None and number(TOTAL) is None, what="silence")
+        heartbeat = number("training_heartbeat_timestamp_seconds") or 0.0
+        with beacon.checkpoint(folder / "next.pt"):
+            pass
+        with beacon.step():
+            pass
+        assert (2.0, 0.0, 0.0) == counts(number)
+        wait_for(
+            lambda: (number("training_heartbeat_timestamp_seconds") or 0.0) > heartbeat, what="heartbeat"
+        )
+    finally:
+        alive_again.set()
+    wait_for(lambda: number(FREE), what="free space again")
+
+
+def test_object_store_and_other_ranks_tell_no_space(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket has no file system; that of the working directory is another one. Rank 0 speaks for all."""
+    asked: list[str] = []
+    statvfs = os.statvfs
+
+    def asking(path: str) -> os.statvfs_result:
+        asked.append(path)
+        return statvfs(path)
+
+    monkeypatch.setattr(os, "statvfs", asking)
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for rank, path, expected in ((0, "s3://bucket/last.pt", 0), (1, str(folder), 0), (0, str(folder), 1)):
+        monkeypatch.setenv("RANK", str(rank))
+        asked.clear()
+        with trainbeacon.start(run="r", serve="off", directory=str(folder)) as beacon:
+            errands = Errands(lambda error: None)
+            space = diskspace.DiskSpace(beacon.recorder, errands)
+            space.watch(path)
+            space.look()
+            assert errands.finish(10.0)
+        assert [str(folder)] * expected == asked

@@ -245,8 +245,11 @@ _PROCESS = (
 )
 
 
-def _host(name: str, type: Type, unit: str, help: str) -> Metric:
-    return Metric("host and process", name, type, unit, help, level="node", source="host")
+def _host(name: str, type: Type, unit: str, help: str, *labels: Label) -> Metric:
+    return Metric("host and process", name, type, unit, help, labels, level="node", source="host")
+
+
+_OF_PACKETS = Label("direction", "seen from the node", ("received", "transmitted"))
 
 
 _HOST = (
@@ -268,6 +271,21 @@ _HOST = (
         "counter",
         "bytes",
         "Bytes sent on the node's interfaces, loopback left out.",
+    ),
+    _host(
+        "training_host_network_packets_total",
+        "counter",
+        "",
+        "Packets over the node's network cards.",
+        _OF_PACKETS,
+    ),
+    _host(
+        "training_host_network_errors_total",
+        "counter",
+        "",
+        "Packets that the node's network cards found broken or had no room for.",
+        _OF_PACKETS,
+        Label("kind", "broken, or dropped", ("error", "drop")),
     ),
 )
 

@@ -305,6 +305,24 @@ _CHECKPOINTS = (
         "Checkpoints that are still being written.",
         survives=False,
     ),
+    Metric(
+        "checkpoints",
+        "training_checkpoint_disk_free_bytes",
+        "gauge",
+        "bytes",
+        "Space that is free where the last checkpoint was written to, as rank 0 sees it, up to 15 s old.",
+        level="run",
+        survives=False,
+    ),
+    Metric(
+        "checkpoints",
+        "training_checkpoint_disk_total_bytes",
+        "gauge",
+        "bytes",
+        "Size of the file system that the last checkpoint was written to, as rank 0 sees it.",
+        level="run",
+        survives=False,
+    ),
 )
 
 TRAINING = (*_PROGRESS, *_TIME, *_COLLECTIVES, *_LIFE, *_CHECKPOINTS)

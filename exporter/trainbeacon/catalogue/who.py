@@ -7,8 +7,13 @@ from .model import Label, Metric, facts
 #: Limits that a run may set for the rules. Beside these, `metric:<name>_min` and `_max` are taken.
 THRESHOLDS = (
     "accuracy_min",
+    "anomaly_own_margin_ratio",
+    "anomaly_peer_margin_ratio",
+    "anomaly_spreads_max",
+    "anomaly_warmup_steps",
     "checkpoint_age_seconds_max",
     "checkpoint_ratio_max",
+    "checkpoints_that_fit_min",
     "data_wait_ratio_max",
     "evaluate_ratio_max",
     "evaluate_seconds_max",

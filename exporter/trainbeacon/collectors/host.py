@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import psutil
 
@@ -22,10 +22,20 @@ CPU_WINDOW = 5.0
 CPU_SPACING = 1.0
 
 _LOOPBACK = {"lo", "lo0"}
+#: What is read of a network card: psutil's field, and under which name and labels it is served.
+_OF_CARDS = {
+    "packets_recv": ("training_host_network_packets_total", "received"),
+    "packets_sent": ("training_host_network_packets_total", "transmitted"),
+    "errin": ("training_host_network_errors_total", "received", "error"),
+    "errout": ("training_host_network_errors_total", "transmitted", "error"),
+    "dropin": ("training_host_network_errors_total", "received", "drop"),
+    "dropout": ("training_host_network_errors_total", "transmitted", "drop"),
+}
 #: What psutil raises for something that this system, or this container, does not show.
 _NOT_SHOWN = (PermissionError, FileNotFoundError, NotImplementedError, psutil.AccessDenied)
 
-_Sample = tuple[str, float]
+#: Name, value, and the values of its own labels.
+_Sample = tuple[Any, ...]
 _Arguments = ParamSpec("_Arguments")
 _Value = TypeVar("_Value")
 
@@ -94,7 +104,8 @@ class HostCollector:
     also inside a container, over `CPU_WINDOW` seconds or a little more. Disks are the physical ones:
     what stands on them (partitions, LVM, RAID, loop devices) would count the same bytes again. So
     would network interfaces that stand on others (bonds, bridges, VLANs). Inside a network namespace
-    of its own, as in a pod, only that namespace's interfaces can be seen.
+    of its own, as in a pod, only that namespace's interfaces can be seen. Packets and errors are those
+    of network cards: the ends of virtual cables come and go with containers, and drop what they like.
     """
 
     name = "host"
@@ -112,13 +123,14 @@ class HostCollector:
         self._cpu = _shown(_CpuUse, clock)
         self._disks = _Sums()
         self._interfaces = _Sums()
+        self._cards = _Sums()
 
     def collect(self, families: Families) -> None:
         """Read the node and each live rank's process now."""
         with self._lock:
             for read in (self._read_cpu, _memory, _shared_memory, self._read_disks, self._read_network):
-                for name, value in _shown(read) or ():
-                    families.add(name, value)
+                for name, value, *labels in _shown(read) or ():
+                    families.add(name, value, *labels)
         for rank in self._ranks():
             for name, value in _process(rank.pid):
                 families.add(name, value, rank.run, rank.rank)
@@ -145,7 +157,16 @@ class HostCollector:
             "training_host_network_received_bytes_total",
             "training_host_network_transmitted_bytes_total",
         )
-        return list(zip(names, sums, strict=False))
+        return [*zip(names, sums, strict=False), *self._of_cards(interfaces)]
+
+    def _of_cards(self, interfaces: Mapping[str, Any]) -> list[_Sample]:
+        cards = [nic for nic in interfaces if os.path.exists(f"{self._sysfs}/class/net/{nic}/device")]
+        sums = self._cards.add(
+            {card: [getattr(interfaces[card], field) for field in _OF_CARDS] for card in cards}
+        )
+        return [
+            (name, value, *labels) for (name, *labels), value in zip(_OF_CARDS.values(), sums, strict=False)
+        ]
 
     def _is_physical(self, disk: str) -> bool:
         if not os.path.isdir(f"{self._sysfs}/block"):

@@ -17,6 +17,7 @@ SHARED_MEMORY_BYTES = 0.54e12
 #: Of a healthy training process with its loader workers' share.
 RESIDENT_BYTES = 8.4e9
 BUSY_CORES = 3.1
+PACKET_BYTES = 4200.0
 
 
 @dataclass
@@ -84,6 +85,12 @@ class SimulatedHost:
             ("training_host_network_transmitted_bytes_total", host.transmitted),
         ):
             families.add(name, value)
+        for direction, total in (("received", host.received), ("transmitted", host.transmitted)):
+            packets = total / PACKET_BYTES
+            families.add("training_host_network_packets_total", packets, direction)
+            families.add("training_host_network_errors_total", 0.0, direction, "error")
+            drops = packets * 2e-7 * (direction == "received")  # a few, as everywhere
+            families.add("training_host_network_errors_total", drops, direction, "drop")
 
     def _process(self, families: Families, run: Run, rank: Rank) -> float:
         identity = (run.name, str(rank.number))

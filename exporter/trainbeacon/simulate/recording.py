@@ -18,6 +18,8 @@ _HISTOGRAM = "training_step_duration_seconds"
 #: Collectives of a step: buckets of gradients, or gathers and reductions of sharded layers.
 _COLLECTIVES = {"default": 12, "sharded": 96}
 _LOADER_WORKERS = 8
+#: The file system that all runs save to.
+_CHECKPOINT_DISK_BYTES = 180e12
 
 
 def describe(run: Run, rank: Rank, hostname: str, gpu_uuid: str) -> None:
@@ -216,6 +218,10 @@ def _checkpoints(run: Run, rank: Rank) -> None:
         box.set("training_checkpoint_bytes", run.workload.checkpoint_bytes / shares)
         box.set("training_checkpoint_last_success_timestamp_seconds", run.checkpoint_success)
         box.set("training_checkpoint_step", float(run.checkpoint_step))
+    if rank.number == 0:
+        used = 0.61 + 0.01 * normal(run.seed, 10, int(run.now // 600))
+        box.set("training_checkpoint_disk_free_bytes", (1.0 - used) * _CHECKPOINT_DISK_BYTES)
+        box.set("training_checkpoint_disk_total_bytes", _CHECKPOINT_DISK_BYTES)
 
 
 def _memory(run: Run, rank: Rank) -> None:

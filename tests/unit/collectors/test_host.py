@@ -19,7 +19,11 @@ from trainbeacon.collectors.host import HostCollector
 
 Scrape = dict[str, dict[tuple[str, ...], float]]
 DiskIO = namedtuple("DiskIO", "read_bytes write_bytes")
-NetIO = namedtuple("NetIO", "bytes_recv bytes_sent")
+NetIO = namedtuple(
+    "NetIO",
+    "bytes_recv bytes_sent packets_recv packets_sent errin errout dropin dropout",
+    defaults=(0,) * 6,
+)
 
 
 def scrape(collector: HostCollector) -> Scrape:
@@ -336,6 +340,55 @@ def test_each_byte_of_the_network_counts_once(monkeypatch: pytest.MonkeyPatch, t
     values = scrape(HostCollector(no_ranks, sysfs=sysfs))
     assert values["training_host_network_received_bytes_total"] == {(): 2000.0}
     assert values["training_host_network_transmitted_bytes_total"] == {(): 200.0}
+
+
+def test_errors_of_network_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By direction and kind, over all cards; the cables of a hundred containers that come and go are none."""
+    cards = {"eth0": NetIO(0, 0, 10, 20, 1, 2, 3, 4), "ib0": NetIO(0, 0, 100, 200, 10, 20, 30, 40)}
+    course = [
+        cards | {"lo": NetIO(0, 0, 7, 7, 7, 7, 7, 7)},
+        cards | {f"veth{number}": NetIO(0, 0, 7, 7, 7, 7, 7, 7) for number in range(100)},
+        {"ib0": cards["ib0"]},
+        {},
+    ]
+    now = iter(course)
+    monkeypatch.setattr(psutil, "net_io_counters", lambda **_: next(now))
+    sysfs = devices(tmp_path, "class/net/eth0/device", "class/net/ib0/device", "class/net/veth1")
+    collector = HostCollector(no_ranks, sysfs=sysfs)
+    for _ in course:
+        values = scrape(collector)
+        assert values["training_host_network_packets_total"] == {("received",): 110, ("transmitted",): 220}
+        assert values["training_host_network_errors_total"] == {
+            ("received", "error"): 11,
+            ("transmitted", "error"): 22,
+            ("received", "drop"): 33,
+            ("transmitted", "drop"): 44,
+        }
+
+
+def test_without_a_network_card_there_are_no_errors_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In a pod with a network of its own nothing is known of the cards, which is not no errors."""
+    monkeypatch.setattr(psutil, "net_io_counters", lambda **_: {"eth0": NetIO(1, 1, 1, 1, 1, 1, 1, 1)})
+    values = scrape(HostCollector(no_ranks, sysfs=devices(tmp_path, "class/net/eth0")))
+    assert values["training_host_network_received_bytes_total"] == {(): 1}
+    assert not {"training_host_network_packets_total", "training_host_network_errors_total"} & values.keys()
+
+
+def test_packets_of_this_machine() -> None:
+    """What the cards have counted is what the kernel's own table says of them."""
+    cards = [card.parent.name for card in Path("/sys/class/net").glob("*/device")]
+    if not cards:
+        pytest.skip("this machine shows no network card")
+    before = _packets_received(cards)
+    packets = scrape(HostCollector(no_ranks))["training_host_network_packets_total"]
+    assert before <= packets["received",] <= _packets_received(cards)
+
+
+def _packets_received(cards: Sequence[str]) -> int:
+    files = [Path(f"/sys/class/net/{card}/statistics/rx_packets") for card in cards]
+    return sum(int(file.read_text()) for file in files)
 
 
 def test_counters_never_fall(monkeypatch: pytest.MonkeyPatch) -> None:
