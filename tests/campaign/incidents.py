@@ -132,7 +132,7 @@ class Incident:
                 )
             if attempt < RESTARTS - 1:
                 running.launch_again()
-        return running.struck() or 0.0
+        return running.struck() or time.time()
 
     def _collide(self, running: Running) -> float:
         job, node = running.job, int(bool(self.injection.parameters["elsewhere"]))

@@ -195,7 +195,7 @@ KINDS: tuple[Kind, ...] = (
         before=(0, 0),
         within=180,
         worlds=(2, 3),
-        parameters={"exception": ("IndexError", "OutOfMemoryError")},
+        parameters={"exception": ("IndexError", "OutOfMemoryError"), "after": (30, 40)},
     ),
     # What stands still
     Kind(

@@ -87,7 +87,8 @@ class Faults:
 
     def at(self, place: str, value: Any = None) -> Any:
         """What becomes of the value."""
-        for planted in self._planted if self._due else ():
+        begun = self._due and self._moment.steps >= self._job.parameters.get("after", 1)
+        for planted in self._planted if begun else ():
             if planted.place == place:
                 self._tell()
                 value = planted.fault(self._moment, value)
@@ -98,7 +99,8 @@ class Faults:
             self._tells = False
             path = Path(self._job.folder) / "struck"
             path.with_suffix(".part").write_text(repr(time.time()))
-            path.with_suffix(".part").rename(path)
+            with contextlib.suppress(FileExistsError):  # an earlier attempt has said it already
+                path.hardlink_to(path.with_suffix(".part"))
 
 
 class Model(nn.Module):
