@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.campaign.campaign import Log, play
 from tests.campaign.judge import summarise
 from tests.campaign.kinds import BY_NAME, draw
+from tests.campaign.simulated import kinds_of_fleet
 
 
 def kinds_of(text: str) -> dict[str, int]:
@@ -39,6 +40,8 @@ def main() -> int:
         log,
         slots=options.slots,
         minutes=options.minutes,
+        simulated=kinds_of_fleet(options.kinds),
+        seed=options.seed,
         say=partial(print, flush=True),
     )
     options.out.with_suffix(".odd.json").write_text(json.dumps(odd, indent=1))

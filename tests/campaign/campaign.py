@@ -18,7 +18,9 @@ from tests.campaign.incidents import Inbox, Incident
 from tests.campaign.jobs import Nursery
 from tests.campaign.judge import Outcome, Told, without_run
 from tests.campaign.kinds import Injection
+from tests.campaign.simulated import FIRST_NUMBER, Simulation
 from trainbeacon.demo.launch import port_is_free
+from trainbeacon.demo.processes import wait_until
 from trainbeacon.demo.stack import Stack
 
 INTERVAL_SECONDS = 5.0
@@ -94,6 +96,8 @@ def play(
     *,
     slots: int,
     minutes: float,
+    simulated: Sequence[str] = (),
+    seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> list[str]:
     """Play those of the injections that the log does not hold yet, so many at once.
@@ -102,13 +106,23 @@ def play(
         the alerts that concern no run, and what could not be judged because the campaign itself failed there.
     """
     left = [each for each in injections if each.number not in log.numbers]
-    ports = Slots(min(slots, len(left)))
+    ports, end = Slots(min(slots, len(left))), time.time() + 60 * minutes
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="trainbeacon-campaign-")))
-        stack = closing.enter_context(ShippedStack(ports.targets))
+        simulation = Simulation(simulated if FIRST_NUMBER not in log.numbers else (), seed, folder)
+        stack = closing.enter_context(ShippedStack([*ports.targets, *simulation.targets]))
+        if simulation.targets:
+            closing.enter_context(simulation)
         nursery = closing.enter_context(Nursery(folder / "nursery.log"))
-        players = _Players(left, log, nursery, stack.inbox, ports, folder, time.time() + 60 * minutes, say)
+        players = _Players(left, log, nursery, stack.inbox, ports, folder, end, say)
         players.play()
+        if simulation.targets:
+            wait_until(lambda: simulation.over, end - time.time(), every=1.0)
+            for outcome in simulation.outcomes(stack.inbox.messages):
+                log.add(outcome)
+                say(
+                    f"{outcome.verdict} {outcome.run} {outcome.kind} {outcome.seconds} {outcome.false_alarms}"
+                )
         odd = [f"{each.alert}: {dict(each.labels)}" for each in without_run(stack.inbox.messages)]
     return odd + players.failed
 
