@@ -2,9 +2,9 @@
 
 A real Prometheus evaluates alerts at the present only. promtool's unit tests run the same rule engine over
 any time: groups in order, `for` and `keep_firing_for`, staleness. So each fleet of `trainbeacon simulate` is
-written as the input series of such a test, scraped every 15 s as shipped. Rules are evaluated once a minute, or
-a day would take an hour: recorded series are sparser then than the shipped 15 s make them, so that what must
-hold for a while holds more easily. All that fired is asked for at the end.
+written as the input series of such a test, scraped every 15 s as shipped. Rules are evaluated once a minute,
+or a day would take an hour: recorded series are sparser then than the shipped 15 s make them, so that what
+must hold for a while holds more easily. All that fired is asked for at the end.
 
     python -m tests.campaign.history --fleets 4 --runs 8 --hours 24
 """

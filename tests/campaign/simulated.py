@@ -1,4 +1,4 @@
-"""Faults that no process here can have, from `trainbeacon simulate`, at the same Prometheus and Alertmanager."""
+"""Faults that no process here can have, from `trainbeacon simulate`, at the same Prometheus."""
 
 from __future__ import annotations
 
