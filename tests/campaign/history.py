@@ -113,14 +113,14 @@ class Columns:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def write(self, out: TextIO, moments: int) -> None:
-        """All series as the `input_series` of a test."""
+    def texts(self, moments: int) -> Iterator[tuple[str, str]]:
+        """Each series with its values, at the end of so many moments."""
         for series, row in self._rows.items():
             last, count, seen = self._last[series]
             row.append(_repeated(last, count))
             if seen < moments - 1:
                 row.append("stale")
-            out.write(f"  - series: '{series}'\n    values: '{' '.join(row)}'\n")
+            yield series, " ".join(row)
 
 
 def _moved(name: str, value: str) -> str:
@@ -220,7 +220,9 @@ def _write_test(file: TextIO, files: Sequence[Path], columns: Columns, moments: 
     }
     yaml.safe_dump(head, file)
     file.write(f"tests:\n- interval: {INTERVAL_SECONDS:.0f}s\n  input_series:\n")
-    columns.write(file, moments)
+    file.writelines(
+        f"  - series: '{series}'\n    values: '{values}'\n" for series, values in columns.texts(moments)
+    )
     end = int((moments - 1) * INTERVAL_SECONDS // EVALUATION_SECONDS * EVALUATION_SECONDS)
     questions = [
         f'count_over_time(ALERTS{{alertstate="firing"}}[{end + 60}s])',

@@ -21,6 +21,8 @@ from trainbeacon.demo.receiver import Notification, Receiver, parse
 #: For a job to make its first steps, and for its fault to strike (a checkpoint comes every so often).
 START_SECONDS, STRIKE_SECONDS = 120.0, 60.0
 RESTARTS = 4
+#: What a launcher takes for a restart, importing torch above all, which the nursery has done before.
+RESTART_SECONDS = 6.0
 HEALTHY_STEPS = 300
 
 
@@ -131,6 +133,7 @@ class Incident:
                     f"attempt {attempt} of {self.injection.run} does not end:\n{running.logs()}"
                 )
             if attempt < RESTARTS - 1:
+                time.sleep(RESTART_SECONDS)
                 running.launch_again()
         return running.struck() or time.time()
 

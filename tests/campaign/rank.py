@@ -98,9 +98,10 @@ class Faults:
         if self._tells:
             self._tells = False
             path = Path(self._job.folder) / "struck"
-            path.with_suffix(".part").write_text(repr(time.time()))
+            part = path.with_suffix(f".{self._job.attempt}")
+            part.write_text(repr(time.time()))
             with contextlib.suppress(FileExistsError):  # an earlier attempt has said it already
-                path.hardlink_to(path.with_suffix(".part"))
+                path.hardlink_to(part)
 
 
 class Model(nn.Module):
@@ -132,12 +133,13 @@ class Training:
         self.moment = Moment(job, None, None)
         self.faults = Faults(job, rank, self.moment)
         self.model = DistributedDataParallel(Model(job, self.faults))
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05)
         self.moment.optimizer = self.optimizer
         self.scaler = (
             torch.amp.GradScaler("cpu", init_scale=256.0) if job.kind == "loss_scale_collapse" else None
         )
         torch.manual_seed(job.seed * 100 + rank)
+        self.held_out = self._batch()
 
     def run(self) -> None:
         """Train to the last step, or for good."""
@@ -204,7 +206,7 @@ class Training:
         """The mean over all ranks, so that all of them know the same."""
         self.model.eval()
         self.faults.at("evaluate")
-        inputs, targets = self._batch()
+        inputs, targets = self.held_out
         loss = nn.functional.mse_loss(self.model.module(inputs), targets)
         distributed.all_reduce(loss)
         self.model.train()
