@@ -220,9 +220,7 @@ def _write_test(file: TextIO, files: Sequence[Path], columns: Columns, moments: 
     }
     yaml.safe_dump(head, file)
     file.write(f"tests:\n- interval: {INTERVAL_SECONDS:.0f}s\n  input_series:\n")
-    file.writelines(
-        f"  - series: '{series}'\n    values: '{values}'\n" for series, values in columns.texts(moments)
-    )
+    file.writelines(map(_row, columns.texts(moments)))
     end = int((moments - 1) * INTERVAL_SECONDS // EVALUATION_SECONDS * EVALUATION_SECONDS)
     questions = [
         f'count_over_time(ALERTS{{alertstate="firing"}}[{end + 60}s])',
@@ -231,6 +229,11 @@ def _write_test(file: TextIO, files: Sequence[Path], columns: Columns, moments: 
     yaml_questions = [{"expr": question, "eval_time": f"{end}s"} for question in questions]
     file.write("  promql_expr_test: " + json.dumps(yaml_questions) + "\n")
     file.flush()
+
+
+def _row(series: tuple[str, str]) -> str:
+    name, values = series
+    return f"  - series: '{name}'\n    values: '{values}'\n"
 
 
 def _ask(path: str) -> list[Fired]:

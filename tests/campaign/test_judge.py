@@ -30,13 +30,9 @@ from trainbeacon.demo.receiver import Notification
 STRUCK = 1000.0
 
 
-def alert(
-    name: str, run: str = "r", severity: str = "critical", text: str = "", **labels: str
-) -> Notification:
-    named = {"alertname": name, "severity": severity, **({"run": run} if run else {}), **labels}
-    return Notification(
-        name, labels.pop("status", "firing"), "team", named, {"description": text}, "", str(named)
-    )
+def alert(name: str, run: str = "r", severity: str = "critical", text: str = "", **more: str) -> Notification:
+    labels = {"alertname": name, "severity": severity, **({"run": run} if run else {}), **more}
+    return Notification(name, "firing", "team", labels, {"description": text}, "", str(labels))
 
 
 def message(after: float, *alerts: Notification) -> Message:
@@ -70,7 +66,7 @@ def test_bound_of_a_rate() -> None:
 
 
 def test_expected_alert_with_its_culprit() -> None:
-    """The first message of an expected alert gives time and rank; repetitions and other runs change nothing."""
+    """The first message of an expected alert gives time and rank; repetitions and other runs do nothing."""
     kind = BY_NAME["killed_rank"]
     lost = alert("TrainingRankLost", rank="1")
     told = told_about(
@@ -215,7 +211,7 @@ def test_the_plan_of_the_campaign() -> None:
 
 
 def test_the_plan_knows_the_shipped_alerts() -> None:
-    """Whatever a kind expects or explains is the name of a shipped alert, and what it expects reaches people."""
+    """Whatever a kind expects or explains is the name of a shipped alert; what it expects reaches people."""
     rules = [
         rule
         for path in history.RULES.glob("alerts/*.yml")
@@ -233,7 +229,7 @@ def test_the_plan_knows_the_shipped_alerts() -> None:
 
 
 def test_history_in_promtools_words() -> None:
-    """Repetitions are shortened; what ends is stale, what comes later begins late, what is away comes back."""
+    """Repetitions are shortened; what ends is stale, what comes later begins late."""
     columns = history.Columns({"a", "b", "c_timestamp_seconds"})
     for moment in range(6):
         lines = ['a{run="r"} 5.0 1\n'] if moment != 3 else []
@@ -249,13 +245,10 @@ def test_history_in_promtools_words() -> None:
 
 def test_what_promtool_found_is_read() -> None:
     """Each alert once, with the time at which it began."""
-    labels = '{__name__="ALERTS", alertname="A", alertstate="firing", run="r", severity="warning"}'
-    output = (
-        '  FAILED:\n    expr: "count_over_time(ALERTS[9s])", time: 1m,\n        exp: nil\n        got: '
-        + labels.replace('__name__="ALERTS", ', "")
-        + ' 3E+00\n    expr: "min_over_time(timestamp(ALERTS)[9s:1s])", time: 1m,\n        exp: nil\n        got: '
-        + labels.replace('__name__="ALERTS", ', "")
-        + " 6E+01\n"
+    labels = '{alertname="A", alertstate="firing", run="r", severity="warning"}'
+    output = "".join(
+        f'expr: "{question}", time: 1m,\n exp: nil\n got: {labels} {value}\n'
+        for question, value in (("count_over_time(x[9s])", "3E+00"), ("min_over_time(x[9s:1s])", "6E+01"))
     )
     (fired,) = history.fired_in(output)
     assert ("A", "warning", "r", 60.0, 3 * history.EVALUATION_SECONDS) == (
