@@ -12,6 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from tests.campaign import report
 from tests.campaign.campaign import Log, play
 from tests.campaign.judge import summarise
 from tests.campaign.kinds import BY_NAME, draw
@@ -33,9 +34,19 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60, help="begin nothing that would end later")
     parser.add_argument("--kinds", type=kinds_of, default=None, help="NAME=COUNT,... instead of all")
     parser.add_argument("--out", type=Path, default=Path("campaign.jsonl"), help="outcomes, a line each")
+    parser.add_argument(
+        "--history", type=Path, default=Path("history.jsonl"), help="of tests.campaign.history"
+    )
+    parser.add_argument("--report", action="store_true", help="only write results and page of what there is")
+    parser.add_argument("--commit", default=report.present_commit(), help="what the page says was tried")
     options = parser.parse_args()
+    beside_file = options.out.with_suffix(".beside.json")
+    if options.report:
+        beside = json.loads(beside_file.read_text()) if beside_file.exists() else []
+        report.write(options.out, beside, options.history, options.commit)
+        return 0
     log = Log(options.out)
-    odd = play(
+    beside = play(
         draw(options.seed, options.kinds),
         log,
         slots=options.slots,
@@ -44,12 +55,10 @@ def main() -> int:
         seed=options.seed,
         say=partial(print, flush=True),
     )
-    options.out.with_suffix(".odd.json").write_text(json.dumps(odd, indent=1))
-    for line in odd:
-        print("beside:", line)
-    summary = summarise(log.outcomes)
-    print(f"recall {summary.recall}\nprecision {summary.precision}\nculprit {summary.culprit}")
-    print(f"seconds: median {summary.seconds_median}, worst {summary.seconds_worst}")
+    beside_file.write_text(json.dumps(beside, indent=1))
+    summary = summarise(log.outcomes, len(beside))
+    print(f"beside: {beside}\nrecall {summary.recall}\nprecision {summary.precision}")
+    print(f"culprit {summary.culprit}\nseconds: {summary.seconds_median}, worst {summary.seconds_worst}")
     return 0
 
 

@@ -79,6 +79,12 @@ class Days:
     injections: list[dict[str, object]] = field(default_factory=list)
 
 
+def read_days(path: Path) -> list[Days]:
+    """The fleets of a file, a line of JSON each; none of one that is not there."""
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [Days(**{**days, "fired": [Fired(**fired) for fired in days["fired"]]}) for days in found]
+
+
 class Columns:
     """Samples by series, written as promtool takes them: repetitions shortened, gaps and ends told apart."""
 

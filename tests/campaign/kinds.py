@@ -152,7 +152,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "loss_scale_collapse",
-        "every scaled gradient is infinite: the scale is halved again and again, no step is taken",
+        "every other step's scaled gradients are infinite: the scale is halved again and again",
         ("TrainingLossScaleCollapsed",),
         names="",
         count=4,
