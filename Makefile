@@ -5,7 +5,7 @@ SUITES ?= default
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format generate dashboards robustness bench scale tools helm
+.PHONY: help demo test lint format generate dashboards robustness campaign bench scale tools helm
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,11 @@ dashboards: ## write grafana/dashboards/*.json from their sources
 
 robustness: ## attacks, scarce machines, long runs; writes the figures of docs/robustness.md
 	@$(IN_ENVIRONMENT) python -m tests.robustness $(ARGS)
+
+campaign: tools ## faults in real jobs, judged by the messages that arrive, and days of healthy history; two hours
+	@$(IN_ENVIRONMENT) python -m tests.campaign $(ARGS)
+	@$(IN_ENVIRONMENT) python -m tests.campaign.history
+	@$(IN_ENVIRONMENT) python -m tests.campaign --report
 
 bench: ## the figures of the README, measured here; PEERS=1 installs the other loggers to measure beside
 	@if [ -n "$(PEERS)" ]; then \

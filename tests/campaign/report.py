@@ -1,4 +1,4 @@
-"""The figures of a campaign as a page: raw results to benchmarks/results, the tables into docs/campaign.md."""
+"""The figures of a campaign as a page: raw results to benchmarks/results, tables into docs/campaign.md."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def page(outcomes: Sequence[Outcome], beside: Sequence[str], days: Sequence[Days
     loads = [each.load for each in outcomes]
     return "\n".join(
         [
-            f"Load average of the machine, at the ends of the incidents: {min(loads):.0f} to {max(loads):.0f}, "
-            f"{statistics.median(loads):.0f} in the median, on {os.cpu_count()} cores.",
+            f"Load average at the ends of the incidents: {min(loads):.0f} to {max(loads):.0f}, median "
+            f"{statistics.median(loads):.0f}, on {os.cpu_count()} cores.",
             "",
             *_overall(summarise(outcomes, len(beside)), "all"),
             "",
