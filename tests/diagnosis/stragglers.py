@@ -24,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 
 import yaml
 
@@ -42,8 +43,8 @@ SCRAPE_SECONDS = 15
 HEALTHY_SCRAPES, SLOW_SCRAPES = 9, 10
 #: A scrape waits for so many steps of every rank, however busy the machine is.
 LEAST_STEPS = 5
-#: A rank that is slower by so much is to be named; one that is less so may be.
-CERTAIN_SHARE = 0.1
+#: A rank whose own time is longer by so much is to be named; one that is less slow may be.
+CERTAIN = 0.1
 CAUSES = {
     "data": "data_wait",
     "forward": "forward",
@@ -94,8 +95,9 @@ class Outcome:
     """What the rules said.
 
     Attributes:
-        verdict: `right` (the victims, each with its cause, and nobody else), `wrong` or `missed` (where the
-            share is too small to be certain: `unnamed`); of a job that nobody slows, `right` names nobody.
+        verdict: `right` (the victims, each with its cause, and nobody else), `wrong` or `missed` (if it is
+            too little slower to be certain: `unnamed`); of a job that nobody slows, `right` names nobody.
+        slower: how much longer than its peers' the own time of a victim is, by what theirs was before.
         seconds: from the fault to the name, at scrapes 15 s apart.
         named: every rank that was ever named, and as what, with the number of the scrapes at which it was.
         share_lost: the value of the last evaluation, by rank.
@@ -104,6 +106,7 @@ class Outcome:
 
     injection: Injection
     verdict: str
+    slower: float
     seconds: float | None
     named: Mapping[Named, int]
     share_lost: Mapping[int, float]
@@ -262,6 +265,7 @@ def judge(injection: Injection, scrapes: Sequence[Mapping[Key, float]], healthy_
     """What the rules make of a job's scrapes, of which the first few are without the fault."""
     names = evaluate(scrapes)
     ever = {each: sum(each in then for then in names) for then in names for each in then}
+    slower = injection.share * injection.step_seconds / _own_seconds(scrapes[:healthy_scrapes])
     slow = injection.share > 0 and len(injection.victims) < injection.world_size
     truth = {(rank, CAUSES[injection.place]) for rank in injection.victims} if slow else set()
     first = next((number for number, then in enumerate(names) if truth and set(then) >= truth), None)
@@ -270,10 +274,20 @@ def judge(injection: Injection, scrapes: Sequence[Mapping[Key, float]], healthy_
     elif first is not None or not truth:
         verdict = "right"
     else:
-        verdict = "missed" if injection.share >= CERTAIN_SHARE else "unnamed"
+        verdict = "missed" if slower >= CERTAIN else "unnamed"
     seconds = None if first is None else float((first - healthy_scrapes + 1) * SCRAPE_SECONDS)
     lost = {rank: value for (rank, _), value in names[-1].items()}
-    return Outcome(injection, verdict, seconds, ever, lost, scrapes)
+    return Outcome(injection, verdict, slower, seconds, ever, lost, scrapes)
+
+
+def _own_seconds(scrapes: Sequence[Mapping[Key, float]]) -> float:
+    """A rank's own time for a step: the median of the ranks."""
+    found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for (name, labels), value in scrapes[-1].items():
+        found[dict(labels)["rank"]][name] += value - scrapes[0].get((name, labels), 0.0)
+    return median(
+        rank["training_self_seconds_total"] / rank["training_steps_total"] for rank in found.values()
+    )
 
 
 # Many
@@ -290,7 +304,7 @@ def draw(count: int, seed: int, step_seconds: float) -> list[Injection]:
         found.append(
             Injection(
                 dice.choice(places),
-                0.0 if number % 6 == 5 else dice.choice((0.05, 0.1, 0.2, 0.5)),
+                0.0 if number % 6 == 5 else dice.choice((0.05, 0.12, 0.25, 0.5)),
                 strategy,
                 world_size,
                 (dice.randrange(world_size),),
@@ -306,6 +320,7 @@ def _line(outcome: Outcome, haste: float) -> str:
     named = [[rank, cause, times] for (rank, cause), times in outcome.named.items()]
     found = {
         "verdict": outcome.verdict,
+        "slower": round(outcome.slower, 3),
         "seconds": outcome.seconds,
         "named": named,
         "share_lost": outcome.share_lost,
