@@ -1,10 +1,11 @@
 """A leak in a real process, and whether the shipped rules name the rank before its node is full.
 
 `inject_all` trains real processes over gloo, makes ranks keep memory, scrapes the real exporter over HTTP,
-and has promtool evaluate the shipped rules over what it served. The steps are the clock: five of them are
-15 s for the rules, however long they take, and a scrape that comes late leaves a gap. The memory is that of
-the processes, as the kernel counts it; the node is taken to be one with nothing but this job on it, and with
-room for `ROOM_STEPS` of the leak, since no test should fill the machine that it runs on.
+and has promtool evaluate the shipped rules over what it served. The steps are the clock: the ranks are
+scraped after every fifth, and wait for it; for the rules that is every 15 s, and the processes began 15 s
+before the first. The memory is that of the processes, as the kernel counts it; the node is taken to be one
+with nothing but this job on it, and with room for `ROOM_STEPS` of the leak, since no test should fill the
+machine that it runs on.
 
     python -m tests.diagnosis.memory --count 12 --seed 1     rates over random sizes, victims and speeds
 """
@@ -25,13 +26,13 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.diagnosis.memory_rank import MIB, Job
+from tests.diagnosis.memory_rank import MIB, STEPS_OF_SCRAPE, Job
 from tools import stack
 from trainbeacon.demo.launch import free_port
 
@@ -46,8 +47,6 @@ SCRAPE_SECONDS = 15
 HEALTHY_SCRAPES, LEAKY_SCRAPES = 32, 76
 #: 80 minutes.
 ROOM_STEPS = 1600
-#: Steps of a scrape; what makes the eighth of a second that they take 15 s.
-STEPS_OF_SCRAPE, HASTE = 5, 120
 RESIDENT, START = "training_process_resident_memory_bytes", "training_start_timestamp_seconds"
 STEPS = "training_steps_total"
 METRICS = (RESIDENT, START, STEPS, "training_rank_info", "training_run_info", "training_state")
@@ -83,7 +82,9 @@ class Outcome:
         seconds: of the rules' time, from the leak until every victim was said to grow.
         warned: every rank that the alert ever fired for.
         warned_seconds: likewise, from the leak to the alert.
-        mib_per_step: what the rules say that the first victim keeps, at the last time that they do.
+        mib_per_step: what the rules say that the first victim grows by, at the last time that they do.
+        resident_mib_per_step: what the victims' processes grew by since the leak began, as the kernel counts
+            it: what they keep, and the pieces between.
         seconds_left: when the node will be full, likewise.
     """
 
@@ -94,6 +95,7 @@ class Outcome:
     warned: tuple[int, ...]
     warned_seconds: float | None
     mib_per_step: float | None
+    resident_mib_per_step: float
     seconds_left: float | None
 
 
@@ -104,8 +106,7 @@ class _Run:
     injection: Injection
     folder: Path
     port: int
-    scrapes: dict[int, tuple[float, Scrape]]
-    leak: int = HEALTHY_SCRAPES
+    scrapes: list[Scrape] = field(default_factory=list)
 
     def scrape(self) -> Scrape:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
@@ -118,17 +119,17 @@ class _Run:
         }
 
     def look(self) -> int:
-        """Scrape, and keep it. Returns which of the rules' scrapes it is: the steps are the clock."""
+        """Take the next scrape if it is due. Returns how many there are."""
         try:
             scrape = self.scrape()
         except OSError:  # the exporter does not listen yet
             return 0
         steps = [value for (name, _), value in scrape.items() if name == STEPS]
-        if len(steps) < self.injection.world_size or min(steps) < STEPS_OF_SCRAPE:
-            return 0
-        number = int(min(steps)) // STEPS_OF_SCRAPE - 1
-        self.scrapes.setdefault(number, (time.time(), scrape))
-        return number
+        due = STEPS_OF_SCRAPE * (len(self.scrapes) + 1)
+        if len(steps) == self.injection.world_size and min(steps) >= due:
+            self.scrapes.append(scrape)
+            (self.folder / f"scraped{len(self.scrapes)}").touch()
+        return len(self.scrapes)
 
 
 def inject_all(injections: Sequence[Injection]) -> list[Outcome]:
@@ -140,14 +141,13 @@ def inject_all(injections: Sequence[Injection]) -> list[Outcome]:
             _record(runs, HEALTHY_SCRAPES, log)
             for run in runs:
                 (run.folder / "leak").touch()
-                run.leak = max(run.scrapes) + 1
             _record(runs, HEALTHY_SCRAPES + LEAKY_SCRAPES, log)
         return [_judge(run) for run in runs]
 
 
 def _prepare(folder: Path, injection: Injection) -> _Run:
     folder.mkdir(mode=0o700)
-    return _Run(injection, folder, free_port(), {})
+    return _Run(injection, folder, free_port())
 
 
 @contextlib.contextmanager
@@ -186,12 +186,12 @@ def _processes(runs: Sequence[_Run], log: Path) -> Iterator[None]:
 
 def _record(runs: Sequence[_Run], until: int, log: Path) -> None:
     """Scrape the jobs until all of them are so far."""
-    end = time.monotonic() + 150
+    end = time.monotonic() + 300
     waiting = [*runs]
-    while waiting := [run for run in waiting if run.look() < until]:
+    while waiting := [run for run in waiting if len(run.scrapes) < until and run.look() < until]:
         if time.monotonic() > end:
             raise TimeoutError(f"too few steps:\n{log.read_text()[-4000:]}")
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 # What the rules say
@@ -212,12 +212,27 @@ def _judge(run: _Run) -> Outcome:
         run.injection,
         verdict,
         tuple(sorted(grows)),
-        _seconds(first, run),
+        _seconds(first),
         tuple(sorted(warned)),
-        _seconds(alert, run),
+        _seconds(alert),
         None if rate is None else rate * SCRAPE_SECONDS / STEPS_OF_SCRAPE / MIB,
+        _growth(run) / MIB,
         _last(answers[FULL], victims),
     )
+
+
+def _growth(run: _Run) -> float:
+    """Bytes a step that the victims' processes, or all of a healthy job, have grown since the leak began."""
+    victims = {str(rank) for rank in run.injection.victims}
+    now, then = (
+        [
+            value
+            for (name, labels), value in scrape.items()
+            if name == RESIDENT and (not victims or dict(labels)["rank"] in victims)
+        ]
+        for scrape in (run.scrapes[-1], run.scrapes[HEALTHY_SCRAPES])
+    )
+    return (sum(now) - sum(then)) / (LEAKY_SCRAPES * STEPS_OF_SCRAPE)
 
 
 def _last(answers: Sequence[Mapping[int, float]], victims: set[int]) -> float | None:
@@ -228,22 +243,19 @@ def _first(answers: Sequence[Mapping[int, float]], victims: set[int]) -> int | N
     return next((number for number, then in enumerate(answers) if victims and set(then) >= victims), None)
 
 
-def _seconds(number: int | None, run: _Run) -> float | None:
-    return None if number is None else float((number - run.leak + 1) * SCRAPE_SECONDS)
+def _seconds(number: int | None) -> float | None:
+    return None if number is None else float((number - HEALTHY_SCRAPES + 1) * SCRAPE_SECONDS)
 
 
 def _rows(run: _Run) -> list[Scrape]:
-    """The scrapes in the rules' time, with the node as it is taken to be; nothing where there was none."""
-    first = min(run.scrapes)
-    begun, before = run.scrapes[first]
-    room = ROOM_STEPS * run.injection.mib_per_step * MIB
-    rows: list[Scrape] = [{} for _ in range(max(run.scrapes) + 1)]
-    for number, (_, scrape) in run.scrapes.items():
-        for key, value in scrape.items():
-            rows[number][key] = (value - begun) * HASTE if key[0] == START else value
-        rows[number]["training_host_memory_used_bytes", ()] = _resident(scrape)
-        rows[number]["training_host_memory_total_bytes", ()] = _resident(before) + room
-    return rows
+    """The scrapes in the rules' time, with the node as it is taken to be."""
+    total = _resident(run.scrapes[0]) + ROOM_STEPS * run.injection.mib_per_step * MIB
+    return [
+        {key: -SCRAPE_SECONDS if key[0] == START else value for key, value in scrape.items()}
+        | {("training_host_memory_used_bytes", ()): _resident(scrape)}
+        | {("training_host_memory_total_bytes", ()): total}
+        for scrape in run.scrapes
+    ]
 
 
 def _resident(scrape: Scrape) -> float:

@@ -36,5 +36,6 @@ def test_the_alert_foretells_that_its_node_will_be_full(outcome: Outcome) -> Non
 
 
 def test_the_speed_of_the_leak_is_told(outcome: Outcome) -> None:
-    """Within a quarter of what the process truly keeps."""
-    assert outcome.mib_per_step == pytest.approx(0.5, rel=0.25), outcome
+    """Within a quarter of what the kernel says; that is what the process keeps, and somewhat more."""
+    assert outcome.mib_per_step == pytest.approx(outcome.resident_mib_per_step, rel=0.25), outcome
+    assert outcome.resident_mib_per_step > 0.4, outcome
