@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+from trainbeacon.probes.loss import LossJudge
+
 from . import course
 from .trouble import Trouble
 from .workload import Workload
 
-#: Training losses whose mean is compared with that of as many before.
-_RISE_STEPS = 50
+#: Training losses whose mean is kept at the best evaluation.
+_MEAN_STEPS = 50
 
 
 class Learning:
@@ -32,7 +34,7 @@ class Learning:
         self.rises: dict[str, int] = {}
         self.train_at_best: float | None = None
         self.since_best = 0
-        self._mean_before = math.inf
+        self._judge = LossJudge()
 
     def loss(self, split: str, step: int, rank: int = 0) -> float:
         """The loss at a step."""
@@ -68,14 +70,11 @@ class Learning:
             self.since_best += 1
 
     def trained(self, step: int) -> None:
-        """A step has ended: now and then the mean loss is compared with the one before."""
-        if step % _RISE_STEPS:
-            return
-        mean = self._mean(step)
-        self.rises["train"] = self.rises.get("train", 0) + 1 if mean > self._mean_before else 0
-        self._mean_before = mean
+        """A step has ended: its loss is judged as a run's own is."""
+        self._judge.is_spike(self.loss("train", step))
+        self.rises["train"] = self._judge.rises
 
     def _mean(self, step: int) -> float:
         """The mean training loss of the last steps, of which one in ten is looked at."""
-        steps = range(max(0, step - _RISE_STEPS), step, 10)
+        steps = range(max(0, step - _MEAN_STEPS), step, 10)
         return sum(self.loss("train", each) for each in steps) / max(1, len(steps))
