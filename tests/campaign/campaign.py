@@ -34,9 +34,8 @@ class ShippedStack(Stack):
     """Prometheus with the shipped rules at 5 s, Alertmanager with the shipped routes and their waits."""
 
     def __init__(self, targets: Sequence[str]) -> None:
-        super().__init__(targets, interval=INTERVAL_SECONDS, longest_wait=None)
         self.inbox = Inbox()
-        self.receiver = self.inbox
+        super().__init__(targets, interval=INTERVAL_SECONDS, longest_wait=None, receiver=self.inbox)
 
 
 @dataclass

@@ -142,8 +142,9 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "gradient_explosion",
-        "the gradients become far larger, while clipping keeps the weights in order",
+        "the gradients become far larger; clipped, each kicks the weights",
         (EXPLOSION,),
+        (RISING, SPIKES),
         names="",
         count=6,
         before=(170, 190),

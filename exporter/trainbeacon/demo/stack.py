@@ -29,8 +29,8 @@ class Stack:
 
     `targets` are the exporters to scrape (`host:port`); `interval` is that of scrapes and evaluations and
     `longest_wait` the longest that Alertmanager collects before it sends, in seconds (None: as shipped).
-    Ports of 0 mean free ones. `bundle` is the folder with `prometheus/` and `alertmanager/`. Entering blocks
-    until both are ready.
+    Ports of 0 mean free ones. `receiver` takes the messages, in place of one that calls `on_change`. `bundle`
+    is the folder with `prometheus/` and `alertmanager/`. Entering blocks until both are ready.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Stack:
         prometheus_port: int = 0,
         alertmanager_port: int = 0,
         on_change: Callable[[Notification], None] = lambda notification: None,
+        receiver: Receiver | None = None,
         bundle: Path | None = None,
         tools: binaries.Binaries | None = None,
     ) -> None:
@@ -53,7 +54,7 @@ class Stack:
         self._bundle = bundle or bundle_dir()
         self._tools = tools or binaries.find()
         self._closing = ExitStack()
-        self.receiver = Receiver(on_change)
+        self.receiver = receiver or Receiver(on_change)
 
     def __enter__(self) -> Stack:
         with ExitStack() as closing:
