@@ -205,7 +205,7 @@ class Beacon:
             else:
                 self._try(numbers.value, name, value, known)
         if loss is not None:
-            self._try(numbers.loss, loss, split)
+            self._try(self.recorder.loss if split == "train" else numbers.loss, loss, split)
         if accuracy is not None:
             self._try(numbers.accuracy, accuracy, split)
         if gradient_norm is not None:

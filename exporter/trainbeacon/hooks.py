@@ -44,7 +44,7 @@ class Hooks:
         end_step: Callable[[], None],
     ) -> None:
         self._recorder = recorder
-        self._timeline = recorder.timeline
+        self._timeline, self._writer = recorder.timeline, recorder.writer
         self._end_step = end_step
         self._removals: list[Callable[[], None]] = []
         self._guard = recorder.guard
@@ -66,7 +66,6 @@ class Hooks:
             self._watch_clipping()
         if recorder.probes("self_time"):
             self._guard("hooks", see_waits, self._timeline, self._replace)
-        self._guard("hooks", self._numerics.see_backward, self._replace)
         if scaler is not None:
             self._watch_scaler(scaler)
 
@@ -117,16 +116,20 @@ class Hooks:
         import torch
 
         timeline, error, device = self._timeline, self._recorder.error, self._device
+        look = self._numerics.look
 
-        def begins() -> bool:
+        def begins(loss: Any) -> bool:
+            outermost = False
             try:
                 outermost = timeline.begin_backward()
-                if device is not None and outermost:
-                    device.begin("backward")
-                return outermost
+                if outermost:
+                    if device is not None:
+                        device.begin("backward")
+                    if look is not None:
+                        look(loss)
             except Exception as problem:  # noqa: BLE001 - as above
                 error("hooks", problem)
-                return False
+            return outermost
 
         def ends() -> None:
             try:
@@ -154,45 +157,47 @@ class Hooks:
     def _watch_optimizer(self, optimizer: torch.optim.Optimizer, *, counts: bool) -> None:
         from torch.compiler import is_compiling
 
-        probe = self._numerics if counts else None
-
-        before, after, error = self._before_step, self._after_step, self._recorder.error
+        see, before, after, error = (
+            self._timeline.see,
+            self._before_step,
+            self._after_step,
+            self._recorder.error,
+        )
 
         def step_begins(stepped: Any, inputs: Any, keywords: Any) -> None:
             if not is_compiling():
                 try:
-                    before(probe)
+                    see(OPTIMIZER)
+                    if counts:
+                        before()
                 except Exception as problem:  # noqa: BLE001 - as above
                     error("hooks", problem)
 
         def step_ends(stepped: Any, inputs: Any, keywords: Any) -> None:
-            if not is_compiling():
+            if counts and not is_compiling():
                 try:
-                    after(optimizer, probe)
+                    after(optimizer)
                 except Exception as problem:  # noqa: BLE001 - as above
                     error("hooks", problem)
 
         self._removals.append(optimizer.register_step_pre_hook(step_begins).remove)
         self._removals.append(optimizer.register_step_post_hook(step_ends).remove)
 
-    def _before_step(self, probe: Numerics | None) -> None:
-        self._timeline.see(OPTIMIZER)
-        if probe is not None:
-            norm = probe.before_step(norm_is_known=self._norm_seen)
-            if norm is not None:
-                self._recorder.gradient_norm(norm)
-            if self._device is not None:
-                self._device.begin("optimizer")
+    def _before_step(self) -> None:
+        norm = self._numerics.before_step(norm_is_known=self._norm_seen)
+        if norm is not None:
+            self._recorder.gradient_norm(norm)
+        if self._device is not None:
+            self._device.begin("optimizer")
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, probe: Numerics | None) -> None:
-        if probe is None:
-            return
+    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._device is not None:
             self._device.end()
             self._device.step_over()
-        probe.after_step()
+        if self._numerics.sampling:
+            self._numerics.after_step()
         self._norm_seen = False
-        slots = self._recorder.writer.slots
+        slots = self._writer.slots
         for at, group in zip(self._rate_at, optimizer.param_groups, strict=False):
             rate = group["lr"]
             if rate.__class__ is float:

@@ -5,12 +5,11 @@ One object for each call of `Beacon.watch`. Everything here is for the training 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from math import isfinite
+from math import inf, isfinite
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from trainbeacon.probes.backward import looked_at
 from trainbeacon.probes.gradients import NormProbe
 from trainbeacon.probes.layers import LayerProbe, layers_of
 from trainbeacon.probes.origin import MOST_SECONDS, Search, bad_layers, gathered, parameter_names
@@ -35,6 +34,11 @@ class Numerics:
         model: the outermost module, or None.
         optimizer: the one that counts the steps, or None.
         scaler: the AMP gradient scaler: with one, gradients that are not finite are no fault.
+
+    Attributes:
+        look: to be called with what each backward pass goes back from, as it begins: the last moment in
+            which activations are there. None if nothing is to be looked at.
+        sampling: whether `before_step` began a sample that `after_step` is to finish.
     """
 
     def __init__(self, recorder: Recorder, model: Any, optimizer: Any, scaler: Any) -> None:
@@ -52,6 +56,14 @@ class Numerics:
         self._asked_for: int | None = None  # the step whose layer a device was asked for
         self._own_bad_step = -1  # in which this rank's own backward pass made a non-finite gradient
         self._remove: Callable[[], None] | None = None
+        self._watched: Any = None  # the parameter whose gradient is looked at before each step
+        self._due = 0.0  # when the next sample is, by the monotonic clock
+        self.sampling = False
+        self.look: Callable[[Any], None] | None = None
+        if self._on and model is not None:
+            from torch import Tensor
+
+            self._plain, self.look = Tensor, self._look_at_loss
         if scaler is not None:
             self._nonfinite.ignored = frozenset({"gradient", "reduced"})
         if optimizer is not None:
@@ -89,24 +101,43 @@ class Numerics:
 
     def before_step(self, *, norm_is_known: bool) -> Norm | None:
         """The optimizer is about to step. Returns the gradient norm if it was not known and was sampled."""
+        if self._watched is not None and self._watched.grad is not None:
+            self._look_at_gradient(self._watched.grad)
         step = self._timeline.step + 1
         if self._own_bad_step == step or self._nonfinite.step == step:
             self._gradient_is_bad()
         if self._nonfinite.step not in (None, self._asked_for):
             self._ask_device()
+        if monotonic() < self._due:
+            return None
+        return self._sample(norm_is_known=norm_is_known)
+
+    def _sample(self, *, norm_is_known: bool) -> Norm | None:
+        """Let the probes take the samples that are due."""
+        norm = None
         if self._probe is not None:
             self._probe.before_step()
-        if self._norms is None:
-            return None
-        norm = self._norms.before_step(norm_is_known=norm_is_known)
-        if isinstance(norm, float) and not isfinite(norm):
-            self._gradient_is_bad()
+        if self._norms is not None:
+            norm = self._norms.before_step(norm_is_known=norm_is_known)
+            if isinstance(norm, float) and not isfinite(norm):
+                self._gradient_is_bad()
+            self.sampling = self._norms.sampling
+        if not self.sampling:
+            self._wait()
         return norm
 
     def after_step(self) -> None:
-        """The optimizer has stepped."""
+        """The optimizer has stepped: finish the sample under way."""
         if self._norms is not None:
             self._norms.after_step()
+        self.sampling = False
+        self._wait()
+
+    def _wait(self) -> None:
+        """Do nothing more until the next sample of either probe."""
+        self._due = min(
+            (probe.next for probe in (self._norms, self._probe) if probe is not None), default=inf
+        )
 
     def clipped(self, norm: Any) -> Any:
         """Clipping worked out this norm and has not scaled anything yet.
@@ -140,30 +171,15 @@ class Numerics:
 
     # The first NaN
 
-    def see_backward(self, replace: Callable[[Any, str, Callable[..., Any]], None]) -> None:
-        """Look at each loss where its backward pass begins: the last moment in which activations are there.
-
-        Args:
-            replace: puts a function in the place of a module's.
-        """
-        if self._on and self._model is not None:
-            from torch import Tensor, autograd
-
-            self._plain = Tensor
-            replace(autograd, "backward", looked_at(autograd.backward, self._look_at_loss))
-
     def _look_at_loss(self, loss: Any) -> None:
-        try:
-            # One number on the host, which is read without a wait and without a collective.
-            if loss.__class__ is self._plain and loss.is_cpu and loss.numel() == 1:
-                number = loss.item()
-                if number - number != 0.0:  # NaN or infinite; cheaper than a call
-                    self._loss_is_bad(loss)
-            if not self._armed:
-                self._armed = True
-                self._watch_a_gradient()
-        except Exception as error:  # noqa: BLE001 - the boundary, as in `guard`, without its call
-            self._recorder.error("hooks", error)
+        # One number on the host, which is read without a wait and without a collective.
+        if loss.__class__ is self._plain and loss.is_cpu and loss.numel() == 1:
+            number = loss.item()
+            if number - number != 0.0:  # NaN or infinite; cheaper than a call
+                self._loss_is_bad(loss)
+        if not self._armed:
+            self._armed = True
+            self._watch_a_gradient()
 
     def _loss_is_bad(self, loss: Any) -> None:
         step = self._timeline.step + 1
@@ -173,7 +189,7 @@ class Numerics:
 
     def _origin(self, loss: Any) -> tuple[str, str]:
         """Layer and kind of what made the loss non-finite."""
-        deadline = time.monotonic() + MOST_SECONDS
+        deadline = monotonic() + MOST_SECONDS
         bad = bad_layers(self._layers, gradients=False, deadline=deadline)
         if bad:
             everywhere = len(bad) == len(self._layers) > 1  # spoilt by an earlier step: it says nothing
@@ -182,15 +198,18 @@ class Numerics:
         return search.origin(loss) or ("", "loss")
 
     def _watch_a_gradient(self) -> None:
-        """Look at one small gradient near the input, before it is averaged over the ranks.
+        """Look at one small gradient near the input, which all that goes wrong in a backward pass reaches.
 
-        What goes wrong in a backward pass reaches it on the rank where it went wrong.
+        It is looked at before it is averaged over the ranks, to know on which one it went wrong. On a rank
+        that is alone that can wait until the optimizer steps: a hook on a gradient costs more than the look.
         """
         whole = {id(parameter): used for parameter, used in gathered(self._model)} if self._layers else {}
         first = [p for layer in self._layers for p in layer.parameters if p.requires_grad][:_WATCHED_AMONG]
         fit = [whole.get(id(p), p) for p in first]
         fit = [p for p in fit if not is_sharded(p) and p.device.type == "cpu" and p.numel() <= MOST_WATCHED]
-        if fit:
+        if fit and self._recorder.identity.world_size == 1:
+            self._watched = fit[0]
+        elif fit:
             self._remove = fit[0].register_hook(self._look_at_gradient).remove
 
     def _look_at_gradient(self, gradient: torch.Tensor) -> None:
@@ -198,7 +217,7 @@ class Numerics:
             total = gradient.sum().item()
             if total - total != 0.0:
                 self._own_bad_step = self._timeline.step + 1
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - the boundary, as in `guard`, without its call
             self._recorder.error("hooks", error)
 
     def _gradient_is_bad(self) -> None:
@@ -209,7 +228,7 @@ class Numerics:
         if step == self._looked_at or not self._nonfinite.would_take(step, kind):
             return
         self._looked_at = step  # clipping spoils them all after that
-        bad = bad_layers(self._layers, gradients=True, deadline=time.monotonic() + MOST_SECONDS)
+        bad = bad_layers(self._layers, gradients=True, deadline=monotonic() + MOST_SECONDS)
         self._nonfinite.saw(step, kind, self._last_of(bad, own))
 
     def _last_of(self, bad: list[str], own: bool) -> str:

@@ -21,15 +21,27 @@ MOST_WAITING = 1024
 WAKE_EVERY = 32
 _POLL_SECONDS = 0.002
 
+#: Kinds of tensors and scalars of which one was read: to look at each closely costs twice the reading.
+_WITH_ITEM: set[type] = set()
+_MOST_KINDS = 16
+
 
 def to_float(name: str, value: Any) -> float:
     """The number in `value`. Raises TypeError that names the argument, what it was and the fix."""
     if isinstance(value, (float, int)):
         return float(value)
+    kind: Any = value.__class__
+    if kind in _WITH_ITEM:
+        try:
+            return float(value.item())
+        except (RuntimeError, TypeError, ValueError):
+            pass  # of several elements, or complex: said better below
     if hasattr(value, "item"):
         _expect_one(name, value)
         number = value.item()
         if isinstance(number, (float, int)):
+            if len(_WITH_ITEM) < _MOST_KINDS:
+                _WITH_ITEM.add(kind)
             return float(number)
         value = number
     raise _not_a_number(name, type(value).__name__, str(value))
@@ -258,6 +270,10 @@ def batch_size(batch: Any, depth: int = 3) -> int:
 
     Looks at most `depth` levels into tuples, lists and dicts; 0 if nothing tells.
     """
+    if batch.__class__ is tuple or batch.__class__ is list:  # the usual batch, without a copy
+        shape = getattr(batch[0], "shape", None) if batch else None
+        if shape and shape[0]:
+            return int(shape[0])
     shape = getattr(batch, "shape", None)
     if shape is not None:
         return int(shape[0]) if len(shape) else 0

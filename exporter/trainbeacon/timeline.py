@@ -50,7 +50,7 @@ class Timeline:
 
     def __init__(self, writer: Writer, index: Index, begun: float | None = None) -> None:
         self._writer = writer
-        self._values, self._commit = writer.step, writer.commit
+        self._values, self._commit = writer.step, writer.commit  # both are the same for ever
         self.wall_offset = time.time() - time.monotonic()
         self.heartbeat = 0.0
         self.warm = False
@@ -255,7 +255,7 @@ class Timeline:
         bucket = bisect_left(_BUCKETS, duration)
         self._buckets[bucket] = in_bucket = self._buckets[bucket] + 1
         self._duration_sum += duration
-        values = self._writer.step
+        values = self._values
         values[self._step_at] = step
         values[self._steps_at] = steps
         values[self._last_at] = timestamp
@@ -271,8 +271,11 @@ class Timeline:
             self.pending_tokens = 0
         if self._serves_self:
             self._store_self()
-        self._add_to_ring(step, timestamp, duration)
-        self._writer.commit()
+        loss = self._pending_loss
+        self._writer.add_to_ring(step, timestamp, duration, loss, self.pending_norm)
+        self._ring_lacks_loss = loss is layout.UNSET
+        self._pending_loss = self.pending_norm = layout.UNSET
+        self._commit()
         if self.after_step is not None:
             self.after_step()
 
@@ -284,12 +287,6 @@ class Timeline:
         values[at + 2] = self._own_backward
         values[at + 3] = totals[OPTIMIZER]
         values[at + 4] = totals[OTHER] + totals[_H2D]
-
-    def _add_to_ring(self, step: int, timestamp: float, duration: float) -> None:
-        loss = self._pending_loss
-        self._writer.add_to_ring(step, timestamp, duration, loss, self.pending_norm)
-        self._ring_lacks_loss = loss is layout.UNSET
-        self._pending_loss = self.pending_norm = layout.UNSET
 
     def take_loss(self, loss: float) -> None:
         """A training loss: of the step just ended if that has none yet, else of the one under way."""

@@ -8,7 +8,8 @@ import pytest
 
 from tests.diagnosis.resume import crash_and_resume
 
-SHORT = {"steps": 60, "stall_at": 31, "checkpoint_every": 14}
+#: Long enough for the moments in which a process is not scheduled to be no per cent of it.
+SHORT = {"steps": 110, "stall_at": 31, "checkpoint_every": 14}
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,15 @@ from typing import Any
 
 
 def announced(
-    backward: Callable[..., Any], begins: Callable[[], Any], ends: Callable[[], None]
+    backward: Callable[..., Any], begins: Callable[[Any], Any], ends: Callable[[], None]
 ) -> Callable[..., Any]:
-    """`backward`, with `begins` called before it and, if that said so, `ends` after it. Neither may raise."""
+    """`backward`, with `begins` called before it and, if that said so, `ends` after it. Neither may raise.
+
+    `begins` is given what the pass goes back from.
+    """
 
     def announcing(*args: Any, **keywords: Any) -> Any:
-        if not begins():
+        if not begins(args[0] if args else keywords.get("tensors")):
             return backward(*args, **keywords)
         try:
             return backward(*args, **keywords)
@@ -20,13 +23,3 @@ def announced(
             ends()
 
     return announcing
-
-
-def looked_at(backward: Callable[..., Any], look: Callable[[Any], None]) -> Callable[..., Any]:
-    """`backward`, with `look` given what it goes back from, before it does. `look` must not raise."""
-
-    def looking(*args: Any, **keywords: Any) -> Any:
-        look(args[0] if args else keywords.get("tensors"))
-        return backward(*args, **keywords)
-
-    return looking

@@ -37,6 +37,9 @@ class NormProbe:
         set_gauge: called with a metric's name and its value.
         clock: monotonic seconds.
         world_size: ranks that hold a copy of a parameter that is not sharded while others are.
+
+    Attributes:
+        next: when the next sample is due, by the clock.
     """
 
     def __init__(
@@ -51,14 +54,14 @@ class NormProbe:
         self._world_size = world_size
         self._set = set_gauge
         self._clock = clock
-        self._next = 0.0
+        self.next = 0.0
         self._before: list[torch.Tensor] = []
         self._spent = 0.0
 
     def before_step(self, *, norm_is_known: bool) -> Norm | None:
         """Take a sample if one is due. Returns the gradient norm if it was not known and could be read."""
         start = self._clock()
-        if start < self._next or not self._parameters:
+        if start < self.next or not self._parameters:
             return None
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = None
@@ -87,7 +90,12 @@ class NormProbe:
         self._before = []
         end = self._clock()
         spent = max(self._spent + end - start, device_seconds(self._parameters))
-        self._next = end + max(LEAST_INTERVAL, spent / TIME_SHARE)
+        self.next = end + max(LEAST_INTERVAL, spent / TIME_SHARE)
+
+    @property
+    def sampling(self) -> bool:
+        """Whether a sample is begun and not finished."""
+        return bool(self._before)
 
     def _pieces(self) -> list[torch.Tensor]:
         """The first weights of every parameter, some 2^20 in all."""

@@ -123,6 +123,9 @@ class LayerProbe:
             later; numbers of one series are taken in order.
         set_gauge: called with a metric's name, a layer and a number; None unsets it.
         clock: monotonic seconds.
+
+    Attributes:
+        next: when the next sample is due, by the clock.
     """
 
     def __init__(
@@ -136,14 +139,14 @@ class LayerProbe:
         self._read = read
         self._set = set_gauge
         self._clock = clock
-        self._next = 0.0
+        self.next = 0.0
         self._selection = Selection()
         self._norms: dict[str, float] = {}
 
     def before_step(self) -> None:
         """Take a sample if one is due: the gradients are there, the weights are those that made them."""
         start = self._clock()
-        if start < self._next or not self._layers:
+        if start < self.next or not self._layers:
             return
         norms = dict(self._gradient_norms())
         for name, norm in norms.items():
@@ -154,7 +157,7 @@ class LayerProbe:
                 self._look_at(name, norms[name])
         end = self._clock()
         spent = max(end - start, device_seconds(p for each in self._layers.values() for p in each.parameters))
-        self._next = end + max(LEAST_INTERVAL, spent / TIME_SHARE)
+        self.next = end + max(LEAST_INTERVAL, spent / TIME_SHARE)
 
     def _take(self, series: str, number: Norm, take: Callable[..., None], *before: str) -> None:
         self._read(series, number, lambda value: take(*before, value))

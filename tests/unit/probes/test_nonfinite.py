@@ -328,8 +328,11 @@ def test_the_probe_can_be_switched_off(tmp_path: Path) -> None:
         assert box.number("training_steps_total") == 1.0
 
 
-def test_the_hook_on_a_gradient_goes_with_the_run(tmp_path: Path) -> None:
-    """The one parameter that is looked at is left as it was."""
+def test_the_hook_on_a_gradient_goes_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one parameter that is looked at, where there are other ranks, is left as it was."""
+    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
     model = nn.Linear(4, 1)
     with trainbeacon.start(run="r", directory=str(tmp_path), serve="off") as beacon:
         beacon.watch(model, torch.optim.SGD(model.parameters(), lr=0.1))
