@@ -63,10 +63,15 @@ def until_settled(waiting: int = 0) -> None:
     until(lambda: opened() == waiting)
 
 
-def rank(own: int, looks: Looks, port: int, mark: str) -> None:
+def join(own: int, port: int) -> None:
+    """Take part in the default group that meets there."""
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=own, world_size=RANKS)
+
+
+def rank(own: int, looks: Looks, ports: tuple[int, int], mark: str) -> None:
     """What a rank does."""
     looks.look("before")
-    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=own, world_size=RANKS)
+    join(own, ports[0])
     tensor = torch.ones(4)
     looks.look("none yet")
     distributed.all_reduce(tensor)
@@ -99,9 +104,7 @@ def rank(own: int, looks: Looks, port: int, mark: str) -> None:
     looks.look("after a send")
     distributed.destroy_process_group()
     looks.look("destroyed")
-    distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port + 1}", rank=own, world_size=RANKS
-    )
+    join(own, ports[1])
     distributed.all_reduce(tensor)
     until_settled()
     looks.look("made again")
@@ -132,14 +135,14 @@ def groups(own: int, looks: Looks) -> None:
 
 def main() -> None:
     """Fork the ranks and print what each saw."""
-    port, mark = free_port(), os.path.join(os.environ["SCRATCH"], "mark")
+    ports, mark = (free_port(), free_port()), os.path.join(os.environ["SCRATCH"], "mark")
     pipes = []
     for own in range(RANKS):
         end, other = os.pipe()
         if os.fork() == 0:
             looks = Looks()
             try:
-                rank(own, looks, port, mark)
+                rank(own, looks, ports, mark)
             finally:
                 os.write(other, json.dumps(looks.seen).encode())
                 os._exit(0)
