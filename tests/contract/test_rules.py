@@ -133,6 +133,16 @@ def label_problems(node: Any) -> Iterator[str]:
             yield f"{kind} loses cluster or namespace"
 
 
+def join_problems(node: Any) -> Iterator[str]:
+    """A join fails to evaluate in the minute in which its one side is two; recorded info is always one."""
+    many = {"ManyToOne": node.rhs, "OneToMany": node.lhs}
+    one = next((side for card, side in many.items() if card in str(getattr(node.modifier, "card", ""))), None)
+    for selector in selectors(one) if one is not None else ():
+        metric = catalogue.BY_NAME.get(selector.name)
+        if metric is not None and metric.type == "info":
+            yield f"joins with raw {selector.name}"
+
+
 def division_problems(node: Any) -> Iterator[str]:
     divisor = node.rhs.expr if isinstance(node.rhs, promql.ParenExpr) else node.rhs
     guarded = isinstance(divisor, promql.BinaryExpr) and str(divisor.op) in (">", "!=")
@@ -150,8 +160,10 @@ def expression_problems(rule: Rule) -> Iterator[str]:
             yield from call_problems(node)
         elif isinstance(node, promql.AggregateExpr) and str(node.op) in UNSTABLE:
             yield f"{node.op} changes its mind"
-        elif isinstance(node, promql.BinaryExpr) and str(node.op) == "/":
-            yield from division_problems(node)
+        elif isinstance(node, promql.BinaryExpr):
+            yield from join_problems(node)
+            if str(node.op) == "/":
+                yield from division_problems(node)
     functions = {node.func.name for node in nodes if isinstance(node, promql.Call)}
     if functions & {"absent", "absent_over_time"} and rule.get("for", "0s") == "0s":
         yield "absent without for"
@@ -181,9 +193,23 @@ def alert_problems(rule: Rule) -> Iterator[str]:
     judged = any(str(getattr(node, "op", "")) in COMPARISONS for node in nodes)
     if not judged and not any(getattr(node, "name", "") in RECORDS for node in nodes):
         yield "fires whenever the series exists"
-    for used in RECORDED.findall(annotations.get("description", "")):
+    description = annotations.get("description", "")
+    for used in RECORDED.findall(description):
         if used not in RECORDS:
             yield f"nothing makes {used}"
+    if "$labels.rank" in description and "hostname" not in description:
+        yield "rank without its host"
+    for query in re.findall(r'printf "((?:[^"\\]|\\.)*)"[^|}]*\| query', description):
+        yield from query_problems(query)
+
+
+def query_problems(query: str) -> Iterator[str]:
+    """Of an expression in a text, its labels yet to be filled in."""
+    filled = re.sub(r"%(\[1\])?s,?", "", query).replace('\\"', '"').replace("%q", '".+"')
+    for node in walk(promql.parse(filled)):
+        if isinstance(node, promql.VectorSelector):
+            found = selector_problems(node)
+            yield from (problem for problem in found if not problem.endswith("the threshold .+"))
 
 
 def problems(rule: Rule) -> list[str]:
@@ -212,6 +238,17 @@ BROKEN = {
     "by names the unknown labels ['rang']": {"expr": "max by (cluster, namespace, rang) (training_loss)"},
     "by loses cluster or namespace": {"expr": "max by (run) (training_loss)"},
     "on loses cluster or namespace": {"expr": "training_loss and on (run) training_step"},
+    "joins with raw training_rank_info": {
+        "expr": "training_loss * on (cluster, namespace, run, rank) group_left (hostname) training_rank_info"
+    },
+    "rank without its host": {
+        "annotations": {"description": "Run {{ $labels.run }}, rank {{ $labels.rank }}."}
+    },
+    "training_step has no label gpu": {
+        "annotations": {
+            "description": '{{ with printf "training_step{gpu=%q}" $labels.run | query }}{{ end }}'
+        }
+    },
     "topk changes its mind": {"expr": "topk(1, training_loss)"},
     "naked division": {"expr": "training_loss / training_step"},
     "absent without for": {"expr": 'absent(up{job="trainbeacon"})'},
