@@ -152,7 +152,9 @@ class _Players:
 
     def play(self) -> None:
         """All of them; returns at the end."""
-        threads = [threading.Thread(target=self._one_after_another) for _ in range(self._ports.count)]
+        threads = [
+            threading.Thread(target=self._one_after_another, daemon=True) for _ in range(self._ports.count)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -15,6 +15,7 @@ from typing import Any
 from tests.campaign.judge import Message, Outcome, is_culprit, told_about, verdict_of
 from tests.campaign.kinds import BY_NAME, SIMULATED
 from trainbeacon.demo import processes
+from trainbeacon.demo.launch import port_is_free
 from trainbeacon.simulate.workload import name_of
 
 FIRST_PORT = 24500
@@ -32,14 +33,15 @@ class Simulation:
         self._seed = seed
         self._truth = folder / "truth.json"
         self._log = folder / "simulation.log"
-        self.targets = [f"127.0.0.1:{FIRST_PORT + node}" for node in range(len(self._kinds))]
+        self._port = _free_row(len(self._kinds))
+        self.targets = [f"127.0.0.1:{self._port + node}" for node in range(len(self._kinds))]
 
     def __enter__(self) -> Simulation:
         faults = [kind for kind in self._kinds if BY_NAME[kind].expected]
         count = len(self._kinds)
         line = [sys.executable, "-m", "trainbeacon", "simulate", f"--seed={self._seed}"]
         line += [f"--ranks={RANKS_A_RUN * count}", f"--nodes={count}", f"--runs={count}"]
-        line += [f"--port={FIRST_PORT}", f"--truth={self._truth}", f"--onset={ONSET_SECONDS}"]
+        line += [f"--port={self._port}", f"--truth={self._truth}", f"--onset={ONSET_SECONDS}"]
         self._began = time.time()
         self._process: subprocess.Popen[str] = processes.start(
             [*line, f"--scenario={','.join(faults)}"], self._log
@@ -107,6 +109,14 @@ class Simulation:
     def _read(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self._truth.read_text()) if self._truth.exists() else []
         return found
+
+
+def _free_row(count: int) -> int:
+    """The first of so many ports in a row that are free; the simulator would else take others."""
+    port = FIRST_PORT
+    while not all(port_is_free(each) for each in range(port, port + count)):
+        port += count
+    return port
 
 
 def kinds_of_fleet(counts: dict[str, int] | None = None) -> list[str]:
