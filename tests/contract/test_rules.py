@@ -320,12 +320,14 @@ def test_every_limit_that_a_run_may_set_is_read() -> None:
 
 
 def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
-    """The link in a message leads to a page that says what is meant, what is hurt, and what to do."""
+    """The link in a message leads to a page: what is meant, what is hurt, likely causes, and what to do."""
     pages = {page.stem: page.read_text() for page in REPOSITORY.glob("prometheus/runbooks/*.md")}
     assert set(pages) == {rule["alert"] for rule in ALERTS}
     for name, text in pages.items():
         headings = [line for line in text.splitlines() if line.startswith("#")]
         assert headings == [f"# {name}", "## Meaning", "## Impact", "## Diagnosis", "## Mitigation"]
+        causes = re.search(r"## Diagnosis\n(?:.*\n)*Likely causes, the likeliest first: .+; .+\n", text)
+        assert causes or name == "TrainingRunFinished", name  # of which there is no cause to look for
         for used in RECORDED.findall(text):
             assert used in RECORDS, (name, used)
         for used in re.findall(r"\b(?:training|trainbeacon)_[a-z_]+\b", RECORDED.sub("", text)):
