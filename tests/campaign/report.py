@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.campaign.campaign import read_outcomes
 from tests.campaign.history import Days, read_days
 from tests.campaign.judge import LOUD, Outcome, Share, Summary, poisson_most, summarise
-from tests.campaign.kinds import KINDS, SIMULATED, Kind
+from tests.campaign.kinds import BY_NAME, KINDS, SIMULATED, Kind
 from tests.serving import REPOSITORY
 
 RESULTS, PAGE = REPOSITORY / "benchmarks/results", REPOSITORY / "docs/campaign.md"
@@ -114,7 +114,13 @@ def _row(kind: Kind, outcomes: Sequence[Outcome]) -> str:
 
 def _false_alarms(outcomes: Sequence[Outcome], beside: Sequence[str]) -> Iterable[str]:
     found = [(each, name) for each in outcomes for name in each.false_alarms]
+    controls = [each for each in outcomes if not BY_NAME[each.kind].expected]
+    hours = sum(each.watched_seconds for each in controls) / 3600
+    spoilt = sum(bool(each.false_alarms) for each in controls)
+    yield f"Controls: {len(controls)} jobs watched for {hours:.1f} hours in all, false alarms about {spoilt}."
+    yield ""
     yield f"False alarms: {len(found)} about runs, {len(beside)} about none of them."
+    yield ""
     for each, name in found:
         (told,) = [told for told in each.told if told.alert == name]
         yield f"- {each.kind}, {told.seconds:.0f} s after the fault: {name}. {told.text}"
