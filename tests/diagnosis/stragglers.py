@@ -42,7 +42,7 @@ NAMED = "run_rank_cause:training_straggler:ratio"
 SCRAPE_SECONDS = 15
 HEALTHY_SCRAPES, SLOW_SCRAPES = 9, 10
 #: A scrape waits for so many steps of every rank, however busy the machine is.
-LEAST_STEPS = 5
+LEAST_STEPS = 3
 #: A rank whose own time is longer by so much is to be named; one that is less slow may be.
 CERTAIN = 0.1
 CAUSES = {
@@ -159,7 +159,7 @@ def inject_all(
         runs = [_prepare(Path(scratch) / str(number), each) for number, each in enumerate(injections)]
         log = Path(scratch) / "log"
         with _ranks(runs, log):
-            _wait_for_steps(runs, [2 * LEAST_STEPS] * len(runs), log)
+            _wait_for_steps(runs, [3 * LEAST_STEPS] * len(runs), log)
             _record(runs, healthy_scrapes, haste, log)
             for run in runs:
                 (run.folder / "slow").touch()

@@ -9,11 +9,12 @@ from tools import stack
 
 pytest.importorskip("torch")
 
-#: Jobs of two ranks that accumulate over two batches. A step is long beside what a busy machine adds to it.
+#: Jobs of two ranks; the first two accumulate over two batches. A step is long beside what a busy machine
+#: adds to it, and is asleep for most of that time.
 INJECTIONS = {
-    "ddp": Injection("data", 0.4, "ddp", 2, (1,), micro_batches=2, step_seconds=0.1),
-    "fsdp2": Injection("host", 0.4, "fsdp2", 2, (0,), micro_batches=2, step_seconds=0.1),
-    "as a whole": Injection("forward", 0.4, "fsdp2", 2, (0, 1), step_seconds=0.1),
+    "ddp": Injection("data", 0.5, "ddp", 2, (1,), micro_batches=2, step_seconds=0.6),
+    "fsdp2": Injection("host", 0.5, "fsdp2", 2, (0,), micro_batches=2, step_seconds=0.6),
+    "as a whole": Injection("forward", 0.5, "fsdp2", 2, (0, 1), step_seconds=0.6),
 }
 
 
@@ -22,13 +23,13 @@ def outcomes() -> dict[str, Outcome]:
     """What came of each job."""
     if stack.find("promtool") is None:
         pytest.skip("promtool is not available here: `make tools`, or put it on the PATH")
-    found = inject_all([*INJECTIONS.values()], haste=10, healthy_scrapes=2, slow_scrapes=9)
+    found = inject_all([*INJECTIONS.values()], haste=6, healthy_scrapes=2, slow_scrapes=9)
     return dict(zip(INJECTIONS, found, strict=True))
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_the_slow_rank_is_named_with_its_cause(strategy: str, outcomes: dict[str, Outcome]) -> None:
-    """It takes 0.4 of a step longer; within two minutes of the rules' time it is named, and nobody else ever.
+    """It takes half of a step longer; within two minutes for the rules it is named, and nobody else ever.
 
     What is read is `training_self_seconds_total` of the real ranks' boxes, as a scrape would.
     """
@@ -39,5 +40,5 @@ def test_the_slow_rank_is_named_with_its_cause(strategy: str, outcomes: dict[str
 
 
 def test_a_job_that_is_slow_as_a_whole_names_nobody(outcomes: dict[str, Outcome]) -> None:
-    """Both ranks take 0.4 of a step longer: neither holds the other up."""
+    """Both ranks take half of a step longer: neither holds the other up."""
     assert {} == outcomes["as a whole"].named
