@@ -427,7 +427,7 @@ class Injection:
 
 
 def draw(seed: int, counts: Mapping[str, int] | None = None) -> list[Injection]:
-    """The injections of a campaign, the kinds mixed, and those that take longest among the first.
+    """The injections of a campaign, the kinds mixed, in three classes: those that take longest come first.
 
     Args:
         seed: of everything that is random.
@@ -437,7 +437,7 @@ def draw(seed: int, counts: Mapping[str, int] | None = None) -> list[Injection]:
     wanted = {kind.name: kind.count for kind in KINDS} if counts is None else counts
     found = [_draw_one(dice, kind, number) for kind in KINDS for number in range(wanted.get(kind.name, 0))]
     dice.shuffle(found)
-    found.sort(key=lambda each: -(each.lasts > 400))
+    found.sort(key=lambda each: -(each.lasts > 400) - (each.lasts > 200))
     return [replace(each, number=number) for number, each in enumerate(found)]
 
 
