@@ -313,6 +313,30 @@ def test_recorded_series_of_other_groups_are_never_in_a_hurry() -> None:
             before.add(rule.get("record", ""))
 
 
+#: Windows over all ranks that two rules read all the same: a recorded series of each would cost more.
+TWICE = {
+    "rate(training_phase_seconds_total{}[2m])",  # mean and range, once a minute
+    "last_over_time(training_loss_nonfinite_total{}[5m])",  # the second time of ranks with a NaN
+    "increase(training_self_seconds_total{}[5m])",  # the second time by cause, of long steps
+    "increase(training_steps_total{}[5m])",
+}
+
+
+def test_no_window_over_all_ranks_is_read_by_two_rules() -> None:
+    """At thousands of ranks they are what evaluation costs: each is recorded once, and read from there."""
+    found: dict[str, set[str]] = {}
+    for rule in RULES:
+        for node in walk(promql.parse(rule["expr"])):
+            windows = [
+                arg for arg in getattr(node, "args", None) or () if isinstance(arg, promql.MatrixSelector)
+            ]
+            for name in (window.vector_selector.name for window in windows):
+                metric = catalogue.BY_NAME.get(re.sub(r"_(sum|count|bucket)$", "", name))
+                if metric is not None and metric.level == "rank":
+                    found.setdefault(str(node), set()).add(rule.get("record") or rule["alert"])
+    assert set() == {window for window, rules in found.items() if len(rules) > 1} - TWICE
+
+
 def test_every_limit_that_a_run_may_set_is_read() -> None:
     """A limit that no rule reads would be taken without a word and change nothing."""
     text = "".join(rule["expr"] for rule in RULES)
