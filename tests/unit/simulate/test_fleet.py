@@ -31,7 +31,7 @@ WAIT_SECONDS = 30.0
 def session(tmp_path: Path) -> Iterator[tuple[Session, list[str]]]:
     """A running session of 4 ranks on 2 nodes, and the addresses of its targets."""
     options = Options(
-        Size(4, 2, 2), Plan(["exporter-loss"], 0.5, 3.0), sd_dir=str(tmp_path), truth=str(tmp_path / "truth")
+        Size(4, 2, 2), Plan(["exporter-loss"], 0.5, None), sd_dir=str(tmp_path), truth=str(tmp_path / "truth")
     )
     running = Session(options, io.StringIO())
     thread = threading.Thread(target=running.run)
@@ -80,6 +80,10 @@ def test_each_node_is_a_target_with_its_own_ranks(session: tuple[Session, list[s
     assert 1.0 == served[series("trainbeacon_collector_success", collector="ranks")]
     assert 2 == sum(one.name == "training_rank_info" for one in served)
     assert 2.0 == served[series("trainbeacon_blackboxes", state="live")]
+    with running.fleet.guard:
+        for run in running.fleet.runs:
+            for fault in run.scenarios:
+                fault.ends = run.now
     wait_for(lambda: is_up(lost))
 
 
