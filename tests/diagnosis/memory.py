@@ -293,7 +293,7 @@ def evaluate(rows: Sequence[Scrape]) -> dict[str, list[dict[int, float]]]:
         yaml.safe_dump(document, file)
         file.flush()
         done = subprocess.run(
-            [promtool, "test", "rules", file.name], capture_output=True, text=True, timeout=120, check=False
+            [promtool, "test", "rules", file.name], capture_output=True, text=True, timeout=300, check=False
         )
     return _answers(done.stdout + done.stderr, len(rows))
 

@@ -191,7 +191,7 @@ def _ranks(runs: Sequence[_Run], log: Path) -> Iterator[None]:
 
 
 def _wait_for_steps(runs: Sequence[_Run], least: Sequence[float], log: Path) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while any(run.steps() < steps for run, steps in zip(runs, least, strict=True)):
         if time.monotonic() > end:
             raise TimeoutError(f"the ranks made no steps:\n{log.read_text()[-4000:]}")
@@ -239,7 +239,7 @@ def evaluate(scrapes: Sequence[Mapping[Key, float]]) -> list[dict[Named, float]]
         yaml.safe_dump(text, file)
         file.flush()
         done = subprocess.run(
-            [promtool, "test", "rules", file.name], capture_output=True, text=True, timeout=60, check=False
+            [promtool, "test", "rules", file.name], capture_output=True, text=True, timeout=300, check=False
         )
     return _named(done.stdout + done.stderr, len(scrapes))
 
