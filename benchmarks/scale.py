@@ -162,34 +162,49 @@ class Reading:
                 "most": self._number("max(scrape_duration_seconds)"),
             },
             "rule_groups": groups,
+            "missed_evaluations": self._own("prometheus_rule_group_iterations_missed_total"),
             "rules": self._rules(),
             "panels": self._panels(),
             "resident_bytes_after_panels": self._own("process_resident_memory_bytes"),
         }
 
     def _groups(self) -> dict[str, Any]:
-        """Seconds of each group's evaluation, over several evaluations, and of all in one round."""
+        """Seconds of each group's evaluation, over several evaluations, and of all that one interval brings.
+
+        A group that is evaluated less often than each interval counts for its share of them.
+        """
         rounds: list[dict[str, float]] = []
+        every: dict[str, float] = {}
         for _ in range(READS):
             answer = web.get_json(f"{self._address}/api/v1/rules", seconds=60.0)
             rounds.append({group["name"]: group["evaluationTime"] for group in answer["data"]["groups"]})
+            every = {group["name"]: group["interval"] for group in answer["data"]["groups"]}
             time.sleep(self._interval)
         told = {name: summary([one[name] for one in rounds]) for name in rounds[0]}
-        everything = summary([sum(one.values()) for one in rounds])
+        shares = {name: min(1.0, self._interval / seconds) for name, seconds in every.items()}
+        everything = summary([sum(shares[name] * one[name] for name in one) for one in rounds])
         return {
             "all": {"median": everything.median, "most": everything.most},
-            **{name: {"median": one.median, "most": one.most} for name, one in told.items()},
+            **{
+                name: {"every": every[name], "median": one.median, "most": one.most}
+                for name, one in told.items()
+            },
         }
 
     def _rules(self) -> list[dict[str, Any]]:
         """The dearest rules of the last evaluation."""
         answer = web.get_json(f"{self._address}/api/v1/rules", seconds=60.0)
         rules = [
-            {"rule": rule["name"], "group": group["name"], "seconds": significant(rule["evaluationTime"], 4)}
+            {
+                "rule": rule["name"],
+                "group": group["name"],
+                "every": group["interval"],
+                "seconds": significant(rule["evaluationTime"], 4),
+            }
             for group in answer["data"]["groups"]
             for rule in group["rules"]
         ]
-        return sorted(rules, key=lambda rule: -rule["seconds"])[:20]
+        return sorted(rules, key=lambda rule: -rule["seconds"] / rule["every"])[:20]
 
     def _panels(self) -> list[dict[str, Any]]:
         """Every query of every dashboard, the slowest first."""

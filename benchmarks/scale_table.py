@@ -30,8 +30,8 @@ def tables(measured: list[dict[str, Any]]) -> str:
 
 def _costs(measured: list[dict[str, Any]]) -> str:
     columns = (
-        "ranks", "every", "series", "samples/s", "memory", "its cores", "all rules, median (most)",
-        "a quarter interval", "scrape, median (most)", "slowest panel", "load average",
+        "ranks", "every", "series", "samples/s", "memory", "its cores", "rules an interval, median (most)",
+        "a quarter of it", "missed", "scrape, median (most)", "slowest panel", "load average",
     )  # fmt: skip
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     return "\n".join([*rows, *(f"| {' | '.join(_cost(one))} |" for one in measured)])
@@ -48,6 +48,7 @@ def _cost(one: dict[str, Any]) -> tuple[str, ...]:
         f"{one['prometheus_cores']:.2f}",
         f"{rules['median']:.2f} s ({rules['most']:.2f} s)",
         f"{one['interval'] / 4:.2f} s",
+        f"{one['missed_evaluations']:.0f}",
         f"{1000 * scrape['median']:.0f} ms ({1000 * scrape['most']:.0f} ms)",
         f"{1000 * one['panels'][0]['seconds']:.0f} ms",
         f"{one['load_before'][0]} to {one['load_after'][0]}",
@@ -57,20 +58,24 @@ def _cost(one: dict[str, Any]) -> tuple[str, ...]:
 def _groups(measured: list[dict[str, Any]]) -> str:
     names = [name for name in measured[-1]["rule_groups"] if name != "all"]
     columns = [f"{one['ranks']:,} at {one['interval']} s" for one in measured]
-    rows = [f"| rule group, median ms | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    rows = [f"| rule group, median ms | every | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
     for name in names:
         found = [one["rule_groups"].get(name) for one in measured]
         cells = [f"{1000 * one['median']:.0f}" if one else "" for one in found]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
+        slow = measured[-1]["rule_groups"][name]["every"] > measured[-1]["interval"]
+        rows.append(f"| {name} | {'1m' if slow else ''} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def _dearest(largest: dict[str, Any]) -> str:
     rows = [
-        f"| dearest rules at {largest['ranks']:,} ranks, every {largest['interval']} s | ms |",
-        "|---|---|",
+        f"| dearest rules, {largest['ranks']:,} ranks at {largest['interval']} s | every | ms |",
+        "|---|---|---|",
     ]
-    rows += [f"| `{rule['rule']}` | {1000 * rule['seconds']:.0f} |" for rule in largest["rules"][:10]]
+    rows += [
+        f"| `{rule['rule']}` | {rule['every']:.0f} s | {1000 * rule['seconds']:.0f} |"
+        for rule in largest["rules"][:10]
+    ]
     return "\n".join(rows)
 
 

@@ -204,8 +204,7 @@ SIGHT = Row(
         TimeSeries(
             "Age of a rank's last sign of life",
             "At the moment of the scrape, of the rank heard of longest ago: what is served is no older.",
-            "max(timestamp(training_heartbeat_timestamp_seconds{<here>})"
-            " - training_heartbeat_timestamp_seconds{<here>})",
+            "max(instance:training_silence_seconds:at_scrape{<nodes>})",
         ),
         TimeSeries(
             "Errors",

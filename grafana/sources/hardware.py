@@ -45,12 +45,8 @@ CLOCK = (
 # What makes a GPU worth a look, the worst as the highest number: lost, XIDs, memory errors, held down.
 BADNESS = (
     f"sum {KEY} ("
-    'label_replace(1e6 * (1 - training_gpu_up{<gpus>}), "reason", "lost", "", "")'
-    f' or label_replace(1e4 * ({XID_AGE} > bool 0), "reason", "xid", "", "")'
-    f' or label_replace(1e3 * ({ECC} > bool 0), "reason", "ecc", "", "")'
-    f' or label_replace(1e3 * ({ASKED} > bool 0), "reason", "asked", "", "")'
-    f' or label_replace(100 * {HELD}, "reason", "held", "", "")'
-    ' or label_replace(training_gpu_temperature_celsius{<gpus>} / 100, "reason", "hot", "", ""))'
+    "instance_gpu:training_gpu_badness:sum{<gpus>}"
+    f' or label_replace(1e4 * ({XID_AGE} > bool 0), "reason", "xid", "", ""))'
 )
 WORST = f" and on (cluster, namespace, instance, gpu) topk(8, {BADNESS})"
 RATE = "rate({}{{<gpus>}}[$__rate_interval])"

@@ -276,13 +276,20 @@ def test_lint_finds(problem: str, broken: Rule) -> None:
     assert problem in problems({"expr": "training_loss > 1", **name, **broken})
 
 
-#: Recording groups that judge by windows of minutes and read every series of every rank or GPU: at thousands
-#: of ranks they would not fit into an interval of 15 s (docs/scale.md). No page waits for them.
+#: Groups that judge by windows of minutes and read every series of every rank or GPU: at thousands of ranks
+#: they would not fit into an interval of 15 s (docs/scale.md). No page waits for them but those of a GPU's errors.
 ONCE_A_MINUTE = (
     "trainbeacon-anomaly-series",
+    "trainbeacon-checkpoints",
     "trainbeacon-dashboards-windows",
+    "trainbeacon-goodput",
     "trainbeacon-hardware-windows",
+    "trainbeacon-learning-windows",
     "trainbeacon-memory",
+    "trainbeacon-numerics-windows",
+    "trainbeacon-progress-windows",
+    "trainbeacon-stragglers-long-steps",
+    "trainbeacon-watchers-slow",
 )
 
 
