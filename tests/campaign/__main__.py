@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.campaign import report
-from tests.campaign.campaign import Log, play
+from tests.campaign.campaign import FIRST_PORT, Log, play
 from tests.campaign.judge import summarise
 from tests.campaign.kinds import BY_NAME, draw
 from tests.campaign.simulated import kinds_of_fleet
@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--slots", type=int, default=18, help="jobs at once")
     parser.add_argument("--minutes", type=float, default=60, help="begin nothing that would end later")
+    parser.add_argument("--first-port", type=int, default=FIRST_PORT, help="of the exporters")
     parser.add_argument("--kinds", type=kinds_of, default=None, help="NAME=COUNT,... instead of all")
     parser.add_argument("--out", type=Path, default=Path("campaign.jsonl"), help="outcomes, a line each")
     parser.add_argument(
@@ -51,6 +52,7 @@ def main() -> int:
         log,
         slots=options.slots,
         minutes=options.minutes,
+        first_port=options.first_port,
         simulated=kinds_of_fleet(options.kinds),
         seed=options.seed,
         say=partial(print, flush=True),

@@ -43,10 +43,11 @@ class Slots:
     """Pairs of ports, each of which one job has at a time."""
 
     count: int
+    first_port: int = FIRST_PORT
     free: queue.Queue[tuple[int, int]] = field(default_factory=queue.Queue)
 
     def __post_init__(self) -> None:
-        port = FIRST_PORT
+        port = self.first_port
         while self.free.qsize() < self.count:
             pair = (port, port + PORTS_APART)
             port += 2 * PORTS_APART
@@ -95,6 +96,7 @@ def play(
     *,
     slots: int,
     minutes: float,
+    first_port: int = FIRST_PORT,
     simulated: Sequence[str] = (),
     seed: int = 0,
     say: Callable[[str], None] = print,
@@ -105,7 +107,7 @@ def play(
         the alerts that concern no run, and what could not be judged because the campaign itself failed there.
     """
     left = [each for each in injections if each.number not in log.numbers]
-    ports, end = Slots(min(slots, len(left))), time.time() + 60 * minutes
+    ports, end = Slots(min(slots, len(left)), first_port), time.time() + 60 * minutes
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="trainbeacon-campaign-")))
         simulation = Simulation(simulated if FIRST_NUMBER not in log.numbers else (), seed, folder)

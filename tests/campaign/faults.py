@@ -34,11 +34,13 @@ class Moment:
         steps: made since the injection.
         optimizer: of the script.
         beacon: of the rank.
+        scaler: of the gradients, where the script has one.
     """
 
     job: Job
     optimizer: Any
     beacon: Any
+    scaler: Any = None
     steps: int = 0
     notes: dict[str, float] = field(default_factory=dict)
 
@@ -109,8 +111,8 @@ def explodes(moment: Moment, value: Any) -> Any:
 
 
 def overflows(moment: Moment, value: Any) -> Any:
-    """Every other step the scaled gradients are infinite, whatever the scale."""
-    return value * math.inf if moment.steps % 2 else value
+    """The scaled gradients are infinite at any scale above a sixteenth."""
+    return value * math.inf if moment.scaler.get_scale() > 1 / 16 else value
 
 
 def raises(moment: Moment, value: Any) -> Any:

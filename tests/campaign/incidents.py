@@ -20,7 +20,7 @@ from trainbeacon.demo.receiver import Notification, Receiver, parse
 
 #: For a job to make its first steps, and for its fault to strike (a checkpoint comes every so often).
 START_SECONDS, STRIKE_SECONDS = 120.0, 60.0
-RESTARTS = 4
+RESTARTS = 7
 #: What a launcher takes for a restart, importing torch above all, which the nursery has done before.
 RESTART_SECONDS = 6.0
 HEALTHY_STEPS = 300
@@ -128,6 +128,8 @@ class Incident:
 
     def _fail_again_and_again(self, running: Running) -> float:
         for attempt in range(RESTARTS):
+            if self._is_told():
+                break
             if not wait_until(lambda: running.over, START_SECONDS, every=0.2):
                 raise TimeoutError(
                     f"attempt {attempt} of {self.injection.run} does not end:\n{running.logs()}"

@@ -153,7 +153,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "loss_scale_collapse",
-        "every other step's scaled gradients are infinite: the scale is halved again and again",
+        "scaled gradients are infinite unless the scale is a sixteenth: it is halved down to there",
         ("TrainingLossScaleCollapsed",),
         names="",
         count=4,

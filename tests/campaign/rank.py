@@ -138,6 +138,7 @@ class Training:
         self.scaler = (
             torch.amp.GradScaler("cpu", init_scale=256.0) if job.kind == "loss_scale_collapse" else None
         )
+        self.moment.scaler = self.scaler
         torch.manual_seed(job.seed * 100 + rank)
         self.held_out = self._batch()
 
