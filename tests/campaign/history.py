@@ -258,6 +258,8 @@ def fired_in(output: str) -> Iterator[Fired]:
     counts: dict[str, float] = {}
     firsts: dict[str, float] = {}
     for part in output.split("expr: ")[1:]:
+        if "got:" not in part:  # a rule could not be evaluated, which is worse than any alert
+            raise RuntimeError(output[:4000])
         into = counts if part.startswith('"count') else firsts
         got = part.split("got:")[1]
         for labels, value in _FOUND.findall(got):

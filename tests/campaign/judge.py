@@ -16,7 +16,7 @@ from tests.campaign.kinds import BY_NAME, Kind
 from trainbeacon.demo.receiver import WATCHDOG, Notification
 
 #: How the text of an alert without the label names a rank.
-_NAMED = re.compile(r"(?:Look first at|Suspect:|the longest|the last time) rank (\d+)\b")
+_NAMED = re.compile(r"(?:Look first at|Suspect:|the longest|in a collective for|the last time) rank (\d+)\b")
 #: Severities that reach somebody; the shipped routes keep the others from people.
 LOUD = ("critical", "warning")
 

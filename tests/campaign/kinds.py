@@ -186,6 +186,7 @@ KINDS: tuple[Kind, ...] = (
         names="all",
         count=8,
         within=240,
+        after=75,  # longer than Alertmanager waits to tell of the ranks that its first message lacks
     ),
     Kind(
         "restart_loop",
