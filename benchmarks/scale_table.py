@@ -48,7 +48,7 @@ def _cost(one: dict[str, Any]) -> tuple[str, ...]:
         f"{one['prometheus_cores']:.2f}",
         f"{rules['median']:.2f} s ({rules['most']:.2f} s)",
         f"{one['interval'] / 4:.2f} s",
-        f"{one['missed_evaluations']:.0f}",
+        f"{one['missed_evaluations']:.0f}" if "missed_evaluations" in one else "",
         f"{1000 * scrape['median']:.0f} ms ({1000 * scrape['most']:.0f} ms)",
         f"{1000 * one['panels'][0]['seconds']:.0f} ms",
         f"{one['load_before'][0]} to {one['load_after'][0]}",
@@ -62,7 +62,7 @@ def _groups(measured: list[dict[str, Any]]) -> str:
     for name in names:
         found = [one["rule_groups"].get(name) for one in measured]
         cells = [f"{1000 * one['median']:.0f}" if one else "" for one in found]
-        slow = measured[-1]["rule_groups"][name]["every"] > measured[-1]["interval"]
+        slow = measured[-1]["rule_groups"][name].get("every", 0) > measured[-1]["interval"]
         rows.append(f"| {name} | {'1m' if slow else ''} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -73,7 +73,7 @@ def _dearest(largest: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     rows += [
-        f"| `{rule['rule']}` | {rule['every']:.0f} s | {1000 * rule['seconds']:.0f} |"
+        f"| `{rule['rule']}` | {rule.get('every', largest['interval']):.0f} s | {1000 * rule['seconds']:.0f} |"
         for rule in largest["rules"][:10]
     ]
     return "\n".join(rows)
