@@ -72,10 +72,9 @@ def _dearest(largest: dict[str, Any]) -> str:
         f"| dearest rules, {largest['ranks']:,} ranks at {largest['interval']} s | every | ms |",
         "|---|---|---|",
     ]
-    rows += [
-        f"| `{rule['rule']}` | {rule.get('every', largest['interval']):.0f} s | {1000 * rule['seconds']:.0f} |"
-        for rule in largest["rules"][:10]
-    ]
+    for rule in largest["rules"][:10]:
+        every = rule.get("every", largest["interval"])
+        rows.append(f"| `{rule['rule']}` | {every:.0f} s | {1000 * rule['seconds']:.0f} |")
     return "\n".join(rows)
 
 
