@@ -277,7 +277,8 @@ def test_lint_finds(problem: str, broken: Rule) -> None:
 
 
 #: Groups that judge by windows of minutes and read every series of every rank or GPU: at thousands of ranks
-#: they would not fit into an interval of 15 s (docs/scale.md). No page waits for them but those of a GPU's errors.
+#: they would not fit into an interval of 15 s (docs/scale.md). No page waits for them but those of a GPU's
+#: errors.
 ONCE_A_MINUTE = (
     "trainbeacon-anomaly-series",
     "trainbeacon-checkpoints",
