@@ -124,7 +124,10 @@ def play(
                 say(
                     f"{outcome.verdict} {outcome.run} {outcome.kind} {outcome.seconds} {outcome.false_alarms}"
                 )
-        odd = [f"{each.alert}: {dict(each.labels)}" for each in without_run(stack.inbox.messages)]
+        odd = [
+            f"{each.alert}: {dict(each.labels)}"
+            for each in without_run(stack.inbox.messages, simulation.targets)
+        ]
     return odd + players.failed
 
 

@@ -28,9 +28,14 @@ class Message:
     at: float
     alerts: tuple[Notification, ...]
 
-    def firing(self, run: str) -> list[Notification]:
-        """Alerts about that run that are not resolved."""
-        return [each for each in self.alerts if each.status == "firing" and each.labels.get("run", "") == run]
+    def firing(self, run: str, target: str = "") -> list[Notification]:
+        """Alerts about that run that are not resolved, or about that target and no run."""
+        return [each for each in self.alerts if each.status == "firing" and _is_about(each, run, target)]
+
+
+def _is_about(alert: Notification, run: str, target: str) -> bool:
+    about = alert.labels.get("run", "")
+    return about == run or (not about and target != "" and alert.labels.get("instance") == target)
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,14 @@ def names_in(alert: Notification, kind: Kind) -> str | None:
     return found.group(1) if found else None
 
 
-def told_about(run: str, messages: Iterable[Message], struck: float, kind: Kind) -> list[Told]:
-    """What was told about a run, each alert once, in order of arrival."""
+def told_about(
+    run: str, messages: Iterable[Message], struck: float, kind: Kind, target: str = ""
+) -> list[Told]:
+    """What was told about a run, and a target of its own, each alert once, in order of arrival."""
     first: dict[str, tuple[float, Notification]] = {}
     named: dict[str, set[str]] = {}
     for message in messages:
-        for alert in message.firing(run):
+        for alert in message.firing(run, target):
             first.setdefault(alert.alert, (message.at, alert))
             name = names_in(alert, kind)
             named.setdefault(alert.alert, set()).update([name] if name is not None else [])
@@ -130,12 +137,13 @@ def verdict_of(kind: Kind, told: Sequence[Told]) -> tuple[str, Told | None, list
     return ("right" if in_time else "missed"), right if in_time else None, false
 
 
-def without_run(messages: Iterable[Message]) -> list[Notification]:
-    """Alerts that concern no run, other than the Watchdog: nobody expects any of them."""
+def without_run(messages: Iterable[Message], known: Sequence[str] = ()) -> list[Notification]:
+    """Alerts that concern no run and no known target, other than the Watchdog: nobody expects any of them."""
     found: dict[str, Notification] = {}
     for message in messages:
         for alert in message.firing(""):
-            if alert.alert != WATCHDOG and alert.severity in LOUD:
+            is_known = alert.labels.get("instance") in known
+            if alert.alert != WATCHDOG and alert.severity in LOUD and not is_known:
                 found.setdefault(alert.fingerprint, alert)
     return list(found.values())
 

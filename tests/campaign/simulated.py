@@ -82,7 +82,8 @@ class Simulation:
         kind = BY_NAME[name]
         struck = (injection or {}).get("struck") or self._began
         victim = (injection or {}).get("rank", 0)
-        told = told_about(run, messages, struck, kind)
+        target = self.targets[number]
+        told = told_about(run, messages, struck, kind, target)
         verdict, right, false = verdict_of(kind, told)
         named = right.named if right else ()
         return Outcome(
@@ -100,7 +101,7 @@ class Simulation:
             consequences=tuple(
                 each.alert for each in told if each not in false and each.alert not in kind.expected
             ),
-            messages=sum(bool(each.firing(run)) for each in messages),
+            messages=sum(bool(each.firing(run, target)) for each in messages),
             watched_seconds=round(now - self._began, 1),
             load=os.getloadavg()[0],
             told=told,

@@ -173,6 +173,17 @@ def test_alerts_about_no_run() -> None:
     assert ["TrainBeaconRulesFailing"] == [each.alert for each in found]
 
 
+def test_alerts_about_the_target_of_a_run() -> None:
+    """What is said of a GPU when its run is gone is said of the run that was on its node."""
+    kind = BY_NAME["xid"]
+    gone = message(
+        5, alert("TrainingGpuLost", "", instance="a:1"), alert("TrainingGpuLost", "", instance="b:1")
+    )
+    (told,) = told_about("r", [gone], STRUCK, kind, "a:1")
+    assert ("TrainingGpuLost", 5.0) == (told.alert, told.seconds)
+    assert ["b:1"] == [each.labels["instance"] for each in without_run([gone], ["a:1"])]
+
+
 def test_summary() -> None:
     """Recall over faults, precision over alerts, culprit over what was right and has one."""
     outcomes = [
