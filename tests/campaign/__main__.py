@@ -39,12 +39,16 @@ def main() -> int:
         "--history", type=Path, default=Path("history.jsonl"), help="of tests.campaign.history"
     )
     parser.add_argument("--report", action="store_true", help="only write results and page of what there is")
+    parser.add_argument(
+        "--again", type=Path, default=Path("again.jsonl"), help="kinds that were played again"
+    )
+    parser.add_argument("--commit-again", help="of those")
     parser.add_argument("--commit", default=report.present_commit(), help="what the page says was tried")
     options = parser.parse_args()
     beside_file = options.out.with_suffix(".beside.json")
     if options.report:
-        beside = json.loads(beside_file.read_text()) if beside_file.exists() else []
-        report.write(options.out, beside, options.history, options.commit)
+        again = report.Played.read(options.again, options.commit_again or options.commit)
+        report.write(report.Played.read(options.out, options.commit), again, options.history)
         return 0
     log = Log(options.out)
     beside = play(

@@ -19,6 +19,7 @@ from tests.campaign.jobs import Nursery
 from tests.campaign.judge import Outcome, Told, without_run
 from tests.campaign.kinds import Injection
 from tests.campaign.simulated import FIRST_NUMBER, Simulation
+from tests.serving import REPOSITORY
 from trainbeacon.demo.launch import port_is_free
 from trainbeacon.demo.processes import wait_until
 from trainbeacon.demo.stack import Stack
@@ -124,10 +125,8 @@ def play(
                 say(
                     f"{outcome.verdict} {outcome.run} {outcome.kind} {outcome.seconds} {outcome.false_alarms}"
                 )
-        odd = [
-            f"{each.alert}: {dict(each.labels)}"
-            for each in without_run(stack.inbox.messages, simulation.targets)
-        ]
+        found = without_run(stack.inbox.messages, simulation.targets)
+        odd = [f"{each.alert}: {dict(each.labels)}".replace(f"{REPOSITORY}/", "") for each in found]
     return odd + players.failed
 
 
