@@ -18,6 +18,8 @@ SHARED_MEMORY_BYTES = 0.54e12
 RESIDENT_BYTES = 8.4e9
 BUSY_CORES = 3.1
 PACKET_BYTES = 4200.0
+#: What reaches any node in a second: scrapes, logs, name service.
+BACKGROUND_BYTES = 20e3
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Host:
             return
         self.now = now
         cores = 1.5
+        self.received += BACKGROUND_BYTES * seconds
         for run, rank in ranks:
             busy = BUSY_CORES * (1.0 if run.stage in ("train", "evaluate", "compile") else 0.4)
             cores += busy
