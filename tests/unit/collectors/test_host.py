@@ -377,13 +377,12 @@ def test_without_a_network_card_there_are_no_errors_of_it(
 
 
 def test_packets_of_this_machine() -> None:
-    """What the cards have counted is what the kernel's own table says of them."""
+    """What the cards have counted is what the kernel's own table says of them; of no card nothing is said."""
     cards = [card.parent.name for card in Path("/sys/class/net").glob("*/device")]
-    if not cards:
-        pytest.skip("this machine shows no network card")
     before = _packets_received(cards)
-    packets = scrape(HostCollector(no_ranks))["training_host_network_packets_total"]
-    assert before <= packets["received",] <= _packets_received(cards)
+    packets = scrape(HostCollector(no_ranks)).get("training_host_network_packets_total", {})
+    assert bool(cards) == bool(packets)
+    assert before <= packets.get(("received",), 0) <= _packets_received(cards)
 
 
 def _packets_received(cards: Sequence[str]) -> int:
