@@ -33,9 +33,11 @@ def to_float(name: str, value: Any) -> float:
     kind: Any = value.__class__
     if kind in _WITH_ITEM:
         try:
-            return float(value.item())
-        except (RuntimeError, TypeError, ValueError):
-            pass  # of several elements, or complex: said better below
+            number = value.item()
+        except (RuntimeError, ValueError):  # of several elements: said better below
+            number = None
+        if isinstance(number, (float, int)):
+            return float(number)
     if hasattr(value, "item"):
         _expect_one(name, value)
         number = value.item()

@@ -157,3 +157,18 @@ def test_an_object_that_answers_to_everything_is_not_on_a_device() -> None:
             return self
 
     assert not on_device(Anything())
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.array("3"), "must be a number"),
+        (np.array([1.0, 2.0]), "has 2 elements"),
+        (np.array(1j), "must be a number"),
+    ],
+)
+def test_one_that_was_read_does_not_let_others_of_its_kind_pass(value: object, said: str) -> None:
+    """An array of text, of several elements or of a complex number is refused after a good one too."""
+    assert to_float("loss", np.array(2.5)) == 2.5
+    with pytest.raises(TypeError, match=said):
+        to_float("loss", value)
