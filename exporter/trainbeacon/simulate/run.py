@@ -261,14 +261,16 @@ class Run:
 
     def _boundary(self) -> float:
         workload, step = self.workload, math.floor(self.position)
-        nexts = [
-            (step // every + 1) * every for every in (workload.evaluate_every, workload.checkpoint_every)
-        ]
+        nexts = [(step // every + 1) * every for every in (self._evaluate_every, workload.checkpoint_every)]
         return float(min(*nexts, workload.steps_planned))
+
+    @property
+    def _evaluate_every(self) -> int:
+        return self.workload.evaluate_every * self.trouble.evaluate_one_in
 
     def _at_boundary(self, step: int) -> None:
         workload = self.workload
-        if step % workload.evaluate_every == 0:
+        if step % self._evaluate_every == 0:
             self._enter("evaluate", workload.evaluate_seconds * self.trouble.evaluate_factor)
         else:
             self._after_pause()

@@ -32,6 +32,8 @@ class Trouble:
     checkpoint_factor: float = 1.0
     checkpoint_fails: bool = False
     evaluate_factor: float = 1.0
+    #: Of the evaluations that are due, one in so many is made.
+    evaluate_one_in: int = 1
     compile_factor: float = 1.0
     #: First step with a NaN by rank, and of all other ranks.
     nonfinite_from: dict[int, int] = field(default_factory=dict)

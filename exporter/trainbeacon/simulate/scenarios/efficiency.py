@@ -50,16 +50,16 @@ class FailingCheckpoint(Fault):
 
 
 class Pauses(Fault):
-    """A control: the run is healthy, with evaluations of minutes and a compilation in the middle."""
+    """A control: the run is healthy, with a compilation in the middle and evaluations that are long and rare."""
 
     name = "pauses"
-    summary = "healthy: a compilation of 3 minutes, and evaluations that take twelve times as long"
+    summary = "healthy: a compilation of 3 minutes; evaluations take twelve times as long, a sixth as often"
     whole_run = True
     COMPILATION_SECONDS = 180.0
 
     def _strike(self, run: Run) -> None:
-        run.trouble.evaluate_factor = 12.0
+        run.trouble.evaluate_factor, run.trouble.evaluate_one_in = 12.0, 6
         run.recompile(self.COMPILATION_SECONDS / self.fleet.speed)
 
     def _heal(self, run: Run) -> None:
-        run.trouble.evaluate_factor = 1.0
+        run.trouble.evaluate_factor, run.trouble.evaluate_one_in = 1.0, 1
