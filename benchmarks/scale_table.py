@@ -14,11 +14,16 @@ PANEL_LIMIT_SECONDS = 1.0
 def write(results: Path, page: Path) -> None:
     """Put the tables into the page, between its two marks."""
     measured = [json.loads(path.read_text()) for path in results.glob("scale-*.json")]
-    measured.sort(key=lambda one: (one["ranks"], one["interval"]))
+    measured.sort(key=lambda one: (_version(one), one["ranks"], -one["interval"]))
     text = page.read_text()
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     page.write_text(f"{head}{BEGIN}\n{tables(measured)}\n{END}{tail}")
+
+
+def _version(one: dict[str, Any]) -> str:
+    """As much of Prometheus' version as tells its features."""
+    return ".".join(one["version"].split(".")[:2])
 
 
 def tables(measured: list[dict[str, Any]]) -> str:
@@ -30,7 +35,7 @@ def tables(measured: list[dict[str, Any]]) -> str:
 
 def _costs(measured: list[dict[str, Any]]) -> str:
     columns = (
-        "ranks", "every", "series", "samples/s", "memory", "its cores", "rules an interval, median (most)",
+        "Prometheus", "ranks", "every", "series", "samples/s", "memory", "its cores", "rules an interval, median (most)",
         "a quarter of it", "missed", "scrape, median (most)", "slowest panel", "load average",
     )  # fmt: skip
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
@@ -40,6 +45,7 @@ def _costs(measured: list[dict[str, Any]]) -> str:
 def _cost(one: dict[str, Any]) -> tuple[str, ...]:
     rules, scrape = one["rule_groups"]["all"], one["scrape_seconds"]
     return (
+        _version(one),
         f"{one['ranks']:,}",
         f"{one['interval']} s",
         f"{one['series']:,.0f}",
@@ -57,7 +63,7 @@ def _cost(one: dict[str, Any]) -> tuple[str, ...]:
 
 def _groups(measured: list[dict[str, Any]]) -> str:
     names = [name for name in measured[-1]["rule_groups"] if name != "all"]
-    columns = [f"{one['ranks']:,} at {one['interval']} s" for one in measured]
+    columns = [f"{_version(one)}: {one['ranks']:,} at {one['interval']} s" for one in measured]
     rows = [f"| rule group, median ms | every | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
     for name in names:
         found = [one["rule_groups"].get(name) for one in measured]
@@ -69,7 +75,7 @@ def _groups(measured: list[dict[str, Any]]) -> str:
 
 def _dearest(largest: dict[str, Any]) -> str:
     rows = [
-        f"| dearest rules, {largest['ranks']:,} ranks at {largest['interval']} s | every | ms |",
+        f"| dearest rules, {_version(largest)}: {largest['ranks']:,} ranks at {largest['interval']} s | every | ms |",
         "|---|---|---|",
     ]
     for rule in largest["rules"][:10]:
@@ -79,12 +85,15 @@ def _dearest(largest: dict[str, Any]) -> str:
 
 
 def _panels(measured: list[dict[str, Any]]) -> str:
-    rows = ["| ranks | every | queries | median | above 1 s | the slowest three |", "|---" * 6 + "|"]
+    rows = [
+        "| Prometheus | ranks | every | queries | median | above 1 s | the slowest three |",
+        "|---" * 7 + "|",
+    ]
     for one in measured:
         times = [panel["seconds"] for panel in one["panels"]]
         above = sum(seconds > PANEL_LIMIT_SECONDS for seconds in times)
         worst = [f"{p['dashboard']}: {p['panel']} {1000 * p['seconds']:.0f} ms" for p in one["panels"][:3]]
-        cells = f"{one['ranks']:,} | {one['interval']} s | {len(times)}"
+        cells = f"{_version(one)} | {one['ranks']:,} | {one['interval']} s | {len(times)}"
         middle = 1000 * sorted(times)[len(times) // 2]
         rows.append(f"| {cells} | {middle:.0f} ms | {above} | {'; '.join(worst)} |")
     return "\n".join(rows)

@@ -285,6 +285,7 @@ ONCE_A_MINUTE = (
     "trainbeacon-dashboards-windows",
     "trainbeacon-goodput",
     "trainbeacon-hardware-windows",
+    "trainbeacon-identity-gpus",
     "trainbeacon-learning-windows",
     "trainbeacon-memory",
     "trainbeacon-numerics-windows",
