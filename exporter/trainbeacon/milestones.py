@@ -50,7 +50,7 @@ class Evaluations:
             self._since_best[split] = 0
             recorder.set_of_run("training_best_loss", loss, split)
             if split == "validation":
-                recorder.set_of_run("training_loss_at_best_evaluation", recorder.mean_loss)
+                recorder.set_of_run("training_loss_at_best_evaluation", recorder.latest_loss)
         else:
             self._since_best[split] += 1
         self._rises[split] = self._rises.get(split, 0) + 1 if loss > self._last.get(split, loss) else 0

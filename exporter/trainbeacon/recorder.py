@@ -199,9 +199,9 @@ class Recorder:
         self.writer.slots[self.run_slot(metric, *labels)] = value
 
     @property
-    def mean_loss(self) -> float:
-        """The running mean of the training loss."""
-        return self._judge.mean
+    def latest_loss(self) -> float:
+        """The mean of the last 32 training losses."""
+        return self._judge.latest_mean
 
     def set_run_level(self, metric: str, value: float, *labels: str) -> None:
         """Set a run-level gauge; does nothing on other ranks than 0."""

@@ -216,6 +216,18 @@ def test_overfitting_can_be_seen_over_evaluations(start: Start, box: Callable[[]
     assert box().number("training_loss_rises", "validation") == 0.0
 
 
+def test_the_loss_at_an_early_best_evaluation_is_that_of_its_time(
+    start: Start, box: Callable[[], Box]
+) -> None:
+    """A mean that still holds the first, far larger losses would make a level training loss look as if it fell."""
+    beacon = start()
+    for number in range(200):
+        beacon.log(loss=0.25 + 9.0 * 0.95**number)
+    with beacon.evaluate():
+        beacon.log(loss=0.26)
+    assert box().number("training_loss_at_best_evaluation") == pytest.approx(0.25, rel=0.02)
+
+
 def test_batches_inside_an_evaluation_count_nothing(start: Start, box: Callable[[], Box]) -> None:
     """A validation loader wrapped by habit adds no steps, samples or epochs to the training."""
     beacon = start()

@@ -52,7 +52,7 @@ _QUALITY = (
         "training_loss_at_best_evaluation",
         "gauge",
         "",
-        "Mean training loss of the time at which the validation loss was lowest.",
+        "Mean of the last 32 training losses before the evaluation with the lowest validation loss.",
         level="run",
     ),
     Metric(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 
 #: Losses seen before any is called a spike: early training moves too much to tell.
 WARM_UP_LOSSES = 20
 _WEIGHT = 0.02  # of the newest loss in the running averages: a memory of about 50 losses
 _DEVIATIONS = 8.0
 _LEAST_RISE = 0.1
+#: Losses that say what training has come to now. The running mean, while the loss falls, is far above them.
+LATEST = 32
 #: Losses from one look at their running mean to the next.
 STRETCH = 50
 #: A rise counts from so many mean deviations on: the running mean of mere noise moves less from look to look.
@@ -32,6 +35,7 @@ class LossJudge:
         self._seen = 0
         self.mean = 0.0
         self.rises = 0
+        self._latest: deque[float] = deque(maxlen=LATEST)
         self._mean_before = 0.0
         self._deviation = 0.0
 
@@ -40,6 +44,7 @@ class LossJudge:
         if not math.isfinite(loss):
             return False
         self._seen += 1
+        self._latest.append(loss)
         if self._seen == 1:
             self.mean = loss
             return False
@@ -52,6 +57,11 @@ class LossJudge:
         if not self._seen % STRETCH:
             self._look_back()
         return spike
+
+    @property
+    def latest_mean(self) -> float:
+        """The mean of the last 32 finite losses; 0 before the first."""
+        return math.fsum(self._latest) / len(self._latest) if self._latest else 0.0
 
     def _look_back(self) -> None:
         rose = self.mean - self._mean_before > _RISE_DEVIATIONS * self._deviation
