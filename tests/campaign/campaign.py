@@ -9,6 +9,8 @@ import tempfile
 import threading
 import time
 import traceback
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -36,7 +38,24 @@ class ShippedStack(Stack):
 
     def __init__(self, targets: Sequence[str]) -> None:
         self.inbox = Inbox()
-        super().__init__(targets, interval=INTERVAL_SECONDS, longest_wait=None, receiver=self.inbox)
+        super().__init__(
+            targets,
+            interval=INTERVAL_SECONDS,
+            longest_wait=None,
+            receiver=self.inbox,
+            prometheus_flags=["--web.enable-admin-api"],
+        )
+
+    def forget(self, run: str) -> None:
+        """Have Prometheus delete all series of a run.
+
+        Jobs that ended badly stay alerts for a quarter of an hour. A site has a few of them; here they would come
+        to hundreds, and Prometheus would write their texts anew at each evaluation.
+        """
+        query = urllib.parse.urlencode({"match[]": f'{{run="{run}"}}'})
+        address = f"{self.prometheus_url}/api/v1/admin/tsdb/delete_series?{query}"
+        with urllib.request.urlopen(urllib.request.Request(address, method="POST"), timeout=30.0):
+            pass
 
 
 @dataclass
@@ -116,7 +135,7 @@ def play(
         if simulation.targets:
             closing.enter_context(simulation)
         nursery = closing.enter_context(Nursery(folder / "nursery.log"))
-        players = _Players(left, log, nursery, stack.inbox, ports, folder, end, say)
+        players = _Players(left, log, nursery, stack, ports, folder, end, say)
         players.play()
         if simulation.targets:
             wait_until(lambda: simulation.over, end - time.time(), every=1.0)
@@ -138,7 +157,7 @@ class _Players:
         injections: Sequence[Injection],
         log: Log,
         nursery: Nursery,
-        inbox: Inbox,
+        stack: ShippedStack,
         ports: Slots,
         folder: Path,
         end: float,
@@ -147,7 +166,7 @@ class _Players:
         self._left = list(injections)
         self._all = len(injections)
         self._done = 0
-        self._log, self._nursery, self._inbox, self._ports = log, nursery, inbox, ports
+        self._log, self._nursery, self._stack, self._ports = log, nursery, stack, ports
         self._folder, self._end, self._say = folder, end, say
         self._turn = threading.Lock()
         self._begun = time.time()
@@ -168,7 +187,8 @@ class _Players:
         while (injection := self._take()) is not None:
             ports = self._ports.free.get()
             try:
-                outcome = Incident(injection, self._nursery, self._inbox, ports, self._folder).play()
+                outcome = Incident(injection, self._nursery, self._stack.inbox, ports, self._folder).play()
+                self._stack.forget(injection.run)
                 self._log.add(outcome)
                 self._tell(outcome)
             except Exception:

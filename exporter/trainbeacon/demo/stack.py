@@ -30,7 +30,8 @@ class Stack:
     `targets` are the exporters to scrape (`host:port`); `interval` is that of scrapes and evaluations and
     `longest_wait` the longest that Alertmanager collects before it sends, in seconds (None: as shipped).
     Ports of 0 mean free ones. `receiver` takes the messages, in place of one that calls `on_change`. `bundle`
-    is the folder with `prometheus/` and `alertmanager/`. Entering blocks until both are ready.
+    is the folder with `prometheus/` and `alertmanager/`, `prometheus_flags` are added to that server's own.
+    Entering blocks until both are ready.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Stack:
         receiver: Receiver | None = None,
         bundle: Path | None = None,
         tools: binaries.Binaries | None = None,
+        prometheus_flags: Sequence[str] = (),
     ) -> None:
         self._targets = list(targets)
         self._interval = interval
@@ -53,6 +55,7 @@ class Stack:
         self._alertmanager = f"127.0.0.1:{alertmanager_port or free_port()}"
         self._bundle = bundle or bundle_dir()
         self._tools = tools or binaries.find()
+        self._prometheus_flags = tuple(prometheus_flags)
         self._closing = ExitStack()
         self.receiver = receiver or Receiver(on_change)
 
@@ -121,6 +124,7 @@ class Stack:
             f"--web.listen-address={self._prometheus}",
             # Alerts that fire before Alertmanager is discovered would else wait a minute for the next try.
             f"--rules.alert.resend-delay={rendering.seconds(2 * self._interval)}",
+            *self._prometheus_flags,
         ]
         self._start(closing, "prometheus", self._tools.prometheus, line, self.prometheus_url)
 

@@ -10,6 +10,9 @@ WARM_UP_LOSSES = 20
 _WEIGHT = 0.02  # of the newest loss in the running averages: a memory of about 50 losses
 _DEVIATIONS = 8.0
 _LEAST_RISE = 0.1
+#: How far towards that limit a high loss counts in the averages. All the way, and one bad batch in ten would
+#: lift the limit above the next.
+_MOST_TAKEN = 3 / 8
 #: Losses that say what training has come to now. The running mean, while the loss falls, is far above them.
 LATEST = 32
 #: Losses from one look at their running mean to the next.
@@ -22,8 +25,8 @@ class LossJudge:
     """Keeps the recent course of the loss in two running averages: its mean and its mean deviation.
 
     A loss is a spike if it lies more than 8 mean absolute deviations (about 6 standard deviations of
-    a normal distribution) and more than a tenth of the mean's size above the mean. A spike enters the
-    averages only up to that limit, so that it does not hide the next one, while a loss that stays
+    a normal distribution) and more than a tenth of the mean's size above the mean. A high loss enters the
+    averages as three deviations at most, so that it does not hide the next one, while one that stays
     high becomes the new normal after some dozens of steps.
 
     Attributes:
@@ -49,14 +52,14 @@ class LossJudge:
             self.mean = loss
             return False
         limit = self.mean + max(_DEVIATIONS * self._deviation, _LEAST_RISE * abs(self.mean))
-        spike = loss > limit and self._seen > WARM_UP_LOSSES
-        taken = min(loss, limit) if spike else loss
+        warm = self._seen > WARM_UP_LOSSES
+        taken = min(loss, self.mean + _MOST_TAKEN * (limit - self.mean)) if warm else loss
         weight = max(_WEIGHT, 1.0 / self._seen)
         self._deviation += weight * (abs(taken - self.mean) - self._deviation)
         self.mean += weight * (taken - self.mean)
         if not self._seen % STRETCH:
             self._look_back()
-        return spike
+        return warm and loss > limit
 
     @property
     def latest_mean(self) -> float:
