@@ -35,7 +35,8 @@ def tables(measured: list[dict[str, Any]]) -> str:
 
 def _costs(measured: list[dict[str, Any]]) -> str:
     columns = (
-        "Prometheus", "ranks", "every", "series", "samples/s", "memory", "its cores", "rules an interval, median (most)",
+        "Prometheus", "ranks", "every", "series", "samples/s", "memory", "its cores",
+        "rules an interval, median (most)",
         "a quarter of it", "missed", "scrape, median (most)", "slowest panel", "load average",
     )  # fmt: skip
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
@@ -74,10 +75,8 @@ def _groups(measured: list[dict[str, Any]]) -> str:
 
 
 def _dearest(largest: dict[str, Any]) -> str:
-    rows = [
-        f"| dearest rules, {_version(largest)}: {largest['ranks']:,} ranks at {largest['interval']} s | every | ms |",
-        "|---|---|---|",
-    ]
+    where = f"{_version(largest)}: {largest['ranks']:,} ranks at {largest['interval']} s"
+    rows = [f"| dearest rules, {where} | every | ms |", "|---|---|---|"]
     for rule in largest["rules"][:10]:
         every = rule.get("every", largest["interval"])
         rows.append(f"| `{rule['rule']}` | {every:.0f} s | {1000 * rule['seconds']:.0f} |")

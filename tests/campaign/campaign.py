@@ -49,8 +49,8 @@ class ShippedStack(Stack):
     def forget(self, run: str) -> None:
         """Have Prometheus delete all series of a run.
 
-        Jobs that ended badly stay alerts for a quarter of an hour. A site has a few of them; here they would come
-        to hundreds, and Prometheus would write their texts anew at each evaluation.
+        Jobs that ended badly stay alerts for a quarter of an hour. A site has a few of them; here they would
+        come to hundreds, and Prometheus would write their texts anew at each evaluation.
         """
         query = urllib.parse.urlencode({"match[]": f'{{run="{run}"}}'})
         address = f"{self.prometheus_url}/api/v1/admin/tsdb/delete_series?{query}"

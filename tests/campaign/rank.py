@@ -277,7 +277,8 @@ def lead(job: Job) -> None:
 
 def main() -> None:
     """Fork a leader a line, and say its process id; a line that is a number ends that leader's group."""
-    os.nice(10)  # elsewhere Prometheus has processors of its own: it must not wait for the jobs that it judges
+    # Elsewhere Prometheus has processors of its own: it must not wait for the jobs that it judges.
+    os.nice(10)
     for line in iter(sys.stdin.readline, ""):
         order = json.loads(line)
         if isinstance(order, int):

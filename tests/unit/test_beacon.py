@@ -219,7 +219,7 @@ def test_overfitting_can_be_seen_over_evaluations(start: Start, box: Callable[[]
 def test_the_loss_at_an_early_best_evaluation_is_that_of_its_time(
     start: Start, box: Callable[[], Box]
 ) -> None:
-    """A mean that still holds the first, far larger losses would make a level training loss look as if it fell."""
+    """A mean that still holds the first, far larger losses would make a level loss look as if it fell."""
     beacon = start()
     for number in range(200):
         beacon.log(loss=0.25 + 9.0 * 0.95**number)

@@ -49,6 +49,18 @@ def test_a_spike_does_not_hide_the_next() -> None:
     assert spikes == [True, True]
 
 
+@pytest.mark.parametrize("height", [6.0, 12.0])
+def test_one_bad_batch_in_ten_does_not_become_normal(height: float) -> None:
+    """Also soon after a steep start, whose fall is still in the averages, most of them are told."""
+    judge, chance = LossJudge(), random.Random(7)
+    told = 0
+    for step in range(500):
+        bad = step >= 150 and step % 10 == 0
+        loss = 0.25 + 2.0 * math.exp(-step / 25) + chance.gauss(0, 0.01)
+        told += judge.is_spike(loss * height if bad else loss)
+    assert told >= 18
+
+
 def test_a_loss_that_stays_high_becomes_normal() -> None:
     """A lasting rise is a spike for some dozens of steps, then the new level; a spike above that is told."""
     judge, chance = settled(), random.Random(5)

@@ -50,7 +50,7 @@ class FailingCheckpoint(Fault):
 
 
 class Pauses(Fault):
-    """A control: the run is healthy, with a compilation in the middle and evaluations that are long and rare."""
+    """A control: the run is healthy, with a compilation in the middle, and long but rare evaluations."""
 
     name = "pauses"
     summary = "healthy: a compilation of 3 minutes; evaluations take twelve times as long, a sixth as often"
