@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from trainbeacon.probes.overfitting import Overfitting
 from trainbeacon.recorder import Recorder
 
 
@@ -22,6 +23,7 @@ class Evaluations:
         self._since_best: dict[str, int] = {}
         self._last: dict[str, float] = {}
         self._rises: dict[str, int] = {}
+        self._overfitting = Overfitting()
 
     def begin(self) -> None:
         """What is logged from here on is of the validation data."""
@@ -49,11 +51,12 @@ class Evaluations:
             self._best[split] = loss
             self._since_best[split] = 0
             recorder.set_of_run("training_best_loss", loss, split)
-            if split == "validation":
-                recorder.set_of_run("training_loss_at_best_evaluation", recorder.latest_loss)
         else:
             self._since_best[split] += 1
         self._rises[split] = self._rises.get(split, 0) + 1 if loss > self._last.get(split, loss) else 0
         self._last[split] = loss
         recorder.set_of_run("training_loss_rises", self._rises[split], split)
+        if split == "validation":
+            count = self._overfitting.judge(loss, self._best[split], recorder.latest_loss)
+            recorder.set_of_run("training_overfitting_evaluations", count)
         recorder.set("training_evaluations_since_best", self._since_best[split], split)

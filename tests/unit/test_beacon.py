@@ -200,8 +200,8 @@ def test_evaluation_logs_validation_and_knows_the_best(start: Start, box: Callab
     assert box().number("training_evaluations_since_best", "validation") == 2.0
 
 
-def test_overfitting_can_be_seen_over_evaluations(start: Start, box: Callable[[], Box]) -> None:
-    """The best validation loss, the training loss of that time, and how often the loss has risen since."""
+def test_overfitting_is_counted_in_evaluations(start: Start, box: Callable[[], Box]) -> None:
+    """The best validation loss, how often it rose since, and in how many evaluations training got better."""
     beacon = start()
     for train, validation in ((4.0, 3.0), (3.0, 2.5), (2.0, 2.6), (1.0, 2.8)):
         for _ in range(600):
@@ -210,22 +210,26 @@ def test_overfitting_can_be_seen_over_evaluations(start: Start, box: Callable[[]
             beacon.log(loss=validation)
     assert box().number("training_best_loss", "validation") == 2.5
     assert box().number("training_loss_rises", "validation") == 2.0
-    assert box().number("training_loss_at_best_evaluation") == pytest.approx(3.0, abs=0.01)
+    assert box().number("training_overfitting_evaluations") == 2.0
     with beacon.evaluate():
         beacon.log(loss=2.7)
     assert box().number("training_loss_rises", "validation") == 0.0
+    assert box().number("training_overfitting_evaluations") == 3.0
 
 
-def test_the_loss_at_an_early_best_evaluation_is_that_of_its_time(
+def test_a_level_training_loss_does_not_overfit_after_a_steep_start(
     start: Start, box: Callable[[], Box]
 ) -> None:
-    """A mean that still holds the first, far larger losses would make a level loss look as if it fell."""
+    """Its mean over the first steps is far above what it had come to when validation was best."""
     beacon = start()
     for number in range(200):
         beacon.log(loss=0.25 + 9.0 * 0.95**number)
-    with beacon.evaluate():
-        beacon.log(loss=0.26)
-    assert box().number("training_loss_at_best_evaluation") == pytest.approx(0.25, rel=0.02)
+    for validation in (0.26, 0.28, 0.28, 0.29):
+        with beacon.evaluate():
+            beacon.log(loss=validation)
+        for _ in range(100):
+            beacon.log(loss=0.25)
+    assert box().number("training_overfitting_evaluations") == 0.0
 
 
 def test_batches_inside_an_evaluation_count_nothing(start: Start, box: Callable[[], Box]) -> None:

@@ -49,10 +49,10 @@ _QUALITY = (
     ),
     Metric(
         "quality",
-        "training_loss_at_best_evaluation",
+        "training_overfitting_evaluations",
         "gauge",
         "",
-        "Mean of the last 32 training losses before the evaluation with the lowest validation loss.",
+        "Evaluations in a row with validation clearly worse than at its best while training has become better.",
         level="run",
     ),
     Metric(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 from trainbeacon.probes.loss import LossJudge
+from trainbeacon.probes.overfitting import Overfitting
 
 from . import course
 from .trouble import Trouble
 from .workload import Workload
 
-#: Training losses whose mean is kept at the best evaluation.
+#: Training losses whose mean an evaluation is held against.
 _MEAN_STEPS = 50
 
 
@@ -21,7 +22,7 @@ class Learning:
         losses: loss and accuracy of the last evaluation, by split.
         best: the lowest loss of any evaluation, by split.
         rises: how many times in a row the loss rose, by split.
-        train_at_best: mean training loss at the time of the best evaluation.
+        overfitting: evaluations in a row in which the run overfits.
         since_best: evaluations since then.
     """
 
@@ -32,7 +33,7 @@ class Learning:
         self.losses: dict[str, tuple[float, float]] = {}
         self.best: dict[str, float] = {}
         self.rises: dict[str, int] = {}
-        self.train_at_best: float | None = None
+        self.overfitting = Overfitting()
         self.since_best = 0
         self._judge = LossJudge()
 
@@ -65,9 +66,9 @@ class Learning:
         self.rises["validation"] = self.rises.get("validation", 0) + 1 if loss > before else 0
         if loss < self.best.get("validation", math.inf):
             self.best["validation"], self.since_best = loss, 0
-            self.train_at_best = self._mean(step)
         else:
             self.since_best += 1
+        self.overfitting.judge(loss, self.best["validation"], self._mean(step))
 
     def trained(self, step: int) -> None:
         """A step has ended: its loss is judged as a run's own is."""

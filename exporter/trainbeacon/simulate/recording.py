@@ -247,8 +247,8 @@ def _run_level(run: Run, rank: Rank) -> None:
         box.set("training_best_loss", best, split)
     for split, rises in run.learning.rises.items():
         box.set("training_loss_rises", float(rises), split)
-    if run.learning.train_at_best is not None:
-        box.set("training_loss_at_best_evaluation", run.learning.train_at_best)
+    if "validation" in run.learning.best:
+        box.set("training_overfitting_evaluations", float(run.learning.overfitting.evaluations))
     if run.last_step_at is None:
         return
     sampled = run.step // 20 * 20

@@ -1,0 +1,44 @@
+"""In how many evaluations a run overfits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from trainbeacon.probes.overfitting import Overfitting
+
+
+def counted(evaluations: Iterable[tuple[float, float]]) -> list[int]:
+    """What is counted at each evaluation, of pairs of validation and training loss."""
+    judge, best, counts = Overfitting(), math.inf, []
+    for validation, training in evaluations:
+        best = min(best, validation)
+        counts.append(judge.judge(validation, best, training))
+    return counts
+
+
+def test_validation_worse_and_training_better_is_counted() -> None:
+    """From the first evaluation that is clearly above the best; one as good as ever begins anew."""
+    course = [(2.0, 1.9), (2.01, 1.8), (2.1, 1.7), (2.2, 1.6), (2.3, 1.5), (1.99, 1.4), (2.2, 1.3)]
+    assert counted(course) == [0, 0, 1, 2, 3, 0, 1]
+
+
+def test_where_both_get_worse_nothing_is_counted() -> None:
+    """As when gradients explode, also long after an early best evaluation with a high training loss."""
+    level = [(0.257, 0.30)] + [(0.258, 0.25)] * 20
+    assert set(counted([*level, *[(0.275, 0.265)] * 5])) == {0}
+
+
+def test_where_training_stands_still_nothing_is_counted() -> None:
+    """A per cent up and down is no course."""
+    assert set(counted([(2.0, 1.0), (2.2, 0.995), (2.3, 1.005), (2.4, 0.992)])) == {0}
+
+
+def test_losses_below_zero_are_judged_by_their_size() -> None:
+    """As those of likelihoods are."""
+    assert counted([(-2.0, -1.0), (-1.99, -1.1), (-1.9, -1.2), (-1.8, -1.3)]) == [0, 0, 1, 2]
+
+
+def test_an_evaluation_that_is_not_finite_is_none() -> None:
+    """It is told as what it is, and what comes after is judged as before."""
+    assert counted([(2.0, 1.9), (2.2, 1.7), (math.nan, 1.6), (2.2, 1.5)]) == [0, 1, 0, 1]
