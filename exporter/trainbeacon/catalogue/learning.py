@@ -52,7 +52,7 @@ _QUALITY = (
         "training_overfitting_evaluations",
         "gauge",
         "",
-        "Evaluations in a row with validation clearly worse than at its best while training has become better.",
+        "Evaluations in a row with validation clearly worse than at its best while training became better.",
         level="run",
     ),
     Metric(
