@@ -80,15 +80,19 @@ def made_labels(node: Any) -> set[str]:
     return {call.args[1].val for call in calls if call.func.name == "label_replace"}
 
 
-def labels_of(name: str) -> set[str] | None:
-    """The labels that a series of that name can have, or None if nothing makes such a series."""
+def labels_of(name: str, asked: frozenset[str] = frozenset()) -> set[str] | None:
+    """The labels that a series of that name can have, or None if nothing makes such a series.
+
+    Rules may read in a circle what they said before, which adds no label: `asked` has those under way.
+    """
     base = re.sub(r"_(sum|count|bucket)$", "", name)
     if metric := catalogue.BY_NAME.get(name) or catalogue.BY_NAME.get(base):
         return TARGET_LABELS | set(metric.label_names) | ({"le"} if metric.buckets else set())
     if name in RECORDS:
         expression = promql.parse(RECORDS[name]["expr"])
-        parts = [part.name for part in selectors(expression) if part.name != name]
-        return made_labels(expression).union(*(labels_of(part) or set() for part in parts))
+        asked |= {name}
+        parts = [part.name for part in selectors(expression) if part.name not in asked]
+        return made_labels(expression).union(*(labels_of(part, asked) or set() for part in parts))
     return TARGET_LABELS | OTHERS[name] if name in OTHERS else None
 
 
