@@ -85,7 +85,6 @@ def page(first: Played, again: Played, days: Sequence[Days]) -> str:
             *_overall(summarise(judged)),
             "",
             *_by_load(judged),
-            "",
             *_table("Real processes", KINDS, judged),
             "",
             *_before([each for each in real if each.kind in replaced]),
@@ -99,6 +98,9 @@ def page(first: Played, again: Played, days: Sequence[Days]) -> str:
 
 
 def _by_load(outcomes: Sequence[Outcome]) -> Iterable[str]:
+    """A table of its own where the machine was overloaded at times."""
+    if max(each.load for each in outcomes) <= HEAVY_LOAD:
+        return
     yield "| load average | recall | precision | culprit |"
     yield "|---|---|---|---|"
     for name, chosen in (
@@ -107,6 +109,7 @@ def _by_load(outcomes: Sequence[Outcome]) -> Iterable[str]:
     ):
         summary = summarise(chosen)
         yield f"| {name} | {summary.recall} | {summary.precision} | {summary.culprit} |"
+    yield ""
 
 
 def _before(outcomes: Sequence[Outcome]) -> Iterable[str]:
