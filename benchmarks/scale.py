@@ -86,9 +86,7 @@ def measure(ranks: int, interval: int, minutes: float, suite: str) -> dict[str, 
 def simulator(ranks: int, folder: Path) -> Iterator[None]:
     """A fleet of that size, with its targets in `folder`."""
     runs = max(2, ranks // RANKS_A_RUN)
-    # Where the two want the same core, it is Prometheus that is measured.
-    line = ["nice", "-n", "10", sys.executable, "-m", "trainbeacon", "simulate"]
-    line += ["--sd-dir", str(folder / "targets")]
+    line = [sys.executable, "-m", "trainbeacon", "simulate", "--sd-dir", str(folder / "targets")]
     line += ["--ranks", str(ranks), "--nodes", str(ranks // RANKS_A_NODE), "--runs", str(runs)]
     line += ["--scenario", "straggler-data"]  # something to find for the rules
     variables = {"PYTHONPATH": str(REPOSITORY / "exporter")}

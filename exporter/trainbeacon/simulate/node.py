@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -15,7 +16,7 @@ from trainbeacon.collectors.ranks import RanksCollector
 from trainbeacon.collectors.user_metrics import UserMetricsCollector
 from trainbeacon.exporter import clean
 from trainbeacon.registry import GuardedCollectors, new_registry
-from trainbeacon.server import Application, Environ, Server, StartResponse
+from trainbeacon.server import Application, Environ, Server, StartResponse, answer
 
 from .box import MemoryBoxes, SimulatedBox
 from .gpus import Gpu, Load, SimulatedGpus, load_of
@@ -27,6 +28,8 @@ from .trouble import GpuTrouble
 
 LINGER_SECONDS = 60.0
 RETENTION_SECONDS = 3600.0
+#: How long somebody who is not Prometheus waits for his turn.
+PATIENCE_SECONDS = 10.0
 Clock = Callable[[], float]
 
 
@@ -127,7 +130,7 @@ class Node:
     def serve(self, port: int) -> None:
         """Open the port, with the real server."""
         registry = new_registry(self.collectors(), self.health)
-        application = _InTurn(Application(registry, self.health, self.boxes.scan, lambda: None), self._guard)
+        application = InTurn(Application(registry, self.health, self.boxes.scan, lambda: None), self._guard)
         self.server = Server(application, self.health, "127.0.0.1", port or _free_port(), threads=2)
         self._port = self.server.port
         self.server.start()
@@ -164,16 +167,31 @@ class Node:
 _WELL = GpuTrouble()
 
 
-class _InTurn:
-    """Answers one request of the whole fleet at a time: hundreds at once would fight for one interpreter."""
+class InTurn:
+    """Answers one request of the whole fleet at a time: hundreds at once would fight for one interpreter.
+
+    Whoever has waited for as long as his scrape may take is refused: a page that nobody waits for any more
+    would hold up all others, and a fleet that was late once would stay so.
+    """
 
     def __init__(self, application: Application, guard: threading.RLock) -> None:
         self._application = application
         self._guard = guard
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        with self._guard:
+        if not self._guard.acquire(timeout=_patience(environ)):
+            return answer(start_response, "503 Service Unavailable", "too many scrapes at once\n")
+        try:
             return self._application(environ, start_response)
+        finally:
+            self._guard.release()
+
+
+def _patience(environ: Environ) -> float:
+    """Seconds that a request waits for its turn: what Prometheus says that it waits itself."""
+    with contextlib.suppress(ValueError):
+        return max(0.0, min(60.0, float(environ.get("HTTP_X_PROMETHEUS_SCRAPE_TIMEOUT_SECONDS", ""))))
+    return PATIENCE_SECONDS
 
 
 def _free_port() -> int:

@@ -18,8 +18,10 @@ import pytest
 
 from tests.simulated import READY, simulated
 from trainbeacon.cli import main
+from trainbeacon.server import Environ, StartResponse
 from trainbeacon.simulate.fleet import Size
 from trainbeacon.simulate.history import seconds_of
+from trainbeacon.simulate.node import InTurn
 from trainbeacon.simulate.scenarios import SCENARIOS, Plan
 from trainbeacon.simulate.session import Options, Session
 from trainbeacon.testing import Series, read_exposition, series
@@ -154,3 +156,34 @@ def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     assert (0, []) == (process.returncode, list(tmp_path.iterdir()))
     assert "look: curl -s http://127.0.0.1:" in output
     assert [] == [name for name in os.listdir("/dev/shm") if name == f"trainbeacon-simulate-{process.pid}"]
+
+
+def test_a_scrape_that_nobody_waits_for_any_more_is_not_answered() -> None:
+    """It is refused after the time that Prometheus says; what comes when the fleet is free again is answered."""
+    guard, held, free = threading.RLock(), threading.Event(), threading.Event()
+    asked: list[str] = []
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        asked.append(environ["PATH_INFO"])
+        start_response("200 OK", [])
+        return [b"page"]
+
+    def hold() -> None:
+        with guard:
+            held.set()
+            free.wait(WAIT_SECONDS)
+
+    def ask(path: str) -> str:
+        said: list[str] = []
+        environ = {"PATH_INFO": path, "HTTP_X_PROMETHEUS_SCRAPE_TIMEOUT_SECONDS": "0.05"}
+        InTurn(application, guard)(environ, lambda status, headers: said.append(status))
+        return said[0]
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(WAIT_SECONDS)
+    assert ask("/late").startswith("503")
+    free.set()
+    holder.join()
+    assert ask("/again").startswith("200")
+    assert asked == ["/again"]
