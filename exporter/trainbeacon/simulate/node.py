@@ -179,6 +179,7 @@ class InTurn:
         self._guard = guard
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request, in its turn."""
         if not self._guard.acquire(timeout=_patience(environ)):
             return answer(start_response, "503 Service Unavailable", "too many scrapes at once\n")
         try:
