@@ -159,7 +159,7 @@ def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
 
 
 def test_a_scrape_that_nobody_waits_for_any_more_is_not_answered() -> None:
-    """It is refused after the time that Prometheus says; one that comes when the fleet is free is answered."""
+    """It is refused after the time that Prometheus says; one that comes when all is free is answered."""
     guard, held, free = threading.RLock(), threading.Event(), threading.Event()
     asked: list[str] = []
 
