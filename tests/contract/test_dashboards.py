@@ -131,12 +131,17 @@ def selectors(expr: str) -> list[promql.VectorSelector]:
 
 
 @cache
-def labels_of(name: str) -> set[str]:
-    """The labels that the series of a name can have; fails for a name that nobody serves."""
+def labels_of(name: str, asked: frozenset[str] = frozenset()) -> set[str]:
+    """The labels that the series of a name can have; fails for a name that nobody serves.
+
+    Rules may read in a circle what they said before, which adds no label: `asked` has those under way.
+    """
     if name in FOREIGN:
         return FOREIGN[name][1] | TARGET
     if name in RULES:
-        return made_in(RULES[name]).union(*(labels_of(each.name) for each in selectors(RULES[name])))
+        asked |= {name}
+        parts = {each.name for each in selectors(RULES[name])} - asked
+        return made_in(RULES[name]).union(*(labels_of(part, asked) for part in parts))
     metric = BY_NAME.get(name) or BY_NAME.get(HISTOGRAM.sub("", name))
     assert metric is not None, f"neither the catalogue nor a rule has {name}"
     assert (metric.type == "histogram") == bool(HISTOGRAM.search(name)), name
@@ -201,9 +206,10 @@ def _call_unit(node: promql.Call) -> str:
 
 
 def _binary_unit(node: promql.BinaryExpr) -> str:
-    left, right, operator = unit_of(node.lhs), unit_of(node.rhs), str(node.op)
-    if operator in {"and", "or", "unless"}:
+    left, operator = unit_of(node.lhs), str(node.op)
+    if operator in {"and", "or", "unless"}:  # on the right a rule may read what it said before
         return left
+    right = unit_of(node.rhs)
     if operator in {"==", "!=", "<", ">", "<=", ">="}:
         return "" if node.modifier and node.modifier.return_bool else left
     if operator == "*":

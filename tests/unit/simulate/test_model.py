@@ -8,7 +8,10 @@ import pytest
 
 from tests.simulated import BEGIN, READY, simulated, values
 from trainbeacon import catalogue
+from trainbeacon.simulate.learning import Learning
 from trainbeacon.simulate.noise import normal, uniform
+from trainbeacon.simulate.trouble import Trouble
+from trainbeacon.simulate.workload import WORKLOADS
 from trainbeacon.testing import Series, series
 
 TROUBLES = (
@@ -168,3 +171,11 @@ def test_chance_is_even_and_repeatable() -> None:
     assert sum(value * value for value in scatter) / len(scatter) == pytest.approx(1.0, rel=0.06)
     follow = [first * second for first, second in itertools.pairwise(scatter)]
     assert abs(sum(follow) / len(follow)) < 0.05
+
+
+def test_a_run_whose_first_evaluation_is_nan_has_no_best_one_yet() -> None:
+    """As where a NaN comes before it; the run goes on."""
+    learning = Learning(WORKLOADS[0], 1, Trouble(nonfinite_from={0: 1}, nonfinite_everywhere_from=1))
+    learning.evaluated(600)
+    assert learning.best == {}
+    assert learning.overfitting.evaluations == 0
