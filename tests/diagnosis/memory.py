@@ -167,7 +167,9 @@ def _processes(runs: Sequence[_Run], log: Path) -> Iterator[None]:
         ]
         for run in runs
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # By itself glibc keeps what batches of random sizes give back, and the largest so far takes more than the
+    # one before: for some minutes that can look like a leak of a process that has none.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
     with log.open("w") as file, contextlib.ExitStack() as ends:
         for command in commands:
             # A session of its own, so that all the ranks can be ended.
