@@ -57,7 +57,7 @@ def main() -> int:
 def keep(result: dict[str, Any]) -> None:
     """Write the raw data of one fleet; a later measurement of the same replaces it."""
     RESULTS.mkdir(exist_ok=True)
-    version = ".".join(result["version"].split(".")[:2])
+    version = scale_table.version_of(result)
     path = RESULTS / f"scale-{result['ranks']}-{result['interval']}s-{version}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -14,15 +14,15 @@ PANEL_LIMIT_SECONDS = 1.0
 def write(results: Path, page: Path) -> None:
     """Put the tables into the page, between its two marks."""
     measured = [json.loads(path.read_text()) for path in results.glob("scale-*.json")]
-    measured.sort(key=lambda one: (_version(one), one["ranks"], -one["interval"]))
+    measured.sort(key=lambda one: (version_of(one), one["ranks"], -one["interval"]))
     text = page.read_text()
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     page.write_text(f"{head}{BEGIN}\n{tables(measured)}\n{END}{tail}")
 
 
-def _version(one: dict[str, Any]) -> str:
-    """As much of Prometheus' version as tells its features."""
+def version_of(one: dict[str, Any]) -> str:
+    """As much of the version of the Prometheus measured as tells its features."""
     return ".".join(one["version"].split(".")[:2])
 
 
@@ -46,7 +46,7 @@ def _costs(measured: list[dict[str, Any]]) -> str:
 def _cost(one: dict[str, Any]) -> tuple[str, ...]:
     rules, scrape = one["rule_groups"]["all"], one["scrape_seconds"]
     return (
-        _version(one),
+        version_of(one),
         f"{one['ranks']:,}",
         f"{one['interval']} s",
         f"{one['series']:,.0f}",
@@ -64,7 +64,7 @@ def _cost(one: dict[str, Any]) -> tuple[str, ...]:
 
 def _groups(measured: list[dict[str, Any]]) -> str:
     names = [name for name in measured[-1]["rule_groups"] if name != "all"]
-    columns = [f"{_version(one)}: {one['ranks']:,} at {one['interval']} s" for one in measured]
+    columns = [f"{version_of(one)}: {one['ranks']:,} at {one['interval']} s" for one in measured]
     rows = [f"| rule group, median ms | every | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
     for name in names:
         found = [one["rule_groups"].get(name) for one in measured]
@@ -75,7 +75,7 @@ def _groups(measured: list[dict[str, Any]]) -> str:
 
 
 def _dearest(largest: dict[str, Any]) -> str:
-    where = f"{_version(largest)}: {largest['ranks']:,} ranks at {largest['interval']} s"
+    where = f"{version_of(largest)}: {largest['ranks']:,} ranks at {largest['interval']} s"
     rows = [f"| dearest rules, {where} | every | ms |", "|---|---|---|"]
     for rule in largest["rules"][:10]:
         every = rule.get("every", largest["interval"])
@@ -92,7 +92,7 @@ def _panels(measured: list[dict[str, Any]]) -> str:
         times = [panel["seconds"] for panel in one["panels"]]
         above = sum(seconds > PANEL_LIMIT_SECONDS for seconds in times)
         worst = [f"{p['dashboard']}: {p['panel']} {1000 * p['seconds']:.0f} ms" for p in one["panels"][:3]]
-        cells = f"{_version(one)} | {one['ranks']:,} | {one['interval']} s | {len(times)}"
+        cells = f"{version_of(one)} | {one['ranks']:,} | {one['interval']} s | {len(times)}"
         middle = 1000 * sorted(times)[len(times) // 2]
         rows.append(f"| {cells} | {middle:.0f} ms | {above} | {'; '.join(worst)} |")
     return "\n".join(rows)

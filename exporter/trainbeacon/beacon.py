@@ -107,7 +107,7 @@ class Beacon:
         self._misused: set[str] = set()
         self._evaluations = Evaluations(self.recorder)
         self._numbers = Numbers(self.recorder, self._evaluations)
-        self._inputs = InputProbe(self.recorder.set_run_level, self.recorder.drop)
+        self._inputs = InputProbe(self.recorder.set_of_run, self.recorder.drop)
         names = Names(self.recorder, self._misuse)
         self._slots = {split: names.slots(split) for split in catalogue.SPLITS}
         self._phases = {name: PhaseSpan(self, number) for name, number in PHASE.items()}

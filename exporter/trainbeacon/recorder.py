@@ -203,10 +203,6 @@ class Recorder:
         """The mean of the last 32 training losses."""
         return self._judge.latest_mean
 
-    def set_run_level(self, metric: str, value: float, *labels: str) -> None:
-        """Set a run-level gauge; does nothing on other ranks than 0."""
-        self.writer.slots[self.run_slot(metric, *labels)] = value
-
     def rank_slot(self, metric: str, *labels: str) -> int:
         """A slot for a series of this rank whose label values are known only now."""
         slot = self.index.get((metric, labels))

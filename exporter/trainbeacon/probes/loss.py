@@ -30,13 +30,12 @@ class LossJudge:
     high becomes the new normal after some dozens of steps.
 
     Attributes:
-        mean: the running mean.
         rises: stretches of 50 losses in a row over which the mean rose clearly.
     """
 
     def __init__(self) -> None:
         self._seen = 0
-        self.mean = 0.0
+        self._mean = 0.0
         self.rises = 0
         self._latest: deque[float] = deque(maxlen=LATEST)
         self._mean_before = 0.0
@@ -49,14 +48,14 @@ class LossJudge:
         self._seen += 1
         self._latest.append(loss)
         if self._seen == 1:
-            self.mean = loss
+            self._mean = loss
             return False
-        limit = self.mean + max(_DEVIATIONS * self._deviation, _LEAST_RISE * abs(self.mean))
+        limit = self._mean + max(_DEVIATIONS * self._deviation, _LEAST_RISE * abs(self._mean))
         warm = self._seen > WARM_UP_LOSSES
-        taken = min(loss, self.mean + _MOST_TAKEN * (limit - self.mean)) if warm else loss
+        taken = min(loss, self._mean + _MOST_TAKEN * (limit - self._mean)) if warm else loss
         weight = max(_WEIGHT, 1.0 / self._seen)
-        self._deviation += weight * (abs(taken - self.mean) - self._deviation)
-        self.mean += weight * (taken - self.mean)
+        self._deviation += weight * (abs(taken - self._mean) - self._deviation)
+        self._mean += weight * (taken - self._mean)
         if not self._seen % STRETCH:
             self._look_back()
         return warm and loss > limit
@@ -67,6 +66,6 @@ class LossJudge:
         return math.fsum(self._latest) / len(self._latest) if self._latest else 0.0
 
     def _look_back(self) -> None:
-        rose = self.mean - self._mean_before > _RISE_DEVIATIONS * self._deviation
+        rose = self._mean - self._mean_before > _RISE_DEVIATIONS * self._deviation
         self.rises = self.rises + 1 if rose and self._seen > STRETCH else 0
-        self._mean_before = self.mean
+        self._mean_before = self._mean

@@ -22,8 +22,8 @@ class Learning:
         losses: loss and accuracy of the last evaluation, by split.
         best: the lowest loss of any evaluation, by split.
         rises: how many times in a row the loss rose, by split.
-        overfitting: evaluations in a row in which the run overfits.
-        since_best: evaluations since then.
+        since_best: evaluations since that of the lowest validation loss.
+        overfitting: counts the evaluations in which the run overfits.
     """
 
     def __init__(self, workload: Workload, seed: int, trouble: Trouble) -> None:
