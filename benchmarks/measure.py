@@ -10,7 +10,6 @@ import gc
 import importlib.metadata
 import os
 import platform
-import socket
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -115,14 +114,6 @@ def surroundings() -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "load_average": load(),
     }
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def load() -> list[float]:

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import psutil
 import yaml
 
-from benchmarks.measure import free_port
 from tools import stack
 from trainbeacon.demo import processes, web
+from trainbeacon.ports import free_port
 
 RULES = Path(__file__).resolve().parents[1] / "prometheus/rules"
 #: Processor time is counted in hundredths of a second: a rule is asked until it has had that many.

@@ -23,10 +23,11 @@ from typing import Any
 import yaml
 
 from benchmarks import scale_table
-from benchmarks.measure import free_port, load, significant, summary, surroundings
+from benchmarks.measure import load, significant, summary, surroundings
 from benchmarks.panels import Query, queries
 from tools import stack
 from trainbeacon.demo import processes, web
+from trainbeacon.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks/results"

@@ -21,7 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.measure import free_port, load, percentile, significant, summary
+from benchmarks.measure import load, percentile, significant, summary
+from trainbeacon.ports import free_port
 
 SERVING = ("prometheus-client", "process", "thread")
 #: Not scraped; and not scraped while some other program works for as long as a scrape takes. The second shows

@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import psutil
 
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.election import exporter_is_there, read_note
+from trainbeacon.ports import free_port
 from trainbeacon.testing import Series, read_exposition, series
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -71,12 +71,6 @@ def request(url: str, method: str = "GET", timeout: float = 10.0, **headers: str
 
 def scrape(url: str) -> dict[Series, float]:
     return read_exposition(request(url).text)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(rank: int = 0, world_size: int = 1, **more: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 from tests.campaign.judge import Message, Outcome, is_culprit, told_about, verdict_of
 from tests.campaign.kinds import BY_NAME, SIMULATED
 from trainbeacon.demo import processes
-from trainbeacon.demo.launch import port_is_free
+from trainbeacon.ports import port_is_free
 from trainbeacon.simulate.workload import name_of
 
 FIRST_PORT = 24500

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import psutil
 
-from tests.serving import free_port, request, wait_for
+from tests.serving import request, wait_for
 from tools import stack
+from trainbeacon.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUERIES = {

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from tests.chart.rendering import CHART, named, render
-from tests.serving import free_port, request, wait_for
+from tests.serving import request, wait_for
+from trainbeacon.ports import free_port
 
 POOL = "podMonitor/monitoring/trainbeacon/0"
 

@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from tests.chart.rendering import REPOSITORY, containers, pod_templates, render
-from tests.serving import free_port, wait_for
+from tests.serving import wait_for
 from trainbeacon._version import __version__
 from trainbeacon.cli import build_parser
+from trainbeacon.ports import free_port
 
 IMAGES = REPOSITORY / "deploy/images"
 COMPOSE = REPOSITORY / "deploy/compose"

@@ -24,7 +24,8 @@ import psutil
 import pytest
 
 from tests.chart.rendering import REPOSITORY, named, render
-from tests.serving import free_port, request, scrape, wait_for
+from tests.serving import request, scrape, wait_for
+from trainbeacon.ports import free_port
 from trainbeacon.testing import series
 
 AS_ROOT = os.geteuid() == 0

@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "exporter/trainbeacon"
 
 #: Lowest first: a module imports only what stands in its own line or an earlier one of its side.
 COMMON = (
-    {"_version", "catalogue"},
+    {"_version", "catalogue", "ports"},
     {"identity"},
     {"redaction"},
     {"validation"},

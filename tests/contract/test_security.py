@@ -23,10 +23,11 @@ import bcrypt
 import pytest
 
 from tests.certificates import Authority, Pair
-from tests.serving import environment, free_port, node, scrape, wait_for
+from tests.serving import environment, node, scrape, wait_for
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.election import exporter_is_there, read_note
 from trainbeacon.demo import web
+from trainbeacon.ports import free_port
 from trainbeacon.testing import read_exposition, series
 from trainbeacon.webconfig import read
 

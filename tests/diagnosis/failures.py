@@ -20,9 +20,10 @@ from pathlib import Path
 
 import yaml
 
-from tests.serving import REPOSITORY, environment, free_port, wait_for
+from tests.serving import REPOSITORY, environment, wait_for
 from tools import stack
 from trainbeacon.demo import processes, web
+from trainbeacon.ports import free_port
 
 RANK = Path(__file__).with_name("failing_rank.py")
 RULES = REPOSITORY / "prometheus/rules/recording/failures.yml"

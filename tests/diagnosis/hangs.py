@@ -34,8 +34,8 @@ from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.collectors.base import Families
 from trainbeacon.collectors.ranks import RanksCollector
-from trainbeacon.demo.launch import free_port
 from trainbeacon.evidence import store
+from trainbeacon.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RULES = ("recording/identity", "recording/collectives", "alerts/life")

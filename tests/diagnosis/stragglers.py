@@ -34,7 +34,7 @@ from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.collectors.base import Families
 from trainbeacon.collectors.ranks import RanksCollector
-from trainbeacon.demo.launch import free_port
+from trainbeacon.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RULES = [REPOSITORY / f"prometheus/rules/recording/{name}.yml" for name in ("identity", "stragglers")]

@@ -25,7 +25,7 @@ import yaml
 from grafana.build import generate
 from tools import stack
 from trainbeacon.demo import processes, web
-from trainbeacon.demo.launch import free_port
+from trainbeacon.ports import free_port
 from trainbeacon.simulate.fleet import Fleet, Size
 from trainbeacon.simulate.scenarios import Plan
 

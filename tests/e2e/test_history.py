@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from trainbeacon.demo import processes, web
-from trainbeacon.demo.launch import free_port
+from trainbeacon.ports import free_port
 from trainbeacon.simulate.fleet import Size
 from trainbeacon.simulate.history import History
 from trainbeacon.simulate.scenarios import Plan

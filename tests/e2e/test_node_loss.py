@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from trainbeacon.demo import processes, rendering, web
-from trainbeacon.demo.launch import free_port
+from trainbeacon.ports import free_port
 from trainbeacon.simulate.fleet import CLUSTER, NAMESPACE, Fleet, Size
 from trainbeacon.simulate.run import Run
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import queue
-import socket
 import subprocess
 import threading
 import time
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from trainbeacon.ports import free_port
 
 Message = dict[str, Any]
 FASTER = {
@@ -79,12 +80,6 @@ class Stack:
             f"{each['labels']['alertname']} {each['labels'].get('run', '')}": each["status"]["state"]
             for each in alerts
         }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:

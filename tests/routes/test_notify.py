@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.routes.test_alertmanager import free_port, wait_until_ready
+from tests.routes.test_alertmanager import wait_until_ready
+from trainbeacon.ports import free_port
 
 CONFIGURATION = """
 route: {{receiver: team, group_by: [run], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.serving import environment, free_port, request, wait_for
+from tests.serving import environment, request, wait_for
 from trainbeacon import exporter as module
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.election import read_note
@@ -21,6 +21,7 @@ from trainbeacon.blackbox.sidefile import beside
 from trainbeacon.blackbox.writer import Writer
 from trainbeacon.config import Config
 from trainbeacon.exporter import Exporter, clean
+from trainbeacon.ports import free_port
 from trainbeacon.testing import FakeClock
 
 WRITE = """

@@ -18,9 +18,10 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset
 
-from tests.serving import environment, free_port
+from tests.serving import environment
 from trainbeacon import catalogue
 from trainbeacon.failures import kind_of
+from trainbeacon.ports import free_port
 
 PEERS = Path(__file__).with_name("failing_peers.py")
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 import trainbeacon
-from tests.serving import environment, free_port, wait_for
+from tests.serving import environment, wait_for
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import Box, BoxDirectory
+from trainbeacon.ports import free_port
 
 torch = pytest.importorskip("torch")
 distributed = torch.distributed

@@ -13,11 +13,12 @@ from http.client import HTTPConnection
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.serving import free_port, request, wait_for
+from tests.serving import request, wait_for
 from trainbeacon import server as module
 from trainbeacon.blackbox.reader import Box, BoxIdentity
 from trainbeacon.collectors.health import Health
 from trainbeacon.connections import REQUEST_SECONDS
+from trainbeacon.ports import free_port
 from trainbeacon.server import Application, Server, landing_page
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from threading import Thread
 from types import TracebackType
 
 from trainbeacon.demo import processes
+from trainbeacon.ports import free_port
 
 JOB = "trainbeacon.demo.job"
 _SECONDS_FOR_LAST_LINES = 2.0
@@ -112,25 +112,6 @@ class Ranks:
         with process.stdout as lines, contextlib.suppress(ValueError):
             for line in lines:
                 self._on_line(rank, line.rstrip("\n"))
-
-
-def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def port_is_free(port: int) -> bool:
-    """Whether a server could listen on this port of loopback now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def describe(result: int) -> str:

@@ -13,10 +13,11 @@ from textwrap import shorten
 from types import FrameType
 
 from trainbeacon.demo import binaries, processes, progress, tether
-from trainbeacon.demo.launch import Ranks, describe, port_is_free
+from trainbeacon.demo.launch import Ranks, describe
 from trainbeacon.demo.receiver import WATCHDOG, Notification
 from trainbeacon.demo.stack import Stack, StackError
 from trainbeacon.demo.terminal import Terminal, figures
+from trainbeacon.ports import port_is_free
 
 #: Name of the demo's run: the label `run` of its series.
 RUN = "demo"

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from trainbeacon.demo import binaries, processes, rendering, web
-from trainbeacon.demo.launch import free_port
 from trainbeacon.demo.receiver import Notification, Receiver
+from trainbeacon.ports import free_port
 from trainbeacon.shipped import bundle_dir
 
 _SECONDS_TO_READY = 30.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterable
 
@@ -15,6 +14,7 @@ from trainbeacon.collectors.health import Health, HealthCollector
 from trainbeacon.collectors.ranks import RanksCollector
 from trainbeacon.collectors.user_metrics import UserMetricsCollector
 from trainbeacon.exporter import clean
+from trainbeacon.ports import free_port
 from trainbeacon.registry import GuardedCollectors, new_registry
 from trainbeacon.server import Application, Environ, Server, StartResponse, answer
 
@@ -131,7 +131,7 @@ class Node:
         """Open the port, with the real server."""
         registry = new_registry(self.collectors(), self.health)
         application = InTurn(Application(registry, self.health, self.boxes.scan, lambda: None), self._guard)
-        self.server = Server(application, self.health, "127.0.0.1", port or _free_port(), threads=2)
+        self.server = Server(application, self.health, "127.0.0.1", port or free_port(), threads=2)
         self._port = self.server.port
         self.server.start()
 
@@ -193,14 +193,6 @@ def _patience(environ: Environ) -> float:
     with contextlib.suppress(ValueError):
         return max(0.0, min(60.0, float(environ.get("HTTP_X_PROMETHEUS_SCRAPE_TIMEOUT_SECONDS", ""))))
     return PATIENCE_SECONDS
-
-
-def _free_port() -> int:
-    """A port that can be opened again: one that the server was given by asking for 0 cannot for a while."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class _SimulatedRanks(RanksCollector):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import distributed
 
-from trainbeacon.demo.launch import free_port
+from trainbeacon.ports import free_port
 from trainbeacon.probes.collectives import COMPLETED, ENQUEUED, CollectivesProbe, FlightRecorder
 from trainbeacon.testing import FakeClock
 

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from trainbeacon.demo import processes, web
-from trainbeacon.demo.launch import Ranks, describe, free_port
+from trainbeacon.demo.launch import Ranks, describe
+from trainbeacon.ports import free_port
 
 TINY = [
     "--width=16",
