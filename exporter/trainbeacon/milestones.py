@@ -57,6 +57,7 @@ class Evaluations:
         self._last[split] = loss
         recorder.set_of_run("training_loss_rises", self._rises[split], split)
         if split == "validation":
-            count = self._overfitting.judge(loss, self._best[split], recorder.latest_loss)
+            training, scatter = recorder.latest_loss, recorder.loss_scatter
+            count = self._overfitting.judge(loss, self._best[split], training, scatter)
             recorder.set_of_run("training_overfitting_evaluations", count)
         recorder.set("training_evaluations_since_best", self._since_best[split], split)

@@ -203,6 +203,11 @@ class Recorder:
         """The mean of the last 32 training losses."""
         return self._judge.latest_mean
 
+    @property
+    def loss_scatter(self) -> float:
+        """The mean absolute deviation of single training losses."""
+        return self._judge.deviation
+
     def rank_slot(self, metric: str, *labels: str) -> int:
         """A slot for a series of this rank whose label values are known only now."""
         slot = self.index.get((metric, labels))

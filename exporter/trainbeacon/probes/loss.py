@@ -31,6 +31,7 @@ class LossJudge:
 
     Attributes:
         rises: stretches of 50 losses in a row over which the mean rose clearly.
+        deviation: the mean absolute deviation of single losses from their running mean.
     """
 
     def __init__(self) -> None:
@@ -39,7 +40,7 @@ class LossJudge:
         self.rises = 0
         self._latest: deque[float] = deque(maxlen=LATEST)
         self._mean_before = 0.0
-        self._deviation = 0.0
+        self.deviation = 0.0
 
     def is_spike(self, loss: float) -> bool:
         """Judge one finite loss, then let it take part in the averages."""
@@ -50,11 +51,11 @@ class LossJudge:
         if self._seen == 1:
             self._mean = loss
             return False
-        limit = self._mean + max(_DEVIATIONS * self._deviation, _LEAST_RISE * abs(self._mean))
+        limit = self._mean + max(_DEVIATIONS * self.deviation, _LEAST_RISE * abs(self._mean))
         warm = self._seen > WARM_UP_LOSSES
         taken = min(loss, self._mean + _MOST_TAKEN * (limit - self._mean)) if warm else loss
         weight = max(_WEIGHT, 1.0 / self._seen)
-        self._deviation += weight * (abs(taken - self._mean) - self._deviation)
+        self.deviation += weight * (abs(taken - self._mean) - self.deviation)
         self._mean += weight * (taken - self._mean)
         if not self._seen % STRETCH:
             self._look_back()
@@ -66,6 +67,6 @@ class LossJudge:
         return math.fsum(self._latest) / len(self._latest) if self._latest else 0.0
 
     def _look_back(self) -> None:
-        rose = self._mean - self._mean_before > _RISE_DEVIATIONS * self._deviation
+        rose = self._mean - self._mean_before > _RISE_DEVIATIONS * self.deviation
         self.rises = self.rises + 1 if rose and self._seen > STRETCH else 0
         self._mean_before = self._mean

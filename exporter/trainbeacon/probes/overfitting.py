@@ -6,6 +6,10 @@ from math import isfinite
 
 #: As shares of the losses: how far validation must be above its best, and training below what it was then.
 WORSE, BETTER = 0.02, 0.01
+#: And in mean absolute deviations of single training losses. So much are four standard errors of the
+#: difference between two means of 32 losses of a normal distribution: sqrt(pi / 2) * sqrt(2 / 32) each. A run
+#: whose losses scatter is asked at many evaluations; with less, chance alone makes one of them seem better.
+SCATTER = 1.25
 
 
 class Overfitting:
@@ -22,13 +26,14 @@ class Overfitting:
         self.evaluations = 0
         self._training_then = 0.0
 
-    def judge(self, validation: float, best: float, training: float) -> int:
+    def judge(self, validation: float, best: float, training: float, scatter: float) -> int:
         """Take one evaluation.
 
         Args:
             validation: its loss.
             best: the lowest of any so far, this one included.
-            training: the training loss of its time, without the scatter of single steps.
+            training: the mean training loss of the last 32 steps before it.
+            scatter: mean absolute deviation of single training losses.
 
         Returns:
             `evaluations`.
@@ -37,7 +42,7 @@ class Overfitting:
             self.evaluations = 0
         elif validation <= best + WORSE * abs(best):
             self.evaluations, self._training_then = 0, training
-        elif training < self._training_then - BETTER * abs(self._training_then):
+        elif training < self._training_then - max(BETTER * abs(self._training_then), SCATTER * scatter):
             self.evaluations += 1
         else:
             self.evaluations = 0

@@ -68,7 +68,8 @@ class Learning:
             self.best["validation"], self.since_best = loss, 0
         else:
             self.since_best += 1
-        self.overfitting.judge(loss, self.best.get("validation", loss), self._mean(step))
+        best = self.best.get("validation", loss)
+        self.overfitting.judge(loss, best, self._mean(step), self._judge.deviation)
 
     def trained(self, step: int) -> None:
         """A step has ended: its loss is judged as a run's own is."""
