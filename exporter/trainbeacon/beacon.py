@@ -196,22 +196,16 @@ class Beacon:
         elif split not in self._slots:
             self._misuse(ValueError(f"split={split!r} is not one of {', '.join(catalogue.SPLITS)}"))
             return
-        recorder, numbers = self.recorder, self._numbers
-        if values:
-            known, slots, at_once = self._slots[split], recorder.writer.slots, not recorder.late.used
-            for name, value in values.items():
-                if at_once and value.__class__ is float:
-                    slots[known[name]] = value
-                else:
-                    self._try(numbers.value, name, value, known)
+        known, numbers = self._slots[split], self._numbers
+        slots = self.recorder.writer.slots
+        at_once = not self.recorder.late.used
+        for name, value in values.items():
+            if at_once and value.__class__ is float:
+                slots[known[name]] = value
+            else:
+                self._try(numbers.value, name, value, known)
         if loss is not None:
-            try:  # as `_try`, without its call: most scripts log a loss alone at each step
-                if split == "train":
-                    recorder.loss(loss, split)
-                else:
-                    numbers.loss(loss, split)
-            except Exception as error:  # noqa: BLE001 - a value of the user's may raise anything
-                self._failed(error)
+            self._try(self.recorder.loss if split == "train" else numbers.loss, loss, split)
         if accuracy is not None:
             self._try(numbers.accuracy, accuracy, split)
         if gradient_norm is not None:
@@ -455,13 +449,9 @@ class Beacon:
     def _try(self, work: Callable[..., None], *args: Any) -> None:
         try:
             work(*args)
-        except Exception as error:  # noqa: BLE001 - a value of the user's may raise anything
-            self._failed(error)
-
-    def _failed(self, error: Exception) -> None:
-        if isinstance(error, (TypeError, ValueError, OverflowError)):
+        except (TypeError, ValueError, OverflowError) as error:
             self._misuse(error)
-        else:
+        except Exception as error:  # noqa: BLE001 - a value of the user's may raise anything
             self.recorder.error("value", error)
 
     def _misuse(self, error: Exception) -> None:

@@ -103,8 +103,6 @@ class Numerics:
         """The optimizer is about to step. Returns the gradient norm if it was not known and was sampled."""
         if self._watched is not None and self._watched.grad is not None:
             self._look_at_gradient(self._watched.grad)
-        if self._nonfinite.step is None and self._own_bad_step < 0 and monotonic() < self._due:
-            return None  # as nearly always
         step = self._timeline.step + 1
         if self._own_bad_step == step or self._nonfinite.step == step:
             self._gradient_is_bad()

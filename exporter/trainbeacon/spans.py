@@ -100,31 +100,36 @@ class Batches(Generic[Batch]):
         if not beacon.recording or beacon.timeline.declared == EVALUATE:
             yield from self._loader
             return
-        timeline, steps, error = beacon.timeline, beacon.steps, beacon.recorder.error
-        see, samples = timeline.see, self._samples
+        see, count, error = beacon.timeline.see, self._count, beacon.recorder.error
         see(DATA_WAIT)
         iterator = iter(self._loader)
         for batch in iterator:
             see(OTHER)
             try:
-                timeline.pending_samples += samples(batch)
-                if self._tokens is not None:
-                    timeline.pending_tokens += self._tokens(batch)
+                count(batch)
             except Exception as problem:  # noqa: BLE001 - as `guard`, without its calls
                 error("value", problem)
             try:
                 yield batch
             except GeneratorExit:  # the loop ended by break: the step was done all the same
-                heard, timeline.after_step = timeline.after_step, None
-                if beacon.recording:
-                    steps.batch_is_over()  # a stop could be caught by nobody here: at the next step then
-                timeline.after_step = heard
+                heard, beacon.timeline.after_step = beacon.timeline.after_step, None
+                self._batch_is_over()  # a stop could be caught by nobody here: at the next step then
+                beacon.timeline.after_step = heard
                 raise
-            if beacon.recording:
-                steps.batch_is_over()
+            self._batch_is_over()
             see(DATA_WAIT)
         see(OTHER)
         beacon.recorder.guard("value", self._epoch_is_over)
+
+    def _count(self, batch: Batch) -> None:
+        timeline = self._beacon.timeline
+        timeline.pending_samples += self._samples(batch)
+        if self._tokens is not None:
+            timeline.pending_tokens += self._tokens(batch)
+
+    def _batch_is_over(self) -> None:
+        if self._beacon.recording:
+            self._beacon.steps.batch_is_over()
 
     def _epoch_is_over(self) -> None:
         self._beacon.recorder.add("training_epochs_total", 1.0)
