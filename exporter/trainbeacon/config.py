@@ -21,6 +21,7 @@ __all__ = ["Config", "ConfigError", "public_hyperparameters"]
 PREFIX = "TRAINBEACON_"
 #: Parts of the diagnosis that can be switched off one by one.
 PROBES = (
+    "activity",
     "allocator",
     "checkpoints",
     "collectives",

@@ -56,6 +56,10 @@ class NoKeeper:
         """Do nothing."""
 
 
+#: Ids of the exporters that this process has started as children of its own.
+exporters_started: set[int] = set()
+
+
 class ProcessKeeper:
     """`serve="process"`: an exporter in a process of its own, started by whichever rank misses it first."""
 
@@ -160,6 +164,7 @@ def start_exporter(config: Config) -> int:
             cwd="/",
             start_new_session=True,
         )
+    exporters_started.add(child.pid)
     child.returncode = 0  # it is meant to outlive us, of which Popen would warn at our end
     return child.pid
 

@@ -7,7 +7,10 @@ from functools import partial
 
 from trainbeacon.blackbox import format as layout
 from trainbeacon.evidence.keeper import Evidence
+from trainbeacon.launch import exporters_started
+from trainbeacon.probes.activity import ActivityProbe
 from trainbeacon.probes.allocator import AllocatorProbe
+from trainbeacon.probes.atrest import Effort
 from trainbeacon.probes.collectives import CollectivesProbe
 from trainbeacon.probes.compiling import CompileWatch
 from trainbeacon.probes.device_phases import DevicePhases
@@ -29,6 +32,9 @@ def sampled_probes(recorder: Recorder) -> Iterator[Callable[[], None]]:
     if recorder.probes("collectives"):
         collectives = CollectivesProbe(partial(_record_group, recorder), recorder.drop)
         yield collectives.look
+    if recorder.probes("activity"):
+        record = partial(recorder.set, "training_inactive_seconds")
+        yield ActivityProbe(recorder.timeline, collectives, Effort(exporters_started), record).look
     if recorder.probes("evidence") and recorder.boxed:
         evidence = recorder.guard("helper", Evidence, recorder, collectives)
         if evidence is not None:

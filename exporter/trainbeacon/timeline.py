@@ -198,6 +198,11 @@ class Timeline:
         self._serves_self = not self._paired
 
     @property
+    def phase_start(self) -> float:
+        """Monotonic time at which the present phase began."""
+        return self._phase_start
+
+    @property
     def declared(self) -> int | None:
         """The phase that the script has declared and not ended, if any."""
         return self._phase if self._stack else None

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import trainbeacon
 from trainbeacon.evidence import stall, verdict
-from trainbeacon.probes import collectives
+from trainbeacon.probes import activity, collectives
 
 #: The kinds that the victim does itself; `stopped` and `killed` are done to it by a signal.
 OWN_KINDS = ("skipped", "mismatched", "worker", "checkpoint", "interpreter")
@@ -63,6 +63,7 @@ class Samples(IterableDataset[torch.Tensor]):
 def hasten(haste: float) -> None:
     """Make what is counted in seconds as much shorter as the job's time is, if a busy machine allows."""
     collectives.SETTLE_SECONDS /= haste
+    activity.LOOK_AFTER_SECONDS /= haste
     verdict.SILENT_SECONDS = max(2.5, verdict.SILENT_SECONDS / haste)
     stall.PATIENCE_FACTOR = 10 if haste == 1 else 2
 

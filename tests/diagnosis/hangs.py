@@ -42,6 +42,7 @@ RULES = ("recording/identity", "recording/collectives", "alerts/life")
 SCRAPE_SECONDS = 5
 HEALTHY_SCRAPES = 6
 SUSPECT, CLASS = "run_rank:training_suspect:reason", "run:training_hang:class"
+PAGE = "count(ALERTS{severity='critical',alertstate='firing'})"
 #: What each kind is, as the number of `run:training_hang:class`.
 CLASS_OF = {
     "skipped": 2,
@@ -84,6 +85,7 @@ class Outcome:
         verdict: `right` (the victim and nobody else, and the class), `wrong` or `missed`. Of collectives that
             do not match, counts cannot tell who is right: the class is, and nobody is named.
         seconds: of the rules' time, from the fault to the name (or the class, where nobody can be named).
+        paged: likewise, to the first alert that wakes somebody; None where there is none.
         named: every rank that was ever a suspect, with the last reason.
         hang_class: the number that `run:training_hang:class` ended with.
         evidence: by rank, the class that its file says.
@@ -95,6 +97,7 @@ class Outcome:
     injection: Injection
     verdict: str
     seconds: float | None
+    paged: float | None
     named: Mapping[int, int]
     hang_class: int | None
     evidence: Mapping[int, str] = field(default_factory=dict)
@@ -216,7 +219,7 @@ def _record(runs: Sequence[_Run], count: int, haste: float) -> None:
 
 
 def _judge(run: _Run, haste: float) -> Outcome:
-    suspects, classes = evaluate(run.scrapes, haste)
+    suspects, classes, pages = evaluate(run.scrapes, haste)
     injection = run.injection
     last = {rank: reason for then in suspects for rank, reason in then.items()}
     hang_class = next((then for then in reversed(classes) if then is not None), None)
@@ -231,14 +234,15 @@ def _judge(run: _Run, haste: float) -> Outcome:
         verdict = "right"
     else:
         verdict = "right" if first is not None and hang_class is not None else "missed"
-    seconds = None if first is None else float((first - HEALTHY_SCRAPES + 1) * SCRAPE_SECONDS)
+    page = next((number for number, then in enumerate(pages) if then), None)
     documents = store.read(str(run.folder / "evidence"))
     evidence = {int(document["rank"]): str(document["class"]) for document in documents}
     held = _held(run.folder / "evidence")
     return Outcome(
         injection,
         verdict,
-        seconds,
+        _after_fault(first),
+        _after_fault(page),
         last,
         hang_class,
         evidence,
@@ -246,6 +250,11 @@ def _judge(run: _Run, haste: float) -> Outcome:
         _open(run.scrapes[-1][1]),
         held,
     )
+
+
+def _after_fault(scrape: int | None) -> float | None:
+    """Seconds of the rules' time from the fault to a scrape of that number."""
+    return None if scrape is None else float((scrape - HEALTHY_SCRAPES + 1) * SCRAPE_SECONDS)
 
 
 def _open(scrape: Mapping[Key, float]) -> dict[tuple[int, str], int]:
@@ -275,12 +284,16 @@ def _odd(documents: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
 
 def evaluate(
     scrapes: Sequence[tuple[float, dict[Key, float]]], haste: float
-) -> tuple[list[dict[int, int]], list[int | None]]:
-    """By scrape: the suspects with their reasons, and the class; by promtool over the shipped rules."""
+) -> tuple[list[dict[int, int]], list[int | None], list[bool]]:
+    """By scrape: the suspects with their reasons, the class, and whether somebody is paged.
+
+    By promtool over the shipped rules.
+    """
     promtool = stack.find("promtool")
     if promtool is None:
         raise FileNotFoundError("promtool")
-    questions = [f"{name} + {number} * 0" for number in range(len(scrapes)) for name in (SUSPECT, CLASS)]
+    asked = (SUSPECT, CLASS, PAGE)
+    questions = [f"{name} + {number} * 0" for number in range(len(scrapes)) for name in asked]
     document = {
         "rule_files": [str(REPOSITORY / f"prometheus/rules/{name}.yml") for name in RULES],
         "evaluation_interval": f"{SCRAPE_SECONDS}s",
@@ -290,7 +303,7 @@ def evaluate(
                 "interval": f"{SCRAPE_SECONDS}s",
                 "input_series": list(_input(scrapes, haste)),
                 "promql_expr_test": [
-                    {"expr": question, "eval_time": f"{number // 2 * SCRAPE_SECONDS}s"}
+                    {"expr": question, "eval_time": f"{number // len(asked) * SCRAPE_SECONDS}s"}
                     for number, question in enumerate(questions)
                 ],
             }
@@ -311,30 +324,35 @@ def _input(scrapes: Sequence[tuple[float, dict[Key, float]]], haste: float) -> I
     for number, (_, scrape) in enumerate(scrapes):
         for key, value in scrape.items():
             is_time = key[0].endswith("_timestamp_seconds")
-            rows[key][number] = repr((value - begun) * haste if is_time else value)
+            is_age = key[0] == "training_inactive_seconds"
+            value = (value - begun) * haste if is_time else value * haste if is_age else value
+            rows[key][number] = repr(value)
     for (name, labels), row in rows.items():
         named = ", ".join(f"{label}={json.dumps(value)}" for label, value in labels)
         yield {"series": f"{name}{{{named}}}", "values": " ".join(row).replace("nan", "NaN")}
 
 
-def _answers(output: str, count: int) -> tuple[list[dict[int, int]], list[int | None]]:
+def _answers(output: str, count: int) -> tuple[list[dict[int, int]], list[int | None], list[bool]]:
     """What promtool says that it got, where it was told to expect nothing."""
     if "FAILED" not in output and "SUCCESS" not in output:
         raise RuntimeError(output)
     suspects: list[dict[int, int]] = [{} for _ in range(count)]
     classes: list[int | None] = [None] * count
+    pages = [False] * count
     for part in output.split("expr: ")[1:]:
-        question = re.match(r'"([\w:]+) \+ (\d+) \* 0', part)
+        question = re.match(r'"(.+?) \+ (\d+) \* 0', part)
         if question is None:
             raise RuntimeError(part)
         number = int(question.group(2))
         for labels, value in re.findall(r"\{([^{}]*)\} ([-+.\dE]+)", part):
             if question.group(1) == CLASS:
                 classes[number] = int(float(value))
+            elif question.group(1) == PAGE:
+                pages[number] = True
             else:
                 rank = re.search(r'\brank="(\d+)"', labels)
                 suspects[number][int(rank.group(1)) if rank else -1] = int(float(value))
-    return suspects, classes
+    return suspects, classes, pages
 
 
 # Many
@@ -378,8 +396,9 @@ def main() -> int:
         verdicts = [outcome.verdict for outcome in chosen]
         kept = sum(EVIDENCE_OF.get(kind) in outcome.evidence.values() for outcome in chosen)
         seconds = sorted(outcome.seconds for outcome in chosen if outcome.seconds is not None)
+        pages = sorted(outcome.paged for outcome in chosen if outcome.paged is not None)
         counts = {verdict: verdicts.count(verdict) for verdict in ("right", "wrong", "missed")}
-        print(f"{kind}: {counts}, evidence says so {kept}, seconds {seconds}")
+        print(f"{kind}: {counts}, evidence says so {kept}, seconds {seconds}, paged {pages}")
     return int(any(outcome.verdict == "wrong" for outcome in outcomes))
 
 

@@ -269,6 +269,14 @@ _LIFE = (
         "seconds",
         "Unix time of the last sign of life of the process, about once a second, from a thread of its own.",
     ),
+    Metric(
+        "life",
+        "training_inactive_seconds",
+        "gauge",
+        "seconds",
+        "Time for which the rank has shown no sign of work: no step, phase, collective or processor time.",
+        survives=False,
+    ),
 )
 
 _CHECKPOINTS = (

@@ -22,6 +22,7 @@ THRESHOLDS = (
     "gpu_utilization_ratio_min",
     "gradient_norm_max",
     "gradient_norm_min",
+    "inactive_seconds",
     "loss_max",
     "loss_rise_ratio_max",
     "loss_rises_max",

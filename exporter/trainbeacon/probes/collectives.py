@@ -124,6 +124,8 @@ class CollectivesProbe:
 
     Attributes:
         groups: what the last look found, for the evidence of a hang.
+        told: the counts as torch told them then, not corrected: they change only where something happens.
+        waits_on_device: whether a collective of NCCL was open then. A host that waits for it may spin.
     """
 
     def __init__(
@@ -141,6 +143,8 @@ class CollectivesProbe:
         self._settled: set[Key] = set()
         self._next_naming = self._next_settling = -math.inf
         self.groups: tuple[Progress, ...] = ()
+        self.told: dict[Key, Counts] = {}
+        self.waits_on_device = False
 
     def look(self) -> None:
         """Take a sample."""
@@ -155,7 +159,12 @@ class CollectivesProbe:
         if not self._recorder.available:
             return
         self._follow(self._members(world))
-        counts = self._sum(self._judge(self._recorder, self._recorder.counts()))
+        self.told = self._recorder.counts()
+        judged = self._judge(self._recorder, self.told)
+        self.waits_on_device = any(
+            source == "nccl" and count.completed < count.enqueued for (source, _), count in judged.items()
+        )
+        counts = self._sum(judged)
         self.groups = tuple(
             Progress(group.name, group.label, group.ranks, counts.get(group.name, Counts()))
             for group in self.groups

@@ -95,6 +95,7 @@ def _time(run: Run, rank: Rank) -> None:
     box.set(layout.PHASE_START, run.now)
     box.set(layout.HEARTBEAT, run.now)
     box.set("training_heartbeat_timestamp_seconds", run.now)
+    box.set("training_inactive_seconds", run.now - run.stage_start if run.stage == "hang" else 0.0)
     # A rank's own time is added at the end of a step, together with the count of steps.
     own = run.trouble.extra.get(rank.number, {})
     begun, under_way = rank.self_seconds(totals, rank.extra), rank.self_seconds(run.parts(), own)
