@@ -14,8 +14,9 @@ from pathlib import Path
 
 from tests.campaign import report
 from tests.campaign.campaign import FIRST_PORT, Log, play
+from tests.campaign.injections import draw
 from tests.campaign.judge import summarise
-from tests.campaign.kinds import BY_NAME, draw
+from tests.campaign.kinds import BY_NAME
 from tests.campaign.simulated import kinds_of_fleet
 
 

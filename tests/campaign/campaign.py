@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.campaign.incidents import Inbox, Incident
+from tests.campaign.injections import Injection
 from tests.campaign.jobs import Nursery
 from tests.campaign.judge import Outcome, Told, without_run
-from tests.campaign.kinds import Injection
 from tests.campaign.simulated import FIRST_NUMBER, Simulation
 from tests.serving import REPOSITORY
 from trainbeacon.demo.processes import wait_until

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -165,6 +167,45 @@ def pause(moment: Moment, value: Any) -> Any:
     return value
 
 
+def quiet_evaluation(moment: Moment, value: Any) -> Any:
+    """A rank computes for long and says nothing of it, once; a fifth of the time, so that others can too."""
+    end = _once(moment)
+    while time.monotonic() < end:
+        due = time.process_time() + 0.02
+        while time.process_time() < due:
+            pass
+        time.sleep(0.08)
+    return value
+
+
+def quiet_save(moment: Moment, value: Any) -> Any:
+    """A rank waits for the storage for long, in a writer of its own, once: a pipe that nobody opens."""
+    end = _once(moment)
+    if time.monotonic() < end:
+        pipe = Path(moment.job.folder) / "save.pipe"
+        os.mkfifo(pipe)
+        reads = subprocess.Popen(["sh", "-c", 'sleep "$1"; cat "$0"', pipe, str(end - time.monotonic())])
+        pipe.write_bytes(b"weights")
+        reads.wait()
+    return value
+
+
+def quiet_upload(moment: Moment, value: Any) -> Any:
+    """A program that a rank has called works for long, once."""
+    end = _once(moment)
+    if time.monotonic() < end:
+        loop = f"for _ in range({10 * (end - time.monotonic()):.0f}): sum(range(10**5)); time.sleep(0.1)"
+        subprocess.run([sys.executable, "-c", f"import time\n{loop}"], check=True)
+    return value
+
+
+def _once(moment: Moment) -> float:
+    """When the pause that begins now is over, by the monotonic clock; the second time it is over at once."""
+    seconds = 0.0 if moment.notes.get("paused") else moment.size("seconds", 60)
+    moment.notes["paused"] = 1
+    return time.monotonic() + seconds
+
+
 @dataclass(frozen=True)
 class Planted:
     """A fault and where it strikes; `everywhere` on all ranks, else on the victim."""
@@ -207,4 +248,7 @@ PLANTED: dict[str, tuple[Planted, ...]] = {
     "long_checkpoint": (Planted("checkpoint", pause),),
     "long_first_step": (Planted("forward", pause, True),),
     "pause_of_a_rank": (Planted("step", pause),),
+    "quiet_evaluation": (Planted("step", quiet_evaluation),),
+    "quiet_save": (Planted("step", quiet_save),),
+    "quiet_upload": (Planted("step", quiet_upload),),
 }

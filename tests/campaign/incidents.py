@@ -11,9 +11,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from tests.campaign.injections import Injection
 from tests.campaign.jobs import Nursery, Running, wait_for_ports
 from tests.campaign.judge import Message, Outcome, is_culprit, told_about, verdict_of
-from tests.campaign.kinds import BY_NAME, Injection, Kind
+from tests.campaign.kind import Kind
+from tests.campaign.kinds import BY_NAME
 from tests.campaign.rank import Job
 from trainbeacon.demo.processes import wait_until
 from trainbeacon.demo.receiver import Notification, Receiver, parse

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.campaign.kinds import BY_NAME, Kind
+from tests.campaign.kind import Kind
+from tests.campaign.kinds import BY_NAME
 from trainbeacon.demo.receiver import WATCHDOG, Notification
 
 #: How the text of an alert without the label names a rank.

@@ -7,50 +7,20 @@ about the run with severity warning or critical is a false alarm.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
-
-NOT_FINITE, STALLED, LOST = "TrainingLossNotFinite", "TrainingStalled", "TrainingRankLost"
-FAILED, STRAGGLER, PHASE = "TrainingRunFailed", "TrainingStraggler", "TrainingPhaseTooLong"
-SPIKES, RISING, DIVERGING = "TrainingLossSpikes", "TrainingLossRising", "TrainingLossDiverging"
-EXPLOSION, BLIND = "TrainingGradientExplosion", "TrainBeaconExporterBlind"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of fault, or of healthy control.
-
-    Attributes:
-        expected: alerts of which one must arrive; none of a control.
-        names: what the message must name: `rank` (the victim), `all` (every rank), `target`, or nothing.
-        count: injections of the campaign.
-        within: seconds from the fault to the message, after which it is missed.
-        before: seconds of healthy training before the fault, least and most; 0 has it there from the start.
-        after: seconds watched on after the message, and of a control after its pause.
-        worlds: sizes of the job.
-        thresholds: limits that the run sets itself.
-        parameters: by name, what is drawn from.
-        nodes: targets that the ranks are dealt to.
-        serve: as in `trainbeacon.start`; with `off` an agent is started for each node.
-    """
-
-    name: str
-    summary: str
-    expected: tuple[str, ...]
-    consequences: tuple[str, ...] = ()
-    names: str = "rank"
-    count: int = 8
-    within: float = 120.0
-    before: tuple[float, float] = (20.0, 40.0)
-    after: float = 30.0
-    worlds: tuple[int, ...] = (2, 2, 3, 4)
-    thresholds: Mapping[str, float] = field(default_factory=dict)
-    parameters: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    nodes: int = 1
-    serve: str = "process"
-
+from tests.campaign.kind import (
+    BLIND,
+    DIVERGING,
+    EXPLOSION,
+    FAILED,
+    LOST,
+    NOT_FINITE,
+    PHASE,
+    RISING,
+    SPIKES,
+    STALLED,
+    STRAGGLER,
+    Kind,
+)
 
 _LIMITS = {"phase_seconds_max": 60.0, "evaluate_seconds_max": 60.0}
 _RISES = (RISING, DIVERGING)
@@ -348,6 +318,33 @@ KINDS: tuple[Kind, ...] = (
         parameters={"seconds": (20,)},
     ),
     Kind(
+        "quiet_evaluation",
+        "control: one rank computes for 90 s and says nothing of it",
+        (),
+        names="",
+        count=3,
+        after=200,
+        parameters={"seconds": (90,)},
+    ),
+    Kind(
+        "quiet_save",
+        "control: one rank waits for the storage for 90 s and says nothing of it",
+        (),
+        names="",
+        count=3,
+        after=200,
+        parameters={"seconds": (90,)},
+    ),
+    Kind(
+        "quiet_upload",
+        "control: a program that one rank calls works for 90 s",
+        (),
+        names="",
+        count=3,
+        after=200,
+        parameters={"seconds": (90,)},
+    ),
+    Kind(
         "elastic_resume",
         "control: the job ends well and goes on with one rank fewer",
         (),
@@ -400,57 +397,3 @@ SIMULATED: tuple[Kind, ...] = (
     Kind("simulated_healthy", "nothing happens", (), names="", count=6),
 )
 BY_NAME: dict[str, Kind] = {kind.name: kind for kind in (*KINDS, *SIMULATED)}
-
-
-@dataclass(frozen=True)
-class Injection:
-    """One job and its fault, as it is drawn: the same from the same seed."""
-
-    number: int
-    kind: str
-    world_size: int
-    victim: int
-    seed: int
-    step_seconds: float
-    before: float
-    parameters: Mapping[str, Any]
-
-    @property
-    def run(self) -> str:
-        """The name of the run, by which messages are told apart."""
-        return f"c{self.number:03d}-{self.kind.replace('_', '-')}"
-
-    @property
-    def lasts(self) -> float:
-        """About how many seconds it takes at most."""
-        kind = BY_NAME[self.kind]
-        return 20 + self.before + kind.within * bool(kind.expected) + kind.after
-
-
-def draw(seed: int, counts: Mapping[str, int] | None = None) -> list[Injection]:
-    """The injections of a campaign, the kinds mixed, in three classes: those that take longest come first.
-
-    Args:
-        seed: of everything that is random.
-        counts: by kind, in place of the kinds' own numbers; kinds that are left out have none.
-    """
-    dice = random.Random(seed)
-    wanted = {kind.name: kind.count for kind in KINDS} if counts is None else counts
-    found = [_draw_one(dice, kind, number) for kind in KINDS for number in range(wanted.get(kind.name, 0))]
-    dice.shuffle(found)
-    found.sort(key=lambda each: -(each.lasts > 400) - (each.lasts > 200))
-    return [replace(each, number=number) for number, each in enumerate(found)]
-
-
-def _draw_one(dice: random.Random, kind: Kind, number: int) -> Injection:
-    world_size = dice.choice(kind.worlds)
-    return Injection(
-        number,
-        kind.name,
-        world_size,
-        dice.randrange(world_size),
-        dice.randrange(10**6),
-        dice.choice((0.2, 0.25, 0.3)),
-        dice.uniform(*kind.before),
-        {name: dice.choice(list(choices)) for name, choices in kind.parameters.items()},
-    )

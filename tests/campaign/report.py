@@ -16,7 +16,8 @@ from pathlib import Path
 from tests.campaign.campaign import read_outcomes
 from tests.campaign.history import Days, read_days
 from tests.campaign.judge import LOUD, Outcome, Share, Summary, poisson_most, summarise
-from tests.campaign.kinds import BY_NAME, KINDS, SIMULATED, Kind
+from tests.campaign.kind import Kind
+from tests.campaign.kinds import BY_NAME, KINDS, SIMULATED
 from tests.serving import REPOSITORY
 
 RESULTS, PAGE = REPOSITORY / "benchmarks/results", REPOSITORY / "docs/campaign.md"

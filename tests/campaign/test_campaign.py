@@ -9,8 +9,8 @@ import pytest
 
 from tests.campaign.campaign import Log, play
 from tests.campaign.history import judge_fleet
+from tests.campaign.injections import draw
 from tests.campaign.judge import Share, summarise
-from tests.campaign.kinds import draw
 from trainbeacon.demo import binaries
 from trainbeacon.simulate.fleet import Size
 from trainbeacon.simulate.scenarios import Plan

@@ -10,6 +10,7 @@ import yaml
 from tests.campaign import history
 from tests.campaign.campaign import Log
 from tests.campaign.faults import PLANTED
+from tests.campaign.injections import draw
 from tests.campaign.judge import (
     LOUD,
     Message,
@@ -24,7 +25,7 @@ from tests.campaign.judge import (
     wilson,
     without_run,
 )
-from tests.campaign.kinds import BY_NAME, KINDS, SIMULATED, draw
+from tests.campaign.kinds import BY_NAME, KINDS, SIMULATED
 from trainbeacon.demo.receiver import Notification
 
 STRUCK = 1000.0

@@ -1,7 +1,7 @@
-"""For how long has this rank shown no sign of work?
+"""Time for which a rank has shown no sign of work.
 
-A run that stands still may be busy: an evaluation, a save or an upload of which the script says nothing. Where no
-rank does anything at all, nothing will end the standstill, and nobody need wait to say so.
+A run that stands still may be busy: an evaluation, a save or an upload of which the script says nothing.
+Where no rank does anything at all, nothing will end the standstill, and nobody need wait to say so.
 """
 
 from __future__ import annotations

@@ -13,28 +13,50 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-#: Processor time that idle threads may take now and then, in seconds and as a share of the time; more is work.
+#: What idle threads may take now and then, in seconds and as a share of the time: more is work.
 IDLE_SECONDS, IDLE_SHARE = 0.2, 0.01
 #: With more processes than that nobody looks at all of them.
 MOST_PROCESSES = 256
 
 _TICK = os.sysconf("SC_CLK_TCK")
-#: Calls in which a thread waits for others: locks, messages, children, the time. By machine.
-_WAITING = {
-    "x86_64": frozenset(
-        (7, 23, 34, 35, 42, 43, 44, 45, 46, 47, 61, 65, 128, 130, 202, 219, 220, 230, 232, 243, 247)
-        + (270, 271, 281, 288, 299, 441, 449, 455)
-    ),
-    "aarch64": frozenset(
-        (22, 72, 73, 95, 98, 101, 115, 128, 133, 137, 183, 192, 193, 202, 203, 206, 207, 211, 212, 242)
-        + (243, 260, 441, 449, 455)
-    ),
+#: The kernel's numbers below are those of these machines; -1 where a machine has no such call.
+_MACHINES = ("x86_64", "aarch64")
+#: Calls in which a thread waits for others: locks, messages, children, the time.
+_WAITS = {
+    "accept": (43, 202),
+    "accept4": (288, 242),
+    "clock_nanosleep": (230, 115),
+    "connect": (42, 203),
+    "epoll_pwait": (281, 22),
+    "epoll_pwait2": (441, 441),
+    "epoll_wait": (232, -1),
+    "futex": (202, 98),
+    "futex_wait": (455, 455),
+    "futex_waitv": (449, 449),
+    "mq_timedreceive": (243, 183),
+    "nanosleep": (35, 101),
+    "pause": (34, -1),
+    "poll": (7, -1),
+    "ppoll": (271, 73),
+    "pselect6": (270, 72),
+    "recvfrom": (45, 207),
+    "recvmmsg": (299, 243),
+    "recvmsg": (47, 212),
+    "restart_syscall": (219, 128),
+    "rt_sigsuspend": (130, 133),
+    "rt_sigtimedwait": (128, 137),
+    "select": (23, -1),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "sendmsg": (46, 211),
+    "sendto": (44, 206),
+    "wait4": (61, 260),
+    "waitid": (247, 95),
 }
-#: Reading and writing: waiting for others where it is a pipe or a socket.
-_TRANSFERS = {"x86_64": frozenset((0, 1, 19, 20)), "aarch64": frozenset((63, 64, 65, 66))}
-_NONE: frozenset[int] = frozenset()
+#: Calls that wait for others where the file is a pipe or a socket.
+_TRANSFERS = {"read": (0, 63), "readv": (19, 65), "write": (1, 64), "writev": (20, 66)}
 
 
 class Effort:
@@ -48,8 +70,8 @@ class Effort:
         self._leave_out = leave_out
         tells = all(map(os.path.exists, ("/proc/thread-self/children", "/proc/thread-self/syscall")))
         machine = platform.machine() if tells else ""
-        self._waiting = _WAITING.get(machine, _NONE)
-        self._transfers = _TRANSFERS.get(machine, _NONE)
+        self._waits_in = _numbers(_WAITS, machine)
+        self._transfers_in = _numbers(_TRANSFERS, machine)
         self._own = self._begun = 0.0
         self._family: dict[int, int] | None = None
 
@@ -122,9 +144,15 @@ class Effort:
         if not call[0].isdigit():
             return False
         number = int(call[0])
-        if number in self._transfers:
+        if number in self._transfers_in:
             return not os.readlink(f"/proc/{pid}/fd/{int(call[1], 16)}").startswith("/")
-        return number in self._waiting
+        return number in self._waits_in
+
+
+def _numbers(calls: Mapping[str, tuple[int, ...]], machine: str) -> frozenset[int]:
+    """The numbers of some calls on a machine; none where it is not known."""
+    known = _MACHINES.index(machine) if machine in _MACHINES else None
+    return frozenset() if known is None else frozenset(numbers[known] for numbers in calls.values())
 
 
 def _own_seconds() -> float:
