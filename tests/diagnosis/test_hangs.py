@@ -41,6 +41,16 @@ def test_rules_name_the_victim_and_nobody_else(kind: str, outcomes: dict[str, Ou
     assert outcome.seconds <= 120
 
 
+@pytest.mark.parametrize("kind", ["skipped", "mismatched", "worker"])
+def test_where_nobody_does_anything_somebody_is_paged_at_once(
+    kind: str, outcomes: dict[str, Outcome]
+) -> None:
+    """Ranks that only wait for each other need no patience: with that, the page comes after 150 s."""
+    outcome = outcomes[kind]
+    assert outcome.paged is not None, outcome
+    assert outcome.paged <= 90, outcome
+
+
 def test_missing_rank_is_named_as_such(outcomes: dict[str, Outcome]) -> None:
     """The reason is the collective that the rank has not joined, though it is in two groups."""
     outcome = outcomes["skipped"]
@@ -60,6 +70,7 @@ def test_healthy_run_names_nobody_and_keeps_no_evidence(outcomes: dict[str, Outc
     """Ranks that are sampled at different moments lag behind each other, and none of them is blamed."""
     outcome = outcomes["healthy"]
     assert ({}, None, {}) == (outcome.named, outcome.hang_class, outcome.evidence), outcome
+    assert outcome.paged is None, outcome
 
 
 @pytest.mark.parametrize("kind", EVIDENCE_OF)
