@@ -12,8 +12,9 @@ with trainbeacon.start(run="gpt-small") as beacon:
 from __future__ import annotations
 
 from ._version import __version__
-from .beacon import Beacon, start
+from .beacon import Beacon
 from .config import Config, ConfigError
 from .intervention import Event, TrainingStopped
+from .session import start
 
 __all__ = ["Beacon", "Config", "ConfigError", "Event", "TrainingStopped", "__version__", "start"]

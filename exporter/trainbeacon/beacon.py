@@ -14,7 +14,6 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -26,11 +25,10 @@ from trainbeacon.errands import Errands
 from trainbeacon.failures import kind_of
 from trainbeacon.flops import Flops
 from trainbeacon.goodput import Goodput
-from trainbeacon.graphs import keep_out_of_graphs
 from trainbeacon.helper import Helper
 from trainbeacon.identity import Identity, current
 from trainbeacon.intervention import Callback, Interventions
-from trainbeacon.launch import is_worker, keeper_for
+from trainbeacon.launch import keeper_for
 from trainbeacon.milestones import Evaluations
 from trainbeacon.names import Names
 from trainbeacon.numbers import Numbers
@@ -42,12 +40,10 @@ from trainbeacon.scalars import batch_size, to_float
 from trainbeacon.spans import Batches, PhaseSpan, Span
 from trainbeacon.stepcount import StepCount
 from trainbeacon.timeline import EVALUATE, PHASE
+from trainbeacon.watching import Watching
 
 if TYPE_CHECKING:
-    import torch
-
-    from trainbeacon.hooks import Hooks
-    from trainbeacon.saves import SaveWatch
+    pass
 
 Batch = TypeVar("Batch")
 
@@ -56,31 +52,7 @@ DRAIN_SECONDS = 1.0
 #: How long the end of a run waits for the last writing of its state file, on a file system that is slow.
 LAST_FILES_SECONDS = 2.0
 
-_current: Beacon | None = None
 _beacons: weakref.WeakSet[Beacon] = weakref.WeakSet()
-
-
-def start(**settings: Any) -> Beacon:
-    """Begin to record this process's training, and see to it that /metrics is served.
-
-    Use it as a context manager, or bare with `finish` at the end. A second call closes the first run. In a
-    loader's worker, which may import the script that calls this, nothing is recorded.
-
-    Args:
-        **settings: any field of `Config`, such as run, owner, hyperparameters, thresholds, serve, port;
-            `config` names a YAML file of them. Keyword, then environment (`TRAINBEACON_RUN`), then file.
-
-    Raises:
-        ConfigError: a setting that is unknown or impossible; the text names it, its value and the fix.
-    """
-    global _current
-    config = Config.load(settings)
-    if config.enabled and is_worker():
-        config = replace(config, enabled=False)
-    if _current is not None:
-        _current.finish()
-    _current = Beacon(config, current())
-    return _current
 
 
 class Beacon:
@@ -101,8 +73,6 @@ class Beacon:
         self.recorder = Recorder(config, identity)
         self.timeline = self.recorder.timeline
         self.recording = config.enabled
-        self._hooks: list[Hooks | SaveWatch | Flops] = []
-        self._watches_saves = False
         self.steps = StepCount(self.timeline)
         self._misused: set[str] = set()
         self._evaluations = Evaluations(self.recorder)
@@ -117,6 +87,7 @@ class Beacon:
         self._goodput = self._accounts()
         self._checkpoints = Checkpoints(self.recorder, self._errands, self._goodput)
         self._flops = Flops(self.recorder)
+        self._watching = Watching(self.recorder, self.steps, self._checkpoints, self._flops)
         if self.recording:
             self._go()
 
@@ -131,7 +102,7 @@ class Beacon:
         if self._goodput is not None:
             self._helper.looks.append(self._goodput.look)
         self._helper.looks.append(self._checkpoints.space.look)
-        self._helper.looks.append(self._flops.look)
+        self._helper.looks += [self._flops.look, self._watching.look]
         self._helper.start()
         self._excepthook = sys.excepthook
         sys.excepthook = self._on_uncaught
@@ -283,35 +254,7 @@ class Beacon:
         if not self.recording:
             return
         optimizers = optimizer if isinstance(optimizer, Sequence) else [optimizer] if optimizer else []
-        self.recorder.guard("hooks", self._watch, model, optimizers, scaler)
-
-    def _watch(self, model: Any, optimizers: Sequence[torch.optim.Optimizer], scaler: Any) -> None:
-        from trainbeacon.hooks import Hooks, check_rank, gpu_of
-
-        self.recorder.guard("hooks", check_rank, self.identity)
-        keep_out_of_graphs()
-        if optimizers:
-            self.steps.claim("optimizer")
-        self._hooks.append(Hooks(self.recorder, model, optimizers, scaler, self.steps.optimizer_stepped))
-        if model is not None:
-            self.recorder.guard("hooks", self._flops.watch, model)
-            self._hooks.append(self._flops)
-        if self.recorder.probes("checkpoints") and not self._watches_saves:
-            self._watches_saves = True
-            self.recorder.guard("hooks", self._watch_saves)
-        gpu, uuid = gpu_of(model, optimizers)
-        if uuid or gpu:
-            self.recorder.rank_info(gpu, uuid)
-        if self.identity.rank == 0:
-            self.recorder.run_info()
-
-    def _watch_saves(self) -> None:
-        from trainbeacon.saves import SaveWatch
-
-        watch = SaveWatch(self.recorder, self._checkpoints)
-        self._hooks.append(watch)
-        if self._helper is not None:
-            self._helper.looks.append(watch.look)
+        self.recorder.guard("hooks", self._watching.watch, model, optimizers, scaler)
 
     def on(self, kind: str, action: Callback | Literal["stop"]) -> None:
         """Act on what is seen, in the training thread at the end of the step (docs/intervention.md).
@@ -418,13 +361,11 @@ class Beacon:
         self._end("exited")
 
     def _end(self, state: str) -> None:
-        global _current
         if not self.recording:
             return
         self.recording = False
         guard = self.recorder.guard
-        for hooks in reversed(self._hooks):  # what was put over another one goes first
-            guard("hooks", hooks.remove)
+        self._watching.remove()
         if self._goodput is not None:
             guard("helper", self._goodput.end, state)
         guard("helper", self._errands.finish, LAST_FILES_SECONDS)
@@ -441,8 +382,6 @@ class Beacon:
             sys.excepthook = self._excepthook
         atexit.unregister(self._at_exit)
         _beacons.discard(self)
-        if _current is self:
-            _current = None
 
     # Misuse
 

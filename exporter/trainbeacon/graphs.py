@@ -32,6 +32,7 @@ _MODULES = (
     "trainbeacon.scalars",
     "trainbeacon.spans",
     "trainbeacon.timeline",
+    "trainbeacon.watching",
 )
 _done = False
 

@@ -46,7 +46,9 @@ WRITE = (
         "stepcount",
     },
     {"numbers"},
+    {"watching"},
     {"beacon"},
+    {"session"},
     {"integrations"},
 )
 READ = (

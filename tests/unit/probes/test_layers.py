@@ -17,7 +17,6 @@ from tests.device import Accelerator, DeviceTensor, Waits, device_tensor
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.catalogue import MOST_LAYERS
-from trainbeacon.hooks import Hooks
 from trainbeacon.probes.gradients import LEAST_INTERVAL, TIME_SHARE
 from trainbeacon.probes.layers import MOST_NAMES, LayerProbe, Selection, layers_of
 from trainbeacon.testing import FakeClock
@@ -160,7 +159,7 @@ def test_a_beacon_serves_them_and_unsets_the_one_that_leaves(tmp_path: Path) -> 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with trainbeacon.start(run="r", directory=str(tmp_path), serve="off") as beacon:
         beacon.watch(model, optimizer)
-        (hooks,) = [each for each in beacon._hooks if isinstance(each, Hooks)]
+        (hooks,) = beacon._watching.hooks
         looked = hooks._numerics._probe
         assert looked is not None
         for turn in range(30):
