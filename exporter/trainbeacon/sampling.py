@@ -20,8 +20,10 @@ from trainbeacon.recorder import Recorder
 
 def sampled_probes(recorder: Recorder) -> Iterator[Callable[[], None]]:
     """What the helper calls in each turn. A probe costs it some 0.1 ms at most, and may raise."""
+    allocator = None
     if recorder.probes("allocator"):
-        yield AllocatorProbe(recorder.set).look
+        allocator = AllocatorProbe(recorder.set)
+        yield allocator.look
     if recorder.probes("loader"):
         yield LoaderProbe(recorder.set).look
     yield CompileWatch(recorder.timeline).look
@@ -34,7 +36,8 @@ def sampled_probes(recorder: Recorder) -> Iterator[Callable[[], None]]:
         yield collectives.look
     if recorder.probes("activity"):
         record = partial(recorder.set, "training_inactive_seconds")
-        yield ActivityProbe(recorder.timeline, collectives, Effort(exporters_started), record).look
+        process = Effort(exporters_started)
+        yield ActivityProbe(recorder.timeline, collectives, allocator, process, record).look
     if recorder.probes("evidence") and recorder.boxed:
         evidence = recorder.guard("helper", Evidence, recorder, collectives)
         if evidence is not None:

@@ -190,11 +190,14 @@ def test_allocator_figures_are_those_of_torch() -> None:
     """The allocator's series agree with torch's own functions."""
     tensor = torch.empty(GIB, dtype=torch.uint8, device="cuda")
     recorded: dict[tuple[str, ...], float] = {}
-    AllocatorProbe(lambda name, value, *labels: recorded.update({(name, *labels): value})).look()
+    probe = AllocatorProbe(lambda name, value, *labels: recorded.update({(name, *labels): value}))
+    probe.look()
     devices = range(torch.cuda.device_count())
     assert sum(map(torch.cuda.memory_allocated, devices)) == recorded["training_allocator_bytes", "allocated"]
     assert sum(map(torch.cuda.memory_reserved, devices)) == recorded["training_allocator_bytes", "reserved"]
     assert recorded["training_allocator_bytes", "allocated"] >= tensor.numel()
+    told = sum(torch.cuda.memory_stats(device)["allocation.all.allocated"] for device in devices)
+    assert 0 < told == probe.allocations
 
 
 def test_failed_allocation_is_counted() -> None:

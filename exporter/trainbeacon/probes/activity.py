@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from trainbeacon.probes.allocator import AllocatorProbe
 from trainbeacon.probes.collectives import CollectivesProbe
 from trainbeacon.timeline import Timeline
 
@@ -33,13 +34,15 @@ class Process(Protocol):
 class ActivityProbe:
     """Samples the signs of work from the helper thread.
 
-    Signs are a step, a change of phase, a collective begun or ended, processor time of the process, a
-    child that works, begins or ends, a thread that waits for the file system. A rank whose NCCL
-    collective is open may spin while it waits: there processor time is no sign.
+    Signs are a step, a change of phase, a collective begun or ended, device memory that is taken,
+    processor time of the process, a child that works, begins or ends, a thread that waits for the file
+    system. A host may spin while it waits for a collective of NCCL: while one is open, the first four are
+    all that counts, if the device memory is known.
 
     Args:
         timeline: of the rank.
         collectives: the probe of its collectives, which looks first, if that is on.
+        allocator: the probe of its device memory, likewise.
         process: tells of its own work.
         record: takes the seconds without a sign.
         clock: monotonic seconds.
@@ -49,12 +52,14 @@ class ActivityProbe:
         self,
         timeline: Timeline,
         collectives: CollectivesProbe | None,
+        allocator: AllocatorProbe | None,
         process: Process,
         record: Callable[[float], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._timeline = timeline
         self._collectives = collectives
+        self._allocator = allocator
         self._process = process
         self._record = record
         self._clock = clock
@@ -69,6 +74,7 @@ class ActivityProbe:
             self._timeline.step_end[0],
             self._timeline.phase_start,
             None if collectives is None else collectives.told,
+            self._allocations,
         )
         if signs != self._signs:
             self._signs = signs
@@ -77,8 +83,13 @@ class ActivityProbe:
             self._begin(now)
         self._record(now - self._since)
 
+    @property
+    def _allocations(self) -> int | None:
+        return None if self._allocator is None else self._allocator.allocations
+
     def _works(self, now: float) -> bool:
-        if self._collectives is not None and self._collectives.waits_on_device:
+        may_spin = self._collectives is not None and self._collectives.waits_on_device
+        if may_spin and self._allocations is not None:
             return False
         if self._process.took_time():
             return True

@@ -32,12 +32,16 @@ class AllocatorProbe:
     Args:
         record: called with a metric's name, its value and its labels.
         clock: monotonic seconds.
+
+    Attributes:
+        allocations: how often memory has been taken by the last sample, on all devices; None if unknown.
     """
 
     def __init__(self, record: Callable[..., None], clock: Callable[[], float] = time.monotonic) -> None:
         self._record = record
         self._clock = clock
         self._next = -math.inf
+        self.allocations: int | None = None
 
     def look(self) -> None:
         """Take a sample if one is due and there is something to sample."""
@@ -51,6 +55,7 @@ class AllocatorProbe:
         totals: Counter[str] = Counter()
         for device in range(cuda.device_count()):
             totals.update(cuda.memory_stats(device))
+        self.allocations = totals.get("allocation.all.allocated")
         if totals:  # another allocator than PyTorch's own may keep no figures
             self._record_all(totals)
 

@@ -52,6 +52,7 @@ def stats(
         "num_alloc_retries": retries,
         "num_ooms": ooms,
         "active_bytes.all.current": 12345,
+        "allocation.all.allocated": allocated // 10,
     }
 
 
@@ -77,6 +78,7 @@ class Sampled:
 def test_figures_are_those_of_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank's figures are the sums over the devices that it uses."""
     cuda = Devices(stats(100, 150, 400, 2, 1, 70), stats(10, 20, 30, 1, 0, 5))
+    sampled = Sampled(monkeypatch, cuda)
     assert {
         ("training_allocator_bytes", "allocated"): 110.0,
         ("training_allocator_bytes", "peak"): 170.0,
@@ -84,7 +86,8 @@ def test_figures_are_those_of_all_devices(monkeypatch: pytest.MonkeyPatch) -> No
         ("training_allocator_bytes", "inactive_split"): 75.0,
         ("training_allocator_retries_total",): 3.0,
         ("training_allocator_oom_total",): 1.0,
-    } == Sampled(monkeypatch, cuda).look()
+    } == sampled.look()
+    assert 11 == sampled.probe.allocations
 
 
 def test_sampled_every_few_seconds_only(monkeypatch: pytest.MonkeyPatch) -> None:
