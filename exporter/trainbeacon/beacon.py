@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from trainbeacon import catalogue
 from trainbeacon.checkpoints import Checkpoints, CheckpointSpan
@@ -41,9 +41,6 @@ from trainbeacon.spans import Batches, PhaseSpan, Span
 from trainbeacon.stepcount import StepCount
 from trainbeacon.timeline import EVALUATE, PHASE
 from trainbeacon.watching import Watching
-
-if TYPE_CHECKING:
-    pass
 
 Batch = TypeVar("Batch")
 
