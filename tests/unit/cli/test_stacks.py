@@ -60,6 +60,7 @@ def works(rank: Rank) -> bool:
 def test_live_rank_answers_with_its_stacks(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     """Twice in a row, each time with its own answer, and the rank goes on."""
     rank = node.rank(stacks_signal="SIGUSR1")
+    assert works(rank)  # so it is in `obey`, which a rank that is only ready may not have begun
     for _ in range(2):
         assert 0 == stacks(node, "--ask", "--rank", "0")
         said = capsys.readouterr().out
