@@ -56,7 +56,7 @@ class NoKeeper:
         """Do nothing."""
 
 
-#: Ids of the exporters that this process has started as children of its own.
+#: Ids of the exporters that this process has started as children of its own, until they are reaped.
 exporters_started: set[int] = set()
 
 
@@ -98,6 +98,7 @@ class ProcessKeeper:
             pid, status = self._child, 0
         if not pid:
             return 0
+        exporters_started.discard(pid)  # the kernel may give the id to another child
         self._child = None
         return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
 

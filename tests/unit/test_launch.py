@@ -61,8 +61,10 @@ def test_exporter_that_fails_is_said_and_tried_again_ever_later(
         child = keeper._child
         assert child
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it has ended, and is left for the keeper
+        assert child in launch.exporters_started
         with pytest.raises(OSError, match=f"ended with status 3: see {tmp_path}/exporter.log"):
             keeper.look()
+        assert child not in launch.exporters_started
         pauses.append(keeper._next_start - now)
         now = keeper._next_start
     expected = [8, 16, 32, 64, 64, 64, 64]  # a quarter more or less

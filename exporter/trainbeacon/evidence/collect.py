@@ -7,9 +7,10 @@ import faulthandler
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainbeacon.probes.atrest import children
 from trainbeacon.probes.collectives import FlightRecorder, Progress
 
 #: Collectives that are kept of a group, counted from the last.
@@ -46,14 +47,10 @@ def main_thread() -> dict[str, str]:
 
 def workers() -> list[dict[str, Any]]:
     """The child processes, loader workers among them, with what they do in the kernel."""
-    return [{"pid": pid, **kernel_state(f"/proc/{pid}")} for pid in sorted(_children())[:MOST_WORKERS]]
-
-
-def _children() -> Iterator[int]:
-    with contextlib.suppress(OSError):
-        for task in os.listdir("/proc/self/task"):
-            with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/children") as file:
-                yield from map(int, file.read().split())
+    found: list[int] = []
+    with contextlib.suppress(OSError):  # a system without /proc
+        found = sorted(children(os.getpid()))
+    return [{"pid": pid, **kernel_state(f"/proc/{pid}")} for pid in found[:MOST_WORKERS]]
 
 
 def collectives(groups: Sequence[Progress]) -> list[dict[str, Any]]:

@@ -111,7 +111,7 @@ class Effort:
         found: dict[int, int] = {}
         open_ends = [os.getpid()]
         while open_ends:
-            for pid in _children(open_ends.pop()):
+            for pid in children(open_ends.pop()):
                 with open(f"/proc/{pid}/stat") as file:
                     fields = file.read().rpartition(") ")[2].split()
                 if pid in self._leave_out or fields[0] in "ZX":
@@ -124,8 +124,9 @@ class Effort:
 
     def _waits(self, pid: int) -> bool:
         """Whether each thread of a process, but the calling one, waits for others."""
+        own = threading.get_native_id()
         for task in os.listdir(f"/proc/{pid}/task"):
-            if int(task) != threading.get_native_id():
+            if int(task) != own:
                 with (
                     contextlib.suppress(FileNotFoundError, ProcessLookupError),  # it has just ended
                     open(f"/proc/{pid}/task/{task}/syscall") as file,
@@ -159,7 +160,11 @@ def _own_seconds() -> float:
     return time.process_time() - time.thread_time()
 
 
-def _children(pid: int) -> Iterator[int]:
+def children(pid: int) -> Iterator[int]:
+    """The ids of a process's children. Raises FileNotFoundError if it is gone."""
     for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children") as file:
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError),  # a thread that has just ended
+            open(f"/proc/{pid}/task/{task}/children") as file,
+        ):
             yield from map(int, file.read().split())
