@@ -14,7 +14,7 @@ from benchmarks.hooked_step import BLOCK
 from benchmarks.measure import Case, compared, in_turns, load, significant, summary
 from benchmarks.peers import LOGGERS, Peer
 from benchmarks.workers import SCRIPT, Worker, WorkerError, worker
-from trainbeacon.ports import free_port
+from trainbeacon.stack.ports import free_port
 
 #: Steps of logging timed at once: some milliseconds of each.
 LOG_STEPS = {

@@ -20,7 +20,7 @@ from benchmarks.measure import load, significant, summary
 from benchmarks.peers import LOGGERS
 from benchmarks.scrape_interference import await_serving, count_series, scrape, started
 from benchmarks.workers import WorkerError, worker
-from trainbeacon.ports import free_port
+from trainbeacon.stack.ports import free_port
 
 SCRAPES = 200
 #: Starts as its synchronous form does.

@@ -42,7 +42,7 @@ def main() -> None:
 
 def _ranks(directory: str, first: int, last: int = 14) -> None:
     """Ranks up to 14 as beacons of one process: real boxes with locks and heartbeats that do not train."""
-    from trainbeacon.beacon import Beacon
+    from trainbeacon.recorder.api.beacon import Beacon
 
     beacons = []
     for rank in range(first, last + 1):
@@ -59,7 +59,7 @@ def _ranks(directory: str, first: int, last: int = 14) -> None:
 
 
 def _settings(directory: str, serve: str, port: int, rank: int) -> Any:
-    from trainbeacon.config import Config
+    from trainbeacon.config.settings import Config
     from trainbeacon.identity import current
 
     config = Config.load(
@@ -124,7 +124,7 @@ def _recording(arguments: argparse.Namespace) -> tuple[Work, Work]:
         return _nothing, _nothing
     if arguments.mode == "prometheus-client":
         return _serve_prometheus(arguments.port, arguments.series), _nothing
-    from trainbeacon.beacon import Beacon
+    from trainbeacon.recorder.api.beacon import Beacon
 
     beacon = Beacon(*_settings(arguments.directory, arguments.mode, arguments.port, 0))
 

@@ -17,7 +17,7 @@ from typing import Any
 import trainbeacon
 from benchmarks.measure import Case, compared, in_turns, load, repeat
 from trainbeacon import catalogue
-from trainbeacon.timeline import PHASE
+from trainbeacon.recorder.core.timeline import PHASE
 
 GAUGES = 30
 OBSERVATIONS = 6

@@ -21,8 +21,8 @@ import psutil
 import yaml
 
 from tools import stack
-from trainbeacon.demo import processes, web
-from trainbeacon.ports import free_port
+from trainbeacon.stack import processes, web
+from trainbeacon.stack.ports import free_port
 
 RULES = Path(__file__).resolve().parents[1] / "prometheus/rules"
 #: Processor time is counted in hundredths of a second: a rule is asked until it has had that many.

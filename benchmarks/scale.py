@@ -26,8 +26,8 @@ from benchmarks import scale_table
 from benchmarks.measure import load, significant, summary, surroundings
 from benchmarks.panels import Query, queries
 from tools import stack
-from trainbeacon.demo import processes, web
-from trainbeacon.ports import free_port
+from trainbeacon.stack import processes, web
+from trainbeacon.stack.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks/results"

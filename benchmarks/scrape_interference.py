@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.measure import load, percentile, significant, summary
-from trainbeacon.ports import free_port
+from trainbeacon.stack.ports import free_port
 
 SERVING = ("prometheus-client", "process", "thread")
 #: Not scraped; and not scraped while some other program works for as long as a scrape takes. The second shows

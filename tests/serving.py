@@ -21,7 +21,7 @@ import psutil
 
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.election import exporter_is_there, read_note
-from trainbeacon.ports import free_port
+from trainbeacon.stack.ports import free_port
 from trainbeacon.testing import Series, read_exposition, series
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 
 from trainbeacon.simulate.fleet import Fleet, Size
 from trainbeacon.simulate.history import VirtualClock
-from trainbeacon.simulate.run import Run
+from trainbeacon.simulate.model.run import Run
 from trainbeacon.simulate.scenarios import Injection, Plan
 from trainbeacon.testing import Series, series
 

@@ -11,10 +11,10 @@ with trainbeacon.start(run="gpt-small") as beacon:
 
 from __future__ import annotations
 
-from ._version import __version__
-from .beacon import Beacon
-from .config import Config, ConfigError
-from .intervention import Event, TrainingStopped
-from .session import start
+from trainbeacon._version import __version__
+from trainbeacon.config.settings import Config, ConfigError
+from trainbeacon.recorder.api.actions import Event, TrainingStopped
+from trainbeacon.recorder.api.beacon import Beacon
+from trainbeacon.recorder.api.start import start
 
 __all__ = ["Beacon", "Config", "ConfigError", "Event", "TrainingStopped", "__version__", "start"]

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from trainbeacon.beacon import Beacon
-from trainbeacon.session import start
+from trainbeacon.recorder.api.beacon import Beacon
+from trainbeacon.recorder.api.start import start
 
 
 class FakeClock:

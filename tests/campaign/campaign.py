@@ -22,9 +22,9 @@ from tests.campaign.jobs import Nursery
 from tests.campaign.judge import Outcome, Told, without_run
 from tests.campaign.simulated import FIRST_NUMBER, Simulation
 from tests.serving import REPOSITORY
-from trainbeacon.demo.processes import wait_until
-from trainbeacon.demo.stack import Stack
-from trainbeacon.ports import port_is_free
+from trainbeacon.stack.ports import port_is_free
+from trainbeacon.stack.processes import wait_until
+from trainbeacon.stack.stack import Stack
 
 INTERVAL_SECONDS = 5.0
 #: An exporter takes the next of 16 ports where its own is taken: so far apart, none takes another's.

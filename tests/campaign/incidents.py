@@ -17,8 +17,8 @@ from tests.campaign.judge import Message, Outcome, is_culprit, told_about, verdi
 from tests.campaign.kind import Kind
 from tests.campaign.kinds import BY_NAME
 from tests.campaign.rank import Job
-from trainbeacon.demo.processes import wait_until
-from trainbeacon.demo.receiver import Notification, Receiver, parse
+from trainbeacon.stack.processes import wait_until
+from trainbeacon.stack.receiver import Notification, Receiver, parse
 
 #: For a job to make its first steps, and for its fault to strike (a checkpoint comes every so often).
 START_SECONDS, STRIKE_SECONDS = 120.0, 60.0

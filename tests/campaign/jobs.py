@@ -19,8 +19,8 @@ from tests.campaign.rank import Job
 from tests.serving import REPOSITORY
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.election import read_note
-from trainbeacon.demo import processes
-from trainbeacon.ports import port_is_free
+from trainbeacon.stack import processes
+from trainbeacon.stack.ports import port_is_free
 
 #: Seconds that a process may take to be gone.
 PATIENCE_SECONDS = 20.0

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.campaign.kind import Kind
 from tests.campaign.kinds import BY_NAME
-from trainbeacon.demo.receiver import WATCHDOG, Notification
+from trainbeacon.stack.receiver import WATCHDOG, Notification
 
 #: How the text of an alert without the label names a rank.
 _NAMED = re.compile(r"(?:Look first at|Suspect:|the longest|in a collective for|the last time) rank (\d+)\b")

@@ -14,9 +14,9 @@ from typing import Any
 
 from tests.campaign.judge import Message, Outcome, is_culprit, told_about, verdict_of
 from tests.campaign.kinds import BY_NAME, SIMULATED
-from trainbeacon.demo import processes
-from trainbeacon.ports import port_is_free
-from trainbeacon.simulate.workload import name_of
+from trainbeacon.simulate.model.workload import name_of
+from trainbeacon.stack import processes
+from trainbeacon.stack.ports import port_is_free
 
 FIRST_PORT = 24500
 RANKS_A_RUN = 2

@@ -11,9 +11,9 @@ from tests.campaign.campaign import Log, play
 from tests.campaign.history import judge_fleet
 from tests.campaign.injections import draw
 from tests.campaign.judge import Share, summarise
-from trainbeacon.demo import binaries
 from trainbeacon.simulate.fleet import Size
 from trainbeacon.simulate.scenarios import Plan
+from trainbeacon.stack import binaries
 
 pytest.importorskip("torch")
 

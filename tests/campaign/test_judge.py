@@ -26,7 +26,7 @@ from tests.campaign.judge import (
     without_run,
 )
 from tests.campaign.kinds import BY_NAME, KINDS, SIMULATED
-from trainbeacon.demo.receiver import Notification
+from trainbeacon.stack.receiver import Notification
 
 STRUCK = 1000.0
 

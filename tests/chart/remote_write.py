@@ -23,7 +23,7 @@ import psutil
 
 from tests.serving import request, wait_for
 from tools import stack
-from trainbeacon.ports import free_port
+from trainbeacon.stack.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUERIES = {

@@ -25,8 +25,8 @@ from tests.chart.rendering import (
     run_helm,
 )
 from tests.chart.schemas import VERSIONS, problems
-from trainbeacon.config import Config
-from trainbeacon.exporter import DRAIN_SECONDS
+from trainbeacon.config.settings import Config
+from trainbeacon.exporter.service import DRAIN_SECONDS
 
 EXAMPLES = sorted((REPOSITORY / "deploy/k8s/examples").glob("*.yaml"))
 NOT_A_SIDECAR = {"job-in-process.yaml"}

@@ -12,7 +12,7 @@ import yaml
 
 from tests.chart.rendering import CHART, named, render
 from tests.serving import request, wait_for
-from trainbeacon.ports import free_port
+from trainbeacon.stack.ports import free_port
 
 POOL = "podMonitor/monitoring/trainbeacon/0"
 

@@ -19,7 +19,7 @@ from tests.chart.rendering import REPOSITORY, containers, pod_templates, render
 from tests.serving import wait_for
 from trainbeacon._version import __version__
 from trainbeacon.cli import build_parser
-from trainbeacon.ports import free_port
+from trainbeacon.stack.ports import free_port
 
 IMAGES = REPOSITORY / "deploy/images"
 COMPOSE = REPOSITORY / "deploy/compose"

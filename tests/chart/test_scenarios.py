@@ -30,8 +30,8 @@ from tests.chart.rendering import (
 from tests.chart.schemas import VERSIONS, problems
 from trainbeacon import catalogue
 from trainbeacon._version import __version__
+from trainbeacon.exporter.http.webconfig import WebConfigFile
 from trainbeacon.notify.settings import Receiver, Settings
-from trainbeacon.webconfig import WebConfigFile
 
 scenario = pytest.mark.parametrize("values", SCENARIOS, ids=lambda path: path.stem)
 

@@ -25,7 +25,7 @@ import pytest
 
 from tests.chart.rendering import REPOSITORY, named, render
 from tests.serving import request, scrape, wait_for
-from trainbeacon.ports import free_port
+from trainbeacon.stack.ports import free_port
 from trainbeacon.testing import series
 
 AS_ROOT = os.geteuid() == 0
@@ -158,7 +158,7 @@ def test_killed_trainer_is_served_as_crashed(pod: Pod, job: dict) -> None:
 
 def test_grace_period_leaves_time_for_the_last_scrapes(job: dict) -> None:
     """The agent waits 30 s at most for two scrapes; the kubelet must not kill it before."""
-    from trainbeacon.exporter import DRAIN_SECONDS
+    from trainbeacon.exporter.service import DRAIN_SECONDS
 
     assert job["terminationGracePeriodSeconds"] >= DRAIN_SECONDS + 15
     assert "Always" == job["initContainers"][0]["restartPolicy"]

@@ -17,7 +17,7 @@ import pytest
 from tests.chart.rendering import REPOSITORY, of_kind, render
 from tests.serving import Node, environment, node, request, wait_for
 from trainbeacon.cli import build_parser
-from trainbeacon.ports import free_port
+from trainbeacon.stack.ports import free_port
 
 SLURM = REPOSITORY / "deploy/slurm"
 #: Runs what it is given once, as on one node; options end at the first other word.

@@ -19,9 +19,9 @@ from tests.scripted import serving
 from trainbeacon import catalogue
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
-from trainbeacon.collectors.base import Collector, Families
-from trainbeacon.collectors.health import Health
-from trainbeacon.registry import collectors, enforce_budgets, new_registry
+from trainbeacon.exporter.collectors.base import Collector, Families
+from trainbeacon.exporter.collectors.health import Health
+from trainbeacon.exporter.registry import collectors, enforce_budgets, new_registry
 from trainbeacon.testing import ScriptedJob, Series, read_exposition, series
 
 #: Metrics that take more than the scripted job has, and the test that sees them served.
@@ -30,24 +30,24 @@ SHOWN_ELSEWHERE: dict[str, str] = {
     "trainbeacon_notify_messages_total": "tests/unit/notify/test_service.py",
     "trainbeacon_notify_requests_total": "tests/unit/notify/test_service.py",
     "trainbeacon_notify_waiting": "tests/unit/notify/test_service.py",
-    "training_class_ratio": "tests/unit/probes/test_inputs.py",
+    "training_class_ratio": "tests/unit/recorder/probes/test_inputs.py",
     "training_collectives_completed_total": "tests/diagnosis/hangs.py",
     "training_collectives_enqueued_total": "tests/diagnosis/hangs.py",
-    "training_device_phase_seconds_total": "tests/unit/probes/test_device_phases.py",
+    "training_device_phase_seconds_total": "tests/unit/recorder/device/test_events.py",
     "training_gradient_squared_norm": "tests/diagnosis/test_nonfinite.py",
-    "training_input_drift": "tests/unit/probes/test_inputs.py",
-    "training_input_mean": "tests/unit/probes/test_inputs.py",
-    "training_input_missing_ratio": "tests/unit/probes/test_inputs.py",
-    "training_input_stddev": "tests/unit/probes/test_inputs.py",
-    "training_layer_gradient_mean": "tests/unit/probes/test_layers.py",
-    "training_layer_gradient_norm": "tests/unit/probes/test_layers.py",
-    "training_layer_weight_norm": "tests/unit/probes/test_layers.py",
-    "training_layer_weight_stddev": "tests/unit/probes/test_layers.py",
-    "training_layer_zero_ratio": "tests/unit/probes/test_layers.py",
-    "training_loader_shared_memory_bytes": "tests/unit/probes/test_loader.py",
-    "training_loader_workers": "tests/unit/probes/test_loader.py",
-    "training_mfu_ratio": "tests/unit/test_flops.py",
-    "training_model_flops_per_step": "tests/unit/test_flops.py",
+    "training_input_drift": "tests/unit/recorder/probes/test_inputs.py",
+    "training_input_mean": "tests/unit/recorder/probes/test_inputs.py",
+    "training_input_missing_ratio": "tests/unit/recorder/probes/test_inputs.py",
+    "training_input_stddev": "tests/unit/recorder/probes/test_inputs.py",
+    "training_layer_gradient_mean": "tests/unit/recorder/numerics/test_layers.py",
+    "training_layer_gradient_norm": "tests/unit/recorder/numerics/test_layers.py",
+    "training_layer_weight_norm": "tests/unit/recorder/numerics/test_layers.py",
+    "training_layer_weight_stddev": "tests/unit/recorder/numerics/test_layers.py",
+    "training_layer_zero_ratio": "tests/unit/recorder/numerics/test_layers.py",
+    "training_loader_shared_memory_bytes": "tests/unit/recorder/probes/test_loader.py",
+    "training_loader_workers": "tests/unit/recorder/probes/test_loader.py",
+    "training_mfu_ratio": "tests/unit/recorder/goodput/test_mfu.py",
+    "training_model_flops_per_step": "tests/unit/recorder/goodput/test_mfu.py",
     "training_parameter_squared_norm": "tests/diagnosis/test_nonfinite.py",
     "training_self_seconds_total": "tests/diagnosis/test_stragglers.py",
 }

@@ -1,7 +1,5 @@
-"""The promise of the layers: imports point one way, and what is heavy stays where it belongs.
-
-A new module of the package takes its place in `SIDES` or `ON_TOP`.
-"""
+"""The promise of the layers: folders import one way, nothing imports in a circle, and what is heavy stays
+where it belongs."""
 
 from __future__ import annotations
 
@@ -17,64 +15,38 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "exporter/trainbeacon"
 
-#: Lowest first: a module imports only what stands in its own line or an earlier one of its side.
-COMMON = (
-    {"_version", "catalogue", "ports"},
-    {"identity"},
-    {"redaction"},
-    {"validation"},
-    {"config"},
-    {"blackbox"},
-)
-WRITE = (
-    {"failures", "scalars", "pinned", "probes", "timeline"},
-    {"errands", "ledger", "recorder", "statefile"},
-    {"diskspace"},
-    {"checkpoints", "flops", "goodput", "peaks", "salvage", "saves"},
-    {"numerics"},
-    {
-        "evidence",
-        "graphs",
-        "helper",
-        "intervention",
+#: The rule. Lowest first; a folder imports from the earlier lines of its part, and from no folder of its own line.
+LAYERS = {
+    "trainbeacon": (
+        "_version catalogue identity",
+        "config blackbox",
+        "recorder exporter",
+        "integrations notify stack testing",
+        "simulate demo",
+        "cli",
+    ),
+    "trainbeacon.recorder": (
+        "device learning",
+        "core",
+        "numerics probes goodput",
+        "hangs checkpoints",
         "hooks",
-        "launch",
-        "milestones",
-        "names",
-        "sampling",
-        "spans",
-        "stepcount",
-    },
-    {"numbers"},
-    {"watching"},
-    {"beacon"},
-    {"session"},
-    {"integrations"},
-)
-READ = (
-    {"collectors"},
-    {"registry", "exposition"},
-    {"webconfig", "authentication"},
-    {"connections"},
-    {"server", "discovery"},
-    {"exporter", "notify"},
-)
-#: Stand above both sides and may import either.
-ON_TOP = {"__init__", "__main__", "cli", "demo", "shipped", "simulate", "testing"}
-#: Where one side starts the other, inside a function: `serve="thread"` has its exporter in the process.
-SEAMS = {("launch", "exporter")}
+        "background",
+        "api",
+    ),
+}
+#: What notifies a person knows of metrics, settings and HTTP, and nothing of training.
+NOT_FOR_NOTIFY = {"blackbox", "identity", "integrations", "recorder"}
 
-WRITE_SIDE = set().union(*WRITE)
-READ_SIDE = set().union(*READ)
-PLACED = set().union(*COMMON) | WRITE_SIDE | READ_SIDE | ON_TOP
 FRAMEWORKS = {"torch", "numpy", "tensorflow", "jax", "lightning", "transformers", "accelerate", "deepspeed"}
+MOST_ENTRIES = 12
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module: who imports it, where, and whether only when a function runs."""
+    """One imported module: by whom, and whether only when a function runs."""
 
-    unit: str
+    importer: str
     place: str
     target: str
     lazy: bool
@@ -84,18 +56,25 @@ class Import:
         return self.target.partition(".")[0]
 
     @property
-    def own_unit(self) -> str:
-        """The unit of ours that is imported; what is none of them is a name of the facade."""
-        name = [*self.target.split("."), ""][1]
-        return name if name in PLACED else "__init__"
+    def folder(self) -> str:
+        return folder_of(self.importer, "trainbeacon")
 
 
-def unit_of(path: Path) -> str:
-    """The module or folder of the package that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def module_of(path: Path) -> str:
+    """The dotted name of a file of the package."""
+    parts = ("trainbeacon", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports_of(path: Path) -> Iterator[Import]:
+MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def folder_of(module: str, part: str) -> str:
+    """The folder or file that a module is in, of a part of the package; empty outside of it."""
+    return module[len(part) + 1 :].partition(".")[0] if module.startswith(part + ".") else ""
+
+
+def imports_of(module: str, path: Path) -> Iterator[Import]:
     """Every import of a file that happens at run time, relative ones resolved."""
     tree = ast.parse(path.read_text("utf-8"))
     lazy = _within(tree, lambda node: isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
@@ -103,7 +82,7 @@ def imports_of(path: Path) -> Iterator[Import]:
     for node in set(ast.walk(tree)) - types:
         for target in _targets(node, path):
             place = f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}"
-            yield Import(unit_of(path), place, target, node in lazy)
+            yield Import(module, place, target, node in lazy)
 
 
 def _within(tree: ast.AST, chosen: Callable[[ast.AST], bool]) -> set[ast.AST]:
@@ -119,57 +98,83 @@ def _targets(node: ast.AST, path: Path) -> list[str]:
     base = ".".join(parts[: len(parts) - node.level]) if node.level else ""
     origin = ".".join(part for part in (base, node.module) if part)
     # `from trainbeacon import catalogue` names a module, `from trainbeacon.config import Config` does not.
-    return [f"{origin}.{alias.name}" if origin == "trainbeacon" else origin for alias in node.names]
+    named = [f"{origin}.{alias.name}" for alias in node.names]
+    return [name if name in MODULES else origin for name in named]
 
 
-IMPORTS = [found for path in sorted(PACKAGE.rglob("*.py")) for found in imports_of(path)]
-OWN = [found for found in IMPORTS if found.top == "trainbeacon" and found.own_unit != found.unit]
+IMPORTS = [found for module, path in MODULES.items() for found in imports_of(module, path)]
+OWN = [found for found in IMPORTS if found.top == "trainbeacon"]
 
 
-def allowed(unit: str) -> set[str]:
-    """The units of ours that a unit may import."""
-    if unit in ON_TOP:
-        return PLACED
-    layers: set[str] = set()
-    for side in ((*COMMON, *WRITE), (*COMMON, *READ)):
-        for index, layer in enumerate(side):
-            if unit in layer:
-                layers.update(*side[: index + 1])
-    return layers
+def places(part: str) -> dict[str, int]:
+    """The layer of each folder of a part of the package."""
+    return {name: layer for layer, line in enumerate(LAYERS[part]) for name in line.split()}
 
 
-def misplaced(found: Import) -> bool:
-    """Whether an import of ours goes against the order."""
-    seam = found.lazy and (found.unit, found.own_unit) in SEAMS
-    return found.own_unit not in allowed(found.unit) and not seam
+@pytest.mark.parametrize("part", LAYERS)
+def test_every_folder_has_its_layer(part: str) -> None:
+    """A folder that is in no layer would escape the order."""
+    found = {folder_of(module, part) for module in MODULES} - {"", "__main__"}
+    assert found <= set(places(part))
 
 
-def test_every_module_has_its_place() -> None:
-    """A module that is in no layer would escape the order: give it its line at the top of this file."""
-    assert set() == {unit_of(path) for path in PACKAGE.rglob("*.py")} - PLACED
+@pytest.mark.parametrize("part", LAYERS)
+def test_imports_point_one_way(part: str) -> None:
+    """The write side knows no exporter and the read side no training: neither imports the other."""
+    layer = places(part)
+    wrong = []
+    for found in OWN:
+        importer, target = folder_of(found.importer, part), folder_of(found.target, part)
+        inside = importer in layer and target in layer and importer != target
+        if inside and layer[target] >= layer[importer]:
+            wrong.append(f"{found.place} imports {found.target}")
+    assert [] == sorted(wrong)
 
 
-def test_imports_point_one_way() -> None:
-    """The write side knows no Prometheus and the read side no training: neither imports the other."""
-    assert [] == sorted(f"{i.place} imports {i.target}" for i in OWN if misplaced(i))
+def test_no_import_circle() -> None:
+    """Every file can be read, and loaded, before the ones that use it."""
+    imported: dict[str, set[str]] = {module: set() for module in MODULES}
+    for found in OWN:
+        if not found.lazy and found.target != found.importer:
+            imported[found.importer].add(found.target)
+    while loose := [module for module, targets in imported.items() if not targets & set(imported)]:
+        for module in loose:
+            del imported[module]
+    assert {} == imported
 
 
-def test_catalogue_imports_nothing_of_ours() -> None:
-    """The one list that everything is checked against depends on nothing."""
-    assert [] == [f"{i.place} imports {i.target}" for i in OWN if i.unit == "catalogue"]
+def test_no_folder_is_crowded() -> None:
+    """A folder's list is read at one glance. The package itself has the twelve folders of the design."""
+    folders = {path.parent for path in MODULES.values()} - {PACKAGE}
+    entries = {
+        folder: [
+            path for path in folder.iterdir() if path in MODULES.values() or (path / "__init__.py").is_file()
+        ]
+        for folder in folders
+    }
+    crowded = {
+        str(f.relative_to(PACKAGE)): len(e) - 1 for f, e in entries.items() if len(e) - 1 > MOST_ENTRIES
+    }
+    assert {} == crowded
+
+
+def test_notify_knows_nothing_of_training() -> None:
+    """The bridge runs beside Alertmanager, where nobody trains."""
+    wrong = [i for i in OWN if i.folder == "notify" and folder_of(i.target, "trainbeacon") in NOT_FOR_NOTIFY]
+    assert [] == [f"{i.place} imports {i.target}" for i in wrong]
 
 
 def test_read_side_does_not_write_black_boxes() -> None:
     """Collectors see a rank through the reader only, so they cannot change what they report."""
-    wrong = [i for i in OWN if i.unit in READ_SIDE and i.target.startswith("trainbeacon.blackbox.writer")]
+    readers = [i for i in OWN if i.folder == "exporter" or i.importer == "trainbeacon.blackbox.reader"]
+    wrong = [i for i in readers if i.target == "trainbeacon.blackbox.writer"]
     assert [] == [f"{i.place} imports {i.target}" for i in wrong]
 
 
 def test_prometheus_client_only_on_the_read_side() -> None:
     """A training process that is served from elsewhere never loads prometheus_client."""
-    wrong = [
-        i for i in IMPORTS if i.top == "prometheus_client" and i.unit not in {*READ_SIDE, "demo", "testing"}
-    ]
+    allowed = {"exporter", "notify", "demo", "testing"}
+    wrong = [i for i in IMPORTS if i.top == "prometheus_client" and i.folder not in allowed]
     assert [] == [f"{i.place} imports {i.target}" for i in wrong]
 
 
@@ -179,21 +184,21 @@ def test_frameworks_only_where_they_are_used() -> None:
         i
         for i in IMPORTS
         if i.top in FRAMEWORKS
-        and i.unit not in {"integrations", "demo"}
-        and not (i.lazy and i.unit in WRITE_SIDE)
+        and i.folder not in {"integrations", "demo"}
+        and not (i.lazy and i.folder == "recorder")
     ]
     assert [] == [f"{i.place} imports {i.target}" for i in wrong]
 
 
 def test_environment_is_read_in_two_places() -> None:
-    """Only config.py and identity.py read environment variables, so each has one meaning and one check."""
+    """Only config and identity read environment variables, so each has one meaning and one check."""
     readers = set()
-    for path in PACKAGE.rglob("*.py"):
+    for module, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [node.attr] if isinstance(node, ast.Attribute) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
             if {"environ", "getenv", "environb"} & set(names):
-                readers.add(unit_of(path))
+                readers.add(folder_of(module, "trainbeacon"))
     assert readers <= {"config", "identity"}
 
 

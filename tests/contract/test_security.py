@@ -26,10 +26,10 @@ from tests.certificates import Authority, Pair
 from tests.serving import environment, node, scrape, wait_for
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.election import exporter_is_there, read_note
-from trainbeacon.demo import web
-from trainbeacon.ports import free_port
+from trainbeacon.exporter.http.webconfig import read
+from trainbeacon.stack import web
+from trainbeacon.stack.ports import free_port
 from trainbeacon.testing import read_exposition, series
-from trainbeacon.webconfig import read
 
 PASSWORD = "correct-horse-9173"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode()
@@ -216,7 +216,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run as
 BECOME = """
 import os, sys
 import encodings.idna
-import trainbeacon.beacon, trainbeacon.cli.agent, trainbeacon.exporter
+import trainbeacon.recorder.api.beacon, trainbeacon.cli.agent, trainbeacon.exporter.service
 uid, groups = int(sys.argv[1]), [int(group) for group in sys.argv[2].split(",") if group]
 os.umask(0o022)
 os.setgroups(groups); os.setgid(uid); os.setuid(uid)

@@ -22,8 +22,8 @@ import yaml
 
 from tests.serving import REPOSITORY, environment, wait_for
 from tools import stack
-from trainbeacon.demo import processes, web
-from trainbeacon.ports import free_port
+from trainbeacon.stack import processes, web
+from trainbeacon.stack.ports import free_port
 
 RANK = Path(__file__).with_name("failing_rank.py")
 RULES = REPOSITORY / "prometheus/rules/recording/failures.yml"

@@ -20,8 +20,9 @@ from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset
 
 import trainbeacon
-from trainbeacon.evidence import stall, verdict
-from trainbeacon.probes import activity, collectives
+from trainbeacon.recorder.hangs import stall_clock as stall
+from trainbeacon.recorder.hangs import verdict
+from trainbeacon.recorder.probes import activity, collectives
 
 #: The kinds that the victim does itself; `stopped` and `killed` are done to it by a signal.
 OWN_KINDS = ("skipped", "mismatched", "worker", "checkpoint", "interpreter")

@@ -32,10 +32,10 @@ from tests.diagnosis.hang_rank import Job
 from tools import stack
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
-from trainbeacon.collectors.base import Families
-from trainbeacon.collectors.ranks import RanksCollector
-from trainbeacon.evidence import store
-from trainbeacon.ports import free_port
+from trainbeacon.exporter.collectors.base import Families
+from trainbeacon.exporter.collectors.ranks import RanksCollector
+from trainbeacon.recorder.hangs import store
+from trainbeacon.stack.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RULES = ("recording/identity", "recording/collectives", "alerts/life")

@@ -34,7 +34,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.diagnosis.memory_rank import MIB, STEPS_OF_SCRAPE, Job
 from tools import stack
-from trainbeacon.ports import free_port
+from trainbeacon.stack.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RULES = ("recording/identity", "recording/memory", "alerts/hardware")

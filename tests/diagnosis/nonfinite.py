@@ -25,9 +25,9 @@ from tests.diagnosis.nonfinite_rank import Fault, layer_names
 from tools import stack
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
-from trainbeacon.collectors.base import Families
-from trainbeacon.collectors.ranks import RanksCollector
 from trainbeacon.demo.launch import Ranks
+from trainbeacon.exporter.collectors.base import Families
+from trainbeacon.exporter.collectors.ranks import RanksCollector
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RULES = [

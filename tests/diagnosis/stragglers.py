@@ -32,9 +32,9 @@ from tests.diagnosis.straggler_rank import Job
 from tools import stack
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
-from trainbeacon.collectors.base import Families
-from trainbeacon.collectors.ranks import RanksCollector
-from trainbeacon.ports import free_port
+from trainbeacon.exporter.collectors.base import Families
+from trainbeacon.exporter.collectors.ranks import RanksCollector
+from trainbeacon.stack.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RULES = [REPOSITORY / f"prometheus/rules/recording/{name}.yml" for name in ("identity", "stragglers")]

@@ -24,10 +24,10 @@ import yaml
 
 from grafana.build import generate
 from tools import stack
-from trainbeacon.demo import processes, web
-from trainbeacon.ports import free_port
 from trainbeacon.simulate.fleet import Fleet, Size
 from trainbeacon.simulate.scenarios import Plan
+from trainbeacon.stack import processes, web
+from trainbeacon.stack.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

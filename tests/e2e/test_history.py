@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from trainbeacon.demo import processes, web
-from trainbeacon.ports import free_port
 from trainbeacon.simulate.fleet import Size
 from trainbeacon.simulate.history import History
 from trainbeacon.simulate.scenarios import Plan
+from trainbeacon.stack import processes, web
+from trainbeacon.stack.ports import free_port
 
 pytestmark = pytest.mark.e2e
 HOURS = 3

@@ -23,10 +23,10 @@ from typing import Any
 import pytest
 import yaml
 
-from trainbeacon.demo import processes, rendering, web
-from trainbeacon.ports import free_port
 from trainbeacon.simulate.fleet import CLUSTER, NAMESPACE, Fleet, Size
-from trainbeacon.simulate.run import Run
+from trainbeacon.simulate.model.run import Run
+from trainbeacon.stack import processes, rendering, web
+from trainbeacon.stack.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

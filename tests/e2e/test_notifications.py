@@ -18,12 +18,12 @@ import pytest
 
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.election import read_note
-from trainbeacon.demo import binaries
 from trainbeacon.demo.launch import Ranks
-from trainbeacon.demo.processes import wait_until
-from trainbeacon.demo.receiver import WATCHDOG, Notification
-from trainbeacon.demo.stack import Stack
-from trainbeacon.ports import free_port
+from trainbeacon.stack import binaries
+from trainbeacon.stack.ports import free_port
+from trainbeacon.stack.processes import wait_until
+from trainbeacon.stack.receiver import WATCHDOG, Notification
+from trainbeacon.stack.stack import Stack
 
 pytest.importorskip("torch")
 

@@ -14,10 +14,10 @@ import torch
 import trainbeacon
 from tests.serving import wait_for
 from trainbeacon import catalogue
-from trainbeacon.collectors.base import Families
-from trainbeacon.collectors.gpu import GpuCollector, GpuLink
-from trainbeacon.hooks import gpu_of
-from trainbeacon.probes.allocator import AllocatorProbe
+from trainbeacon.exporter.collectors.base import Families
+from trainbeacon.exporter.collectors.gpu import GpuCollector, GpuLink
+from trainbeacon.recorder.hooks.hooks import gpu_of
+from trainbeacon.recorder.probes.allocator import AllocatorProbe
 
 pytestmark = [
     pytest.mark.gpu,
@@ -169,7 +169,7 @@ def test_rank_is_linked_whatever_cuda_calls_its_gpu(gpu: Gpu) -> None:
     """A process that was given its GPU by an abbreviated UUID is served under NVML's index."""
     program = """
 import torch
-from trainbeacon.hooks import gpu_of
+from trainbeacon.recorder.hooks.hooks import gpu_of
 print(*gpu_of(torch.nn.Linear(1, 1).cuda()), sep="|")
 """
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu.uuid[:16]}

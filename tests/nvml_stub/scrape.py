@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 from prometheus_client import generate_latest
 
-from trainbeacon.collectors.base import Families
-from trainbeacon.collectors.gpu import GpuCollector
-from trainbeacon.collectors.gpu import collector as gpu
+from trainbeacon.exporter.collectors.base import Families
+from trainbeacon.exporter.collectors.gpu import GpuCollector
+from trainbeacon.exporter.collectors.gpu import collector as gpu
 
 
 class _Registry:

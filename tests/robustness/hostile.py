@@ -20,8 +20,8 @@ from tests.serving import OPENMETRICS, node, request, scrape
 from trainbeacon.blackbox import format as layout
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.blackbox.writer import Writer
-from trainbeacon.collectors.health import Health
-from trainbeacon.registry import collectors, new_registry
+from trainbeacon.exporter.collectors.health import Health
+from trainbeacon.exporter.registry import collectors, new_registry
 from trainbeacon.testing import read_exposition, series
 
 BATCH = 50

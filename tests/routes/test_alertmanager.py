@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from trainbeacon.ports import free_port
+from trainbeacon.stack.ports import free_port
 
 Message = dict[str, Any]
 FASTER = {

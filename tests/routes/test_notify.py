@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.routes.test_alertmanager import wait_until_ready
-from trainbeacon.ports import free_port
+from trainbeacon.stack.ports import free_port
 
 CONFIGURATION = """
 route: {{receiver: team, group_by: [run], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}

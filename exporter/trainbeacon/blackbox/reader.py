@@ -23,7 +23,7 @@ from trainbeacon import catalogue
 
 from . import format as layout
 from .directory import BOX_SUFFIX
-from .ends import Ends
+from .releases import Ends
 from .writer import Writer, own_boxes
 
 #: A process that lost its lock by accident takes it again within a second or two. Only a box with a

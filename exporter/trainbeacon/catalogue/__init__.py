@@ -17,8 +17,9 @@ from .health import (
     PLACES,
     RANK_PLACES,
 )
+from .info import THRESHOLDS, WHO
 from .learning import LEARNING, MOST_LAYERS, SPLITS
-from .model import LEVEL_LABELS, Label, Level, Metric
+from .metric import LEVEL_LABELS, Label, Level, Metric
 from .training import (
     DEVICE_PHASES,
     FAILURE_KINDS,
@@ -31,7 +32,6 @@ from .training import (
     STEP_BUCKETS,
     TRAINING,
 )
-from .who import THRESHOLDS, WHO
 
 #: Series allowed per rank, per GPU, per node and per run. What goes beyond is dropped and counted.
 BUDGETS: dict[Level, int] = {"rank": 164, "gpu": 60, "node": 80, "run": 300}

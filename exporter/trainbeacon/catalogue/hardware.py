@@ -5,7 +5,7 @@ The GPU fields were tried against a scripted stand-in of NVML only, hence experi
 
 from __future__ import annotations
 
-from .model import Label, Metric, Type, facts
+from .metric import Label, Metric, Type, facts
 
 #: Why a GPU's clocks are held down.
 THROTTLE_REASONS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .model import Label, Metric, Type, facts
+from .metric import Label, Metric, Type, facts
 
 #: Where an error of ours can happen in a training process and in the exporter: the value of `where`
 #: in `trainbeacon_errors_total`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .model import Label, Metric, facts
+from .metric import Label, Metric, facts
 
 PHASES = (
     "init",

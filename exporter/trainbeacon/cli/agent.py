@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainbeacon.exporter import Exporter
+    from trainbeacon.exporter.service import Exporter
 
 NAME = "agent"
 HELP = "serve the black boxes of this node on /metrics"
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal; started by a rank, until the linger after the last live rank is over."""
     from trainbeacon.blackbox.directory import DirectoryError, open_directory
     from trainbeacon.blackbox.election import exporter_is_there, read_note
-    from trainbeacon.config import Config, ConfigError
+    from trainbeacon.config.settings import Config, ConfigError
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
@@ -69,8 +69,8 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _serve(config: Any, *, started_by_rank: bool) -> int:
-    from trainbeacon.config import ConfigError
-    from trainbeacon.exporter import Exporter
+    from trainbeacon.config.settings import ConfigError
+    from trainbeacon.exporter.service import Exporter
 
     try:
         exporter = Exporter(config, mode="process" if started_by_rank else "agent")

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write everything or nothing; 1 if changed files are in the way, 2 if it cannot be written."""
-    from trainbeacon import shipped
+    from trainbeacon.stack import bundle as shipped
 
     target: Path = arguments.folder
     try:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal, check the settings, or send a test message."""
-    from trainbeacon.config import ConfigError
+    from trainbeacon.config.settings import ConfigError
     from trainbeacon.notify.settings import Settings, SettingsError, addresses
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -56,10 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
+    from trainbeacon.exporter.http.server import Server
+    from trainbeacon.exporter.http.webconfig import WebConfigFile
     from trainbeacon.notify.service import MOST_BODY_BYTES, Bridge
     from trainbeacon.notify.services import post
-    from trainbeacon.server import Server
-    from trainbeacon.webconfig import WebConfigFile
 
     web = WebConfigFile(arguments.web_config)
     bridge = Bridge(settings, post, web)

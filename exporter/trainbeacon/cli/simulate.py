@@ -94,10 +94,10 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _write(arguments: argparse.Namespace) -> int:
-    from trainbeacon.demo import binaries
     from trainbeacon.simulate.history import History
     from trainbeacon.simulate.scenarios import spread
     from trainbeacon.simulate.session import write_truth
+    from trainbeacon.stack import binaries
 
     if not arguments.out and not arguments.blocks:
         raise ValueError("--history needs --out FILE or --blocks DIR")

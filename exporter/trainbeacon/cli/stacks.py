@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from trainbeacon.blackbox.reader import Box
-    from trainbeacon.evidence.verdict import RankView
+    from trainbeacon.recorder.hangs.verdict import RankView
 
 NAME = "stacks"
 HELP = "show why a run stands still: the ranks of this node, their evidence and stacks"
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print what is known; 1 if that is nothing, or a rank did not answer."""
     from trainbeacon.blackbox.directory import default_directory
-    from trainbeacon.config import Config, ConfigError
+    from trainbeacon.config.settings import Config, ConfigError
 
     try:
         config = Config.load({"directory": arguments.directory, "evidence_dir": arguments.evidence_dir})
@@ -89,7 +89,7 @@ def _of_one_run(boxes: Sequence[Box], run: str | None) -> list[Box]:
 
 
 def _print_ranks(boxes: Sequence[Box]) -> None:
-    from trainbeacon.evidence.verdict import judge, view
+    from trainbeacon.recorder.hangs.verdict import judge, view
 
     print(f"run {boxes[0].identity.run}, ranks of this node:")
     for box in boxes:
@@ -140,7 +140,7 @@ def _evidence(
     boxes: Sequence[Box], directory: str, named: str | None, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """The newest evidence of each rank that is asked for, with what a held rank's timer has written."""
-    from trainbeacon.evidence import store
+    from trainbeacon.recorder.hangs import store
 
     runs = {box.identity.run for box in boxes} or ({arguments.of_run} if arguments.of_run else set())
     folders = {store.evidence_directory(directory, named), *_told(boxes)}
@@ -155,7 +155,7 @@ def _evidence(
 
 def _told(boxes: Iterable[Box]) -> Iterator[str]:
     """The evidence directories that the boxes tell."""
-    from trainbeacon.evidence.store import DIRECTORY_SLOT
+    from trainbeacon.recorder.hangs.store import DIRECTORY_SLOT
 
     for box in boxes:
         yield from (labels[0] for metric, labels in box.values if metric == DIRECTORY_SLOT and labels)
@@ -210,7 +210,7 @@ def _differences(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _ask(box: Box, directory: str) -> bool:
     """Have a live rank write its stacks, if its box says that it has a handler. Returns whether it did."""
-    from trainbeacon.evidence.asked import SIGNAL_SLOT
+    from trainbeacon.recorder.hangs.stack_signal import SIGNAL_SLOT
 
     told = [
         (labels[0], number)
@@ -230,7 +230,7 @@ def _ask(box: Box, directory: str) -> bool:
 
 def _obstacle(box: Box) -> str | None:
     """Why the process may not be signalled."""
-    from trainbeacon.blackbox.kernel import boot_id, pid_namespace
+    from trainbeacon.blackbox.machine import boot_id, pid_namespace
 
     identity = box.identity
     if not box.held or box.state != "running" or not identity.pid:

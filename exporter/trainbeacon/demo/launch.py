@@ -17,8 +17,8 @@ from pathlib import Path
 from threading import Thread
 from types import TracebackType
 
-from trainbeacon.demo import processes
-from trainbeacon.ports import free_port
+from trainbeacon.stack import processes
+from trainbeacon.stack.ports import free_port
 
 JOB = "trainbeacon.demo.job"
 _SECONDS_FOR_LAST_LINES = 2.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from trainbeacon.demo import web
+from trainbeacon.stack import web
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from pathlib import Path
 from textwrap import shorten
 from types import FrameType
 
-from trainbeacon.demo import binaries, processes, progress, tether
+from trainbeacon.demo import progress
 from trainbeacon.demo.launch import Ranks, describe
-from trainbeacon.demo.receiver import WATCHDOG, Notification
-from trainbeacon.demo.stack import Stack, StackError
 from trainbeacon.demo.terminal import Terminal, figures
-from trainbeacon.ports import port_is_free
+from trainbeacon.stack import binaries, processes, tether
+from trainbeacon.stack.ports import port_is_free
+from trainbeacon.stack.receiver import WATCHDOG, Notification
+from trainbeacon.stack.stack import Stack, StackError
 
 #: Name of the demo's run: the label `run` of its series.
 RUN = "demo"

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from trainbeacon.demo.progress import Progress
-from trainbeacon.demo.receiver import WATCHDOG, Notification
+from trainbeacon.stack.receiver import WATCHDOG, Notification
 
 _SECONDS_BETWEEN_LINES = 5.0
 _COLOURS = {"critical": "bold red", "warning": "yellow", "info": "blue", "none": "dim"}

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from .kubernetes import kubernetes, kubernetes_job
-from .model import (
+from .base import (
     TEXT_LIMIT,
     Environ,
     Identity,
@@ -25,6 +24,7 @@ from .model import (
     printable,
     run_name,
 )
+from .kubernetes import kubernetes, kubernetes_job
 from .mpi import mpich, open_mpi
 from .process import read_facts, script_name
 from .pytorch import by_hand, deepspeed, torchrun

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from .model import Environ, Identity, Job, ProcessFacts, Ranks, count, is_loopback
+from .base import Environ, Identity, Job, ProcessFacts, Ranks, count, is_loopback
 
 # The first pod of a JobSet, and so of a TrainJob: <jobset>-<replicated job>-<job>-<pod>.<jobset>[...]
 _IN_DOMAIN = re.compile(r"(?P<host>[^.:]+)\.(?P<domain>[^.:]+)(?:[.:].*)?")

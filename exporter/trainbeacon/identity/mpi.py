@@ -6,7 +6,7 @@ job around it is not what one on mpirun's own node sees. Only the number of a Sl
 
 from __future__ import annotations
 
-from .model import Environ, Identity, Job, ProcessFacts, Ranks, endpoint, ranks_from, short
+from .base import Environ, Identity, Job, ProcessFacts, Ranks, endpoint, ranks_from, short
 from .slurm import allocation
 
 

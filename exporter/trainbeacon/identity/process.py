@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import PurePath
 
-from .model import ProcessFacts
+from .base import ProcessFacts
 
 _MOST_ANCESTORS = 16
 #: Variables that a process has as a rank and its launcher has not.

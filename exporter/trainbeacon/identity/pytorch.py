@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from .model import (
-    Environ,
-    Identity,
-    Job,
-    ProcessFacts,
-    Ranks,
-    count,
-    endpoint,
-    is_loopback,
-    ranks_from,
-    short,
-)
+from .base import Environ, Identity, Job, ProcessFacts, Ranks, count, endpoint, is_loopback, ranks_from, short
 
 
 def torchrun(environ: Environ, facts: ProcessFacts, outer: Job | None) -> Identity | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .model import Environ, Identity, Job, MalformedError, ProcessFacts, Ranks, count
+from .base import Environ, Identity, Job, MalformedError, ProcessFacts, Ranks, count
 
 #: Steps that `srun` did not number: slurm_step_id values from here on are Slurm's own.
 _SPECIAL_STEPS = 0xFFFFFFF0

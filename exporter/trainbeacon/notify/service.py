@@ -8,9 +8,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from trainbeacon.exposition import metrics_page
-from trainbeacon.server import Environ, Gate, StartResponse, answer
-from trainbeacon.webconfig import WebConfigFile
+from trainbeacon.exporter.exposition import metrics_page
+from trainbeacon.exporter.http.server import Environ, Gate, StartResponse, answer
+from trainbeacon.exporter.http.webconfig import WebConfigFile
 
 from .counts import Counts
 from .delivery import Outbox, Post

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainbeacon import catalogue
-from trainbeacon.validation import BadValueError, Reader, choice, nearest, path, whole
+from trainbeacon.config.validation import BadValueError, Reader, choice, nearest, path, whole
 
 #: Receivers of one bridge: its series are bounded by them.
 MOST_RECEIVERS = catalogue.MOST_NOTIFY_RECEIVERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trainbeacon import catalogue
 from trainbeacon._version import __version__
 from trainbeacon.blackbox import format as layout
-from trainbeacon.blackbox.kernel import boot_id, pid_namespace
+from trainbeacon.blackbox.machine import boot_id, pid_namespace
 from trainbeacon.blackbox.reader import Box, BoxDirectory, BoxFile
 from trainbeacon.blackbox.writer import Writer
 

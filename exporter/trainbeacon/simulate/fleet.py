@@ -12,14 +12,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from trainbeacon.discovery import replace_file
-from trainbeacon.exposition import make_room
+from trainbeacon.exporter.discovery import replace_file
+from trainbeacon.exporter.exposition import make_room
+from trainbeacon.simulate.model.rank import Place, Rank
+from trainbeacon.simulate.model.run import Run
+from trainbeacon.simulate.model.workload import name_of, workload_of
 
 from .box import SimulatedBox
 from .node import Clock, Node
-from .rank import Place, Rank
-from .run import Run
-from .workload import name_of, workload_of
 
 #: From so many ranks on the boxes are kept in memory: a file takes 256 KiB of /dev/shm.
 MOST_FILES = 256

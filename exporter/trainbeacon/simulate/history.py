@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from trainbeacon.collectors.base import Collector
+from trainbeacon.exporter.collectors.base import Collector
 
 from .blocks import BlockMaker
 from .fleet import CLUSTER, NAMESPACE, Fleet, Size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainbeacon import catalogue
-from trainbeacon.collectors.base import Families
+from trainbeacon.exporter.collectors.base import Families
 
 
 class Lines(Families):

@@ -9,22 +9,22 @@ from collections.abc import Callable, Iterable
 
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
-from trainbeacon.collectors.base import Collector, Families
-from trainbeacon.collectors.health import Health, HealthCollector
-from trainbeacon.collectors.ranks import RanksCollector
-from trainbeacon.collectors.user_metrics import UserMetricsCollector
-from trainbeacon.exporter import clean
-from trainbeacon.ports import free_port
-from trainbeacon.registry import GuardedCollectors, new_registry
-from trainbeacon.server import Application, Environ, Server, StartResponse, answer
+from trainbeacon.exporter.collectors.base import Collector, Families
+from trainbeacon.exporter.collectors.health import Health, HealthCollector
+from trainbeacon.exporter.collectors.ranks import RanksCollector
+from trainbeacon.exporter.collectors.user_metrics import UserMetricsCollector
+from trainbeacon.exporter.http.server import Application, Environ, Server, StartResponse, answer
+from trainbeacon.exporter.registry import GuardedCollectors, new_registry
+from trainbeacon.exporter.service import clean
+from trainbeacon.simulate.model.gpus import Gpu, Load, SimulatedGpus, load_of
+from trainbeacon.simulate.model.hosts import Host, SimulatedHost
+from trainbeacon.simulate.model.rank import Rank
+from trainbeacon.simulate.model.run import Run
+from trainbeacon.simulate.model.trouble import GpuTrouble
+from trainbeacon.stack.ports import free_port
 
 from .box import MemoryBoxes, SimulatedBox
-from .gpus import Gpu, Load, SimulatedGpus, load_of
-from .hosts import Host, SimulatedHost
-from .rank import Rank
 from .recording import describe, record
-from .run import Run
-from .trouble import GpuTrouble
 
 LINGER_SECONDS = 60.0
 RETENTION_SECONDS = 3600.0

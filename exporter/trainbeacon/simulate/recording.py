@@ -6,12 +6,12 @@ import math
 
 from trainbeacon import catalogue
 from trainbeacon.blackbox import format as layout
+from trainbeacon.simulate.model.gpus import memory_of
+from trainbeacon.simulate.model.noise import normal, uniform
+from trainbeacon.simulate.model.rank import STEP_ORDER, Rank
+from trainbeacon.simulate.model.run import EVIDENCE_AFTER_SECONDS, Run
 
-from . import course
-from .gpus import memory_of
-from .noise import normal, uniform
-from .rank import STEP_ORDER, Rank
-from .run import EVIDENCE_AFTER_SECONDS, Run
+from .model import course
 
 _PHASE_NUMBER = {name: number for number, name in enumerate(catalogue.PHASES)}
 _HISTOGRAM = "training_step_duration_seconds"

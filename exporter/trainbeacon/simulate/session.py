@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from trainbeacon.discovery import replace_file
+from trainbeacon.exporter.discovery import replace_file
 
 from .fleet import Fleet, Size, remove_targets, write_targets
 from .scenarios import Injection, Plan

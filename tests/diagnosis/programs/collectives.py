@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import distributed
 
-from trainbeacon.ports import free_port
-from trainbeacon.probes.collectives import COMPLETED, ENQUEUED, CollectivesProbe, FlightRecorder
+from trainbeacon.recorder.probes.collectives import COMPLETED, ENQUEUED, CollectivesProbe, FlightRecorder
+from trainbeacon.stack.ports import free_port
 from trainbeacon.testing import FakeClock
 
 RANKS = 3

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import trainbeacon
-from trainbeacon import goodput, helper, ledger
+from trainbeacon.recorder.background import helper
+from trainbeacon.recorder.goodput import accounting as ledger
+from trainbeacon.recorder.goodput import tracker as goodput
 
 Settings = dict[str, Any]
 

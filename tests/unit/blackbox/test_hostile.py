@@ -15,8 +15,8 @@ from trainbeacon import catalogue
 from trainbeacon.blackbox import format as layout
 from trainbeacon.blackbox.reader import BoxDirectory, BoxFile, InvalidBoxError
 from trainbeacon.blackbox.writer import Writer
-from trainbeacon.collectors.base import Families
-from trainbeacon.collectors.ranks import RanksCollector
+from trainbeacon.exporter.collectors.base import Families
+from trainbeacon.exporter.collectors.ranks import RanksCollector
 
 
 def filled() -> bytes:

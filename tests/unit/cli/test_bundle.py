@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trainbeacon import shipped
+from trainbeacon.stack import bundle as shipped
 
 
 @pytest.fixture(scope="module")

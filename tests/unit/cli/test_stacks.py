@@ -13,11 +13,11 @@ import pytest
 
 from tests.serving import Node, Rank, wait_for
 from trainbeacon import cli
-from trainbeacon.blackbox.kernel import boot_id, pid_namespace
+from trainbeacon.blackbox.machine import boot_id, pid_namespace
 from trainbeacon.blackbox.reader import Box, BoxDirectory
 from trainbeacon.blackbox.writer import Writer
-from trainbeacon.evidence.asked import SIGNAL_SLOT
-from trainbeacon.evidence.store import Store, evidence_directory
+from trainbeacon.recorder.hangs.stack_signal import SIGNAL_SLOT
+from trainbeacon.recorder.hangs.store import Store, evidence_directory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux")
 

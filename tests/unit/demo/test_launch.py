@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trainbeacon.demo import processes, web
 from trainbeacon.demo.launch import Ranks, describe
-from trainbeacon.ports import free_port
+from trainbeacon.stack import processes, web
+from trainbeacon.stack.ports import free_port
 
 TINY = [
     "--width=16",

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.notify.payloads import alert, notification
 from trainbeacon.notify.counts import Counts
 from trainbeacon.notify.delivery import Outbox, Rate, Ticket
 from trainbeacon.notify.message import Message
 from trainbeacon.notify.settings import Receiver
-
-from .payloads import alert, notification
 
 SECONDS = 20.0
 

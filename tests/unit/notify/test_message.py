@@ -7,9 +7,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from tests.unit.notify.payloads import alert, notification, payload
 from trainbeacon.notify.message import Notification, PayloadError, compose, silence_url
-
-from .payloads import alert, notification, payload
 
 
 def test_one_alert_says_all_that_is_needed() -> None:

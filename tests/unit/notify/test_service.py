@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 
+from tests.unit.notify.payloads import alert, payload
 from trainbeacon.cli import main
+from trainbeacon.exporter.http.server import Server
 from trainbeacon.notify.service import MOST_BODY_BYTES, Bridge
 from trainbeacon.notify.services import post
 from trainbeacon.notify.settings import Settings
-from trainbeacon.server import Server
 from trainbeacon.testing import read_exposition, series
-
-from .payloads import alert, payload
 
 
 class Sink(ThreadingHTTPServer):

@@ -8,10 +8,10 @@ import pytest
 
 from tests.simulated import BEGIN, READY, simulated, values
 from trainbeacon import catalogue
-from trainbeacon.simulate.learning import Learning
-from trainbeacon.simulate.noise import normal, uniform
-from trainbeacon.simulate.trouble import Trouble
-from trainbeacon.simulate.workload import WORKLOADS
+from trainbeacon.simulate.model.learning import Learning
+from trainbeacon.simulate.model.noise import normal, uniform
+from trainbeacon.simulate.model.trouble import Trouble
+from trainbeacon.simulate.model.workload import WORKLOADS
 from trainbeacon.testing import Series, series
 
 TROUBLES = (

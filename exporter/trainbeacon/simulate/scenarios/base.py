@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from trainbeacon.simulate.noise import uniform
+from trainbeacon.simulate.model.noise import uniform
 
 if TYPE_CHECKING:
     from trainbeacon.simulate.fleet import Fleet
+    from trainbeacon.simulate.model.run import Run
     from trainbeacon.simulate.node import Node
-    from trainbeacon.simulate.run import Run
 
 
 @dataclass

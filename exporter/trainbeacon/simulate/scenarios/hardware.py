@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from trainbeacon.simulate.gpus import MEMORY_BYTES, memory_of
-from trainbeacon.simulate.run import Run
-from trainbeacon.simulate.trouble import GpuTrouble
+from trainbeacon.simulate.model.gpus import MEMORY_BYTES, memory_of
+from trainbeacon.simulate.model.run import Run
+from trainbeacon.simulate.model.trouble import GpuTrouble
 
 from .base import Fault
 

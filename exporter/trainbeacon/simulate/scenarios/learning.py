@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainbeacon.simulate.run import Run
+from trainbeacon.simulate.model.run import Run
 
 from .base import Fault
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from trainbeacon.simulate.rank import Place
-from trainbeacon.simulate.run import Run
+from trainbeacon.simulate.model.rank import Place
+from trainbeacon.simulate.model.run import Run
 
 from .base import Fault
 

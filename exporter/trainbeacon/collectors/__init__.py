@@ -1,1 +1,0 @@
-"""What the exporter reads at each scrape: one file a source, listed in `trainbeacon.registry`."""

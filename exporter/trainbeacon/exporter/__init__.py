@@ -1,0 +1,1 @@
+"""The read side: black boxes, GPUs and the host, served on `/metrics`."""

@@ -1,0 +1,420 @@
+"""The write API: what a training script calls.
+
+Every call is cheap (microseconds), takes no lock and touches no file. Record from the thread that
+trains; `log` may be called from any. Misuse before the first step is done raises, so that it is found
+at the desk; after that nothing of ours reaches the training loop: it is counted in
+`trainbeacon_errors_total` and logged once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from trainbeacon import catalogue
+from trainbeacon.config.settings import Config
+from trainbeacon.identity import Identity, current
+from trainbeacon.recorder.api.actions import Callback, Interventions
+from trainbeacon.recorder.api.spans import Batches, PhaseSpan, Span
+from trainbeacon.recorder.background.helper import Helper
+from trainbeacon.recorder.background.schedule import sampled_probes
+from trainbeacon.recorder.background.supervisor import keeper_for
+from trainbeacon.recorder.checkpoints.checkpoints import Checkpoints, CheckpointSpan
+from trainbeacon.recorder.core.evaluations import Evaluations
+from trainbeacon.recorder.core.failures import kind_of
+from trainbeacon.recorder.core.file_worker import Errands
+from trainbeacon.recorder.core.metrics import Names
+from trainbeacon.recorder.core.numbers import Numbers
+from trainbeacon.recorder.core.recorder import Recorder, log
+from trainbeacon.recorder.core.steps import StepCount
+from trainbeacon.recorder.core.timeline import EVALUATE, PHASE
+from trainbeacon.recorder.device.scalars import batch_size, to_float
+from trainbeacon.recorder.goodput.mfu import Flops
+from trainbeacon.recorder.goodput.tracker import Goodput
+from trainbeacon.recorder.hooks.watch import Watching
+from trainbeacon.recorder.probes.inputs import InputProbe
+from trainbeacon.recorder.probes.user_metrics import UserMetrics
+
+Batch = TypeVar("Batch")
+
+#: How long the end of a run waits for numbers that a device has not handed over.
+DRAIN_SECONDS = 1.0
+#: How long the end of a run waits for the last writing of its state file, on a file system that is slow.
+LAST_FILES_SECONDS = 2.0
+
+_beacons: weakref.WeakSet[Beacon] = weakref.WeakSet()
+
+
+class Beacon:
+    """Records one process's part of a run. Made by `trainbeacon.start`.
+
+    Attributes:
+        config: the settings in force.
+        identity: what the launcher says of this process.
+        recording: false once the run ended, in a forked child, and if switched off.
+        recorder: where the numbers go, for integrations.
+        timeline: steps and phases, for integrations.
+        steps: what counts the steps, for integrations.
+    """
+
+    def __init__(self, config: Config, identity: Identity) -> None:
+        self.config = config
+        self.identity = identity
+        self.recorder = Recorder(config, identity)
+        self.timeline = self.recorder.timeline
+        self.recording = config.enabled
+        self.steps = StepCount(self.timeline)
+        self._misused: set[str] = set()
+        self._evaluations = Evaluations(self.recorder)
+        self._numbers = Numbers(self.recorder, self._evaluations)
+        self._inputs = InputProbe(self.recorder.set_of_run, self.recorder.drop)
+        names = Names(self.recorder, self._misuse)
+        self._slots = {split: names.slots(split) for split in catalogue.SPLITS}
+        self._phases = {name: PhaseSpan(self, number) for name, number in PHASE.items()}
+        self._interventions: Interventions | None = None
+        self._helper: Helper | None = None
+        self._errands = Errands(partial(self.recorder.error, "helper"))
+        self._goodput = self._accounts()
+        self._checkpoints = Checkpoints(self.recorder, self._errands, self._goodput)
+        self._flops = Flops(self.recorder)
+        self._watching = Watching(self.recorder, self.steps, self._checkpoints, self._flops)
+        if self.recording:
+            self._go()
+
+    def _go(self) -> None:
+        for warning in self.identity.warnings:
+            log.warning("%s", warning)
+        recorder = self.recorder
+        keeper = recorder.guard("exporter", keeper_for, self.config, self.identity.local_rank)
+        watch_exporter = keeper.look if keeper is not None and recorder.boxed else _nothing
+        self._helper = Helper(recorder, watch_exporter, recorder.guard("helper", self._user_metrics))
+        self._helper.looks.extend(sampled_probes(recorder))
+        if self._goodput is not None:
+            self._helper.looks.append(self._goodput.look)
+        self._helper.looks.append(self._checkpoints.space.look)
+        self._helper.looks += [self._flops.look, self._watching.look]
+        self._helper.start()
+        self._excepthook = sys.excepthook
+        sys.excepthook = self._on_uncaught
+        atexit.register(self._at_exit)
+        _beacons.add(self)
+
+    def _accounts(self) -> Goodput | None:
+        """What keeps the accounts of the run, on rank 0."""
+        if not self.recording or self.identity.rank != 0 or not self.recorder.probes("goodput"):
+            return None
+        found: Goodput | None = self.recorder.guard("helper", Goodput, self.recorder, self._errands)
+        return found
+
+    def _user_metrics(self) -> UserMetrics | None:
+        """What writes the metrics of the user's own beside the box, if there is a box."""
+        recorder = self.recorder
+        if recorder.writer.path is None or not self.config.user_metrics:
+            return None
+        return UserMetrics(recorder.writer.path, partial(recorder.error, "helper"), on_dropped=recorder.drop)
+
+    @property
+    def run(self) -> str:
+        """Name of the run, as the label of its series has it."""
+        return self.recorder.run
+
+    def __reduce__(self) -> tuple[Callable[[], Beacon], tuple[()]]:
+        """What a copy is, such as a spawned loader's worker gets: a beacon that does nothing."""
+        return _silent, ()
+
+    # Numbers
+
+    def log(
+        self,
+        *,
+        loss: Any = None,
+        accuracy: Any = None,
+        gradient_norm: Any = None,
+        split: str | None = None,
+        step: int | None = None,
+        epoch: int | None = None,
+        **values: Any,
+    ) -> None:
+        """Record numbers: Python numbers, NumPy scalars, tensors of one element.
+
+        Args:
+            loss: of the training data, every one is judged for spikes and non-finite values.
+            accuracy: 0 to 1.
+            gradient_norm: of all gradients of this step, before clipping.
+            split: train, validation or test; by default train, and validation inside `evaluate`.
+            step: number of the last completed step of the run, for a loop that numbers its own.
+            epoch: number of the present epoch.
+            **values: learning_rate, loss_scale, parameter_norm, update_ratio; any other name becomes
+                `training_metric{name}`, served from rank 0.
+
+        Raises:
+            TypeError, ValueError: something that is no number, before the first step is done.
+        """
+        if not self.recording:
+            return
+        if split is None:
+            split = self._evaluations.split
+        elif split not in self._slots:
+            self._misuse(ValueError(f"split={split!r} is not one of {', '.join(catalogue.SPLITS)}"))
+            return
+        known, numbers = self._slots[split], self._numbers
+        slots = self.recorder.writer.slots
+        at_once = not self.recorder.late.used
+        for name, value in values.items():
+            if at_once and value.__class__ is float:
+                slots[known[name]] = value
+            else:
+                self._try(numbers.value, name, value, known)
+        if loss is not None:
+            self._try(self.recorder.loss if split == "train" else numbers.loss, loss, split)
+        if accuracy is not None:
+            self._try(numbers.accuracy, accuracy, split)
+        if gradient_norm is not None:
+            self._try(self.recorder.gradient_norm, gradient_norm)
+        if epoch is not None:
+            self._try(numbers.epoch, epoch)
+        if step is not None:
+            self._try(self.steps.logged, step)
+
+    # Steps and phases
+
+    def step(self, samples: int = 0, tokens: int = 0) -> Span:
+        """`with beacon.step(samples=8):` around one training step, for a loop without `watch`."""
+        return Span(self, None, after=partial(self.steps.step_is_over, samples, tokens))
+
+    def phase(self, name: str) -> PhaseSpan:
+        """`with beacon.phase("forward"):` around a part of the loop; phases may be nested.
+
+        Raises:
+            ValueError: a name that is not in `catalogue.PHASES`, before the first step is done.
+        """
+        span = self._phases.get(name)
+        if span is None:
+            self._misuse(ValueError(f"phase({name!r}) is not one of {', '.join(PHASE)}"))
+            span = self._phases["other"]
+        return span
+
+    def batches(
+        self,
+        loader: Iterable[Batch],
+        *,
+        samples: Callable[[Batch], int] | None = None,
+        tokens: Callable[[Batch], int] | None = None,
+    ) -> Batches[Batch]:
+        """Iterate over a loader, recording the time waited for data and the samples seen.
+
+        Inside `evaluate` it passes the batches on and counts nothing.
+
+        Args:
+            loader: any iterable of batches.
+            samples: how many samples a batch has; by default the first dimension of its first array.
+            tokens: how many tokens a batch has; by default none are counted.
+        """
+        return Batches(self, loader, samples or batch_size, tokens)
+
+    def inputs(self, features: Any, *, stage: str = "prepared", classes: Any = None) -> None:
+        """Record what a batch looks like, from time to time: mean, deviation, missing values, drift, classes.
+
+        Call it with every batch, before it is moved to a device. Rank 0 looks at the first ten batches and
+        at about one a second after that.
+
+        Args:
+            features: tensors or NumPy arrays by name, or one whose second dimension are the features; the
+                first four are served.
+            stage: `raw` before the script's own preparation, `prepared` after it.
+            classes: the label of each sample; ten classes are served.
+
+        Raises:
+            TypeError, ValueError: no array on the host, or another stage; before the first step is done.
+        """
+        if self.recording and self.identity.rank == 0:
+            self._try(self._inputs.take, features, stage, classes)
+
+    def watch(self, model: Any = None, optimizer: Any = None, *, scaler: Any = None) -> None:
+        """Record steps, phases, gradient norm and learning rate by hooks; changes nothing in training.
+
+        A step is one of the first optimizer's. The gradient norm is what `clip_grad_norm_` works out,
+        else sampled. With a device model its GPU is named too.
+
+        Args:
+            model: the outermost module: the DistributedDataParallel, or the compiled module.
+            optimizer: one, or several of which the first counts the steps.
+            scaler: the AMP gradient scaler, for the loss scale and the steps that it leaves out.
+        """
+        if not self.recording:
+            return
+        optimizers = optimizer if isinstance(optimizer, Sequence) else [optimizer] if optimizer else []
+        self.recorder.guard("hooks", self._watching.watch, model, optimizers, scaler)
+
+    def on(self, kind: str, action: Callback | Literal["stop"]) -> None:
+        """Act on what is seen, in the training thread at the end of the step (docs/intervention.md).
+
+        Args:
+            kind: nonfinite_loss, nonfinite_gradient, loss_spike or stalled.
+            action: called with the `Event`; "stop" raises `TrainingStopped` out of the step.
+
+        Raises:
+            ValueError: an unknown kind or an impossible action, before the first step is done.
+        """
+        if not self.recording:
+            return
+        if self._interventions is None:
+            self._interventions = Interventions(self.recorder)
+            if self._helper is not None:
+                self._helper.looks.append(self._interventions.look)
+        self._try(self._interventions.on, kind, action)
+
+    # Evaluation and checkpoints
+
+    def evaluate(self) -> Span:
+        """`with beacon.evaluate():` around an evaluation; `log` inside is of the validation data."""
+        found = self._evaluations
+        return Span(self, EVALUATE, before=found.begin, after=found.end, failed=found.abandon)
+
+    def checkpoint(self, path: str | os.PathLike[str] | None = None) -> CheckpointSpan:
+        """`with beacon.checkpoint(path) as saving:` around the saving of a checkpoint.
+
+        What is written in the background after the `with` is told by `saving.finishes_with(future)`; for
+        `torch.distributed.checkpoint.async_save` on a watched model that is done already.
+
+        Args:
+            path: the file or folder that is saved; its size is read afterwards, in another thread, and the
+                state of the run is kept beside it (docs/goodput.md).
+        """
+        begin = partial(self._checkpoints.begin, path, named=True)
+        return CheckpointSpan(self, begin, self._misuse)
+
+    def resume(self, step: int, path: str | os.PathLike[str] | None = None) -> None:
+        """The run goes on after `step`, as a checkpoint says; to be called before the first step.
+
+        What an earlier attempt trained beyond it is counted as lost. Without this call, or `log(step=)`, a
+        run whose state is found is taken to go on from its last checkpoint.
+
+        Args:
+            step: number of the last completed step of the run.
+            path: the checkpoint, if no `state_file` is set: the state of the run is looked for beside it.
+
+        Raises:
+            TypeError, ValueError: the step is no whole number from 0, before the first step is done.
+        """
+        if self.recording:
+            self._try(self._resume, step, path)
+
+    def _resume(self, step: Any, path: str | os.PathLike[str] | None) -> None:
+        number = int(to_float("step", step))
+        if number < 0:
+            raise ValueError(f"step={number} is no number of a step: give a whole number from 0")
+        self.timeline.resume_at(number)
+        self.recorder.set("training_checkpoint_step", number)
+        if self._goodput is not None:
+            self._goodput.resumed(path)
+
+    # The end
+
+    def on_exception(self, error: BaseException) -> None:
+        """Record that this exception ends the run on this rank; `with` and uncaught ones do it themselves."""
+        if self.recording:
+            self.recorder.guard("helper", self._record_failure, error)
+
+    def finish(self) -> None:
+        """The run is over and well: close the box. Further calls do nothing."""
+        self._end("finished")
+
+    def __enter__(self) -> Beacon:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        clean_exit = isinstance(error, SystemExit) and error.code in (None, 0)
+        if error is None or clean_exit:
+            self.finish()
+        else:
+            self.on_exception(error)
+            self._end("failed")
+
+    def _record_failure(self, error: BaseException) -> None:
+        recorder, now = self.recorder, time.time()
+        recorder.writer.info("training_failure_info", [type(error).__name__[:128], kind_of(error)])
+        recorder.set("training_failure_timestamp_seconds", now)
+        recorder.set("training_end_timestamp_seconds", now)  # it may be killed before it ends by itself
+        recorder.writer.end("failed")
+
+    def _on_uncaught(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if not hasattr(sys, "ps1"):  # at a prompt the session goes on, and the run may too
+            self.on_exception(error)
+        self._excepthook(kind, error, trace)
+
+    def _at_exit(self) -> None:
+        self._end("exited")
+
+    def _end(self, state: str) -> None:
+        if not self.recording:
+            return
+        self.recording = False
+        guard = self.recorder.guard
+        self._watching.remove()
+        if self._goodput is not None:
+            guard("helper", self._goodput.end, state)
+        guard("helper", self._errands.finish, LAST_FILES_SECONDS)
+        if self._helper is not None:
+            self._helper.stop()
+        for ending in self.recorder.endings:
+            guard("helper", ending)
+        guard("device", self.recorder.late.drain, DRAIN_SECONDS)
+        guard("helper", self.timeline.close)
+        guard("helper", self.recorder.set, "training_end_timestamp_seconds", time.time())
+        self.recorder.writer.end(state)
+        guard("blackbox", self.recorder.writer.close)
+        if sys.excepthook == self._on_uncaught:
+            sys.excepthook = self._excepthook
+        atexit.unregister(self._at_exit)
+        _beacons.discard(self)
+
+    # Misuse
+
+    def _try(self, work: Callable[..., None], *args: Any) -> None:
+        try:
+            work(*args)
+        except (TypeError, ValueError, OverflowError) as error:
+            self._misuse(error)
+        except Exception as error:  # noqa: BLE001 - a value of the user's may raise anything
+            self.recorder.error("value", error)
+
+    def _misuse(self, error: Exception) -> None:
+        """Raise at the desk: the first of its kind, before a step is done. Else count it."""
+        kind = str(error).split(" ", maxsplit=1)[0]
+        first = kind not in self._misused
+        self._misused.add(kind)
+        self.recorder.error("value", error)
+        if first and not self.timeline.warm:
+            raise error
+
+
+def _silent() -> Beacon:
+    """A beacon that does nothing."""
+    return Beacon(Config(enabled=False), current())
+
+
+def _nothing() -> None:
+    """What a helper without an exporter to watch does."""
+
+
+def _fall_silent() -> None:
+    """In a forked child, such as a loader's worker: the beacon is the parent's."""
+    for beacon in list(_beacons):
+        beacon.recording = False
+        beacon.recorder.late.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fall_silent)

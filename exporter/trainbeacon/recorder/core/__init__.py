@@ -1,0 +1,1 @@
+"""What all of the write side stands on: recorder, timeline, steps, metrics."""

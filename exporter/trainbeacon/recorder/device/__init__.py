@@ -1,0 +1,1 @@
+"""Numbers and times of a device, read without making the training thread wait."""

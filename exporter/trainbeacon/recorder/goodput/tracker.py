@@ -1,0 +1,271 @@
+"""Where the time of the run goes: counters of this process, and gauges of the run over all its attempts.
+
+Rank 0 keeps both. The counters begin at 0 with the process; steps that an earlier attempt had made already
+count as `lost` while they are made again. The gauges begin with the run: when an attempt takes the run up,
+the productive time that the earlier one spent after the checkpoint moves to `lost`, and the steps made
+again are productive, so that no second counts twice. See docs/goodput.md.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from trainbeacon import catalogue
+from trainbeacon.recorder.core.file_worker import Errands
+from trainbeacon.recorder.core.recorder import Recorder, log
+from trainbeacon.recorder.goodput import run_state as statefile
+from trainbeacon.recorder.goodput.accounting import Account, Ledger
+from trainbeacon.recorder.goodput.recovery import salvaged
+from trainbeacon.recorder.goodput.run_state import Attempt, RunState
+
+#: The file is renewed when so much of the run's time has passed, and within these bounds.
+SHARE_OF_TIME = 0.001
+LEAST_SECONDS, MOST_SECONDS = 1.0, 30.0
+#: Steps that take longer than that are counted while they are made, up to the time that a step takes.
+LONG_STEP_SECONDS = 1.0
+#: How long the counters wait for the file of the earlier attempt.
+READ_SECONDS = 10.0
+
+
+class Goodput:
+    """The accounts of rank 0. `look` is for the helper thread, once a second.
+
+    Args:
+        recorder: where the numbers go.
+        errands: has the file read and written.
+    """
+
+    def __init__(self, recorder: Recorder, errands: Errands) -> None:
+        self._recorder = recorder
+        self._timeline = recorder.timeline
+        self._errands = errands
+        self._ledger = Ledger(recorder.timeline)
+        self._lock = threading.Lock()  # over accounts, never over files
+        self._path: str | None = None
+        self._asked = 0.0  # when the file was asked for
+        self._waiting = False
+        self._earlier: RunState | None = None
+        self._points: list[tuple[int, float]] = []
+        self._written = 0.0
+        self._shown = dict.fromkeys(catalogue.GOODPUT_KINDS, 0.0)
+        self._lost: float | None = None  # seconds of the steps made again, once all of them are
+        self._counters = {
+            kind: recorder.run_slot("training_goodput_seconds_total", kind)
+            for kind in catalogue.GOODPUT_KINDS
+        }
+        self._gauges = {kind: recorder.run_slot("training_run_seconds", kind) for kind in catalogue.RUN_KINDS}
+        self._lost_steps = recorder.run_slot("training_lost_steps_total")
+        for slot in (*self._counters.values(), self._lost_steps):
+            recorder.writer.slots[slot] = 0.0
+        if recorder.config.state_file is not None:
+            self._take_up(recorder.config.state_file)
+
+    # What the script says
+
+    def beside(self, checkpoint: str | os.PathLike[str]) -> None:
+        """A checkpoint lies there: the state file is beside it, unless one was named."""
+        if self._path is None:
+            path = statefile.beside(checkpoint, self._recorder.run)
+            if path is not None:
+                self._take_up(path)
+
+    def resumed(self, checkpoint: str | os.PathLike[str] | None) -> None:
+        """The script has said at which step it takes the run up, and perhaps from which checkpoint."""
+        if checkpoint is not None:
+            self.beside(checkpoint)
+        self._expect()
+
+    def _expect(self) -> None:
+        """Have the end of the steps that are made again kept, before they are made."""
+        if self._earlier is not None:
+            resumed = self._timeline.resumed
+            begin = self._earlier.last_checkpoint if resumed is None else resumed
+            if self._earlier.furthest > begin:
+                self._ledger.keep(self._earlier.furthest - begin)
+
+    def checkpointed(self, step_end: tuple[int, tuple[float, ...]]) -> None:
+        """A checkpoint is good that was begun at that `Timeline.step_end`; from any thread."""
+        steps, totals = step_end
+        with self._lock:
+            self._ledger.account()
+            productive = self._ledger.productive_of(totals) if steps else 0.0
+            self._points = [*self._points[1 - statefile.MOST_POINTS :], (steps, productive)]
+        self._errands.submit(self._write)
+
+    # The accounts
+
+    def look(self) -> None:
+        """Bring all numbers up to date, and renew the file when that is due."""
+        with self._lock:
+            self._show(self._ledger.account())
+            due = self._path is not None and self._is_due()
+        if due:
+            self._written = time.monotonic()
+            self._errands.submit(self._write)
+
+    def end(self, state: str) -> None:
+        """The run is over on this rank."""
+        with self._lock:
+            account = self._ledger.account()
+            if state == "finished":
+                account = settled(account)
+            self._show(account)
+        if self._waiting:  # a short attempt: what the earlier one says is shown once it has been read
+            self._errands.submit(lambda: self._show_late(account))
+        if self._path is not None:
+            finished = state == "finished"
+            self._errands.submit(lambda: self._write(account, finished=finished))
+
+    def _show_late(self, account: Account) -> None:
+        with self._lock:
+            self._show(account)
+
+    def _is_due(self) -> bool:
+        elapsed = time.time() - (self._earlier.began if self._earlier else self._recorder.start)
+        interval = min(MOST_SECONDS, max(LEAST_SECONDS, SHARE_OF_TIME * elapsed))
+        # A little early: the helper's turns are not exact, and the next one would be a second late.
+        return not self._waiting and time.monotonic() - self._written > 0.8 * interval
+
+    def _show(self, account: Account) -> None:
+        if self._waiting and time.monotonic() - self._asked < READ_SECONDS:
+            return
+        slots = self._recorder.writer.slots
+        self._count(account)
+        for kind, at in self._counters.items():
+            slots[at] = self._shown[kind]
+        repeats = self._repeats(account)
+        slots[self._lost_steps] = max(slots[self._lost_steps], float(min(account.steps, repeats)))
+        if self._path is None or self._waiting:
+            return
+        state = self._state(account)
+        seconds = {**state.seconds, "other": state.of("other") + state.pending}
+        for kind, at in self._gauges.items():
+            slots[at] = seconds.get(kind, 0.0)
+        slots[self._recorder.run_slot("training_elapsed_seconds")] = max(0.0, state.written - state.began)
+
+    def _count(self, account: Account) -> None:
+        """Bring the counters up to date. They never fall."""
+        seconds = dict(account.seconds)
+        productive = seconds["productive"]
+        if account.mean > LONG_STEP_SECONDS:  # else they would stand still and leap
+            productive += min(account.pending, account.mean)
+        repeats = self._repeats(account)
+        if account.steps < repeats:
+            self._ledger.keep(repeats)
+            lost = productive
+        else:
+            if repeats and self._lost is None:
+                self._lost = min(productive, self._ledger.productive_at(repeats, account))
+            lost = max(self._lost or 0.0, self._shown["lost"])
+        seconds["lost"], seconds["productive"] = lost, productive - lost
+        self._shown = {kind: max(self._shown[kind], seconds[kind]) for kind in self._shown}
+
+    # The run
+
+    def _resumed(self, account: Account) -> int | None:
+        """The step that this attempt took the run up at, None while that is open.
+
+        Unless the script says it, the run is taken to go on from its last checkpoint.
+        """
+        if self._timeline.resumed is not None:
+            return self._timeline.resumed
+        if self._earlier is None:
+            return 0
+        return self._earlier.last_checkpoint if account.steps else None
+
+    def _repeats(self, account: Account) -> int:
+        """How many steps of this process had been made before."""
+        resumed = self._resumed(account)
+        if self._earlier is None or resumed is None or self._is_anew():
+            return 0
+        return max(0, self._earlier.furthest - resumed)
+
+    def _is_anew(self) -> bool:
+        """Whether the run was over, and now begins once more under the same name."""
+        return self._earlier is not None and self._earlier.finished and not self._timeline.resumed
+
+    def _history(self, resumed: int | None) -> RunState:
+        """The run as this attempt found it."""
+        start = self._recorder.start
+        if self._earlier is None or self._is_anew():
+            return RunState(began=start, written=start)
+        taken_up = self._earlier.taken_up(start)
+        return taken_up if resumed is None else taken_up.resumed(resumed)
+
+    def _state(self, account: Account, *, finished: bool = False) -> RunState:
+        """The run as it stands now."""
+        resumed = self._resumed(account)
+        history = self._history(resumed)
+        step = history.step if resumed is None else resumed + account.steps
+        before = history.of("productive")
+        own = [(resumed + steps, before + seconds) for steps, seconds in self._points if resumed is not None]
+        return replace(
+            history,
+            written=time.time(),
+            seconds=_sum(history.seconds, account.seconds),
+            pending=history.pending + account.pending,
+            step=step,
+            furthest=max(history.furthest, step),
+            points=(*history.points, *own)[-statefile.MOST_POINTS :],
+            finished=finished,
+            attempt=self._attempt(account),
+        )
+
+    def _attempt(self, account: Account) -> Attempt:
+        writer = self._recorder.writer
+        return Attempt(
+            box=os.path.basename(writer.path) if writer.path is not None else "",
+            start=self._recorder.start,
+            steps=account.steps,
+            phases=dict(zip(catalogue.PHASES, account.phases, strict=True)),
+            at_step=dict(zip(catalogue.PHASES, account.at_step, strict=True)),
+            limit=account.limit,
+        )
+
+    # The file
+
+    def _take_up(self, path: str) -> None:
+        self._asked, self._waiting = time.monotonic(), True
+        self._path = path
+        self._errands.submit(self._read)
+
+    def _read(self) -> None:
+        try:
+            if self._path is not None:
+                self._earlier = self._found(self._path)
+                self._expect()
+        finally:
+            self._waiting = False
+
+    def _found(self, path: str) -> RunState | None:
+        try:
+            found = statefile.read(path)
+        except statefile.StateError as error:
+            log.warning("the state of the run in %s is left aside: %s", path, error)
+            self._recorder.error("helper", error)
+            return None
+        if found is None or found.finished:
+            return found
+        return salvaged(found, self._recorder.config.directory, self._recorder.run)
+
+    def _write(self, account: Account | None = None, *, finished: bool = False) -> None:
+        """Write the state now, or as it was at the end."""
+        path = self._path
+        if path is None or self._waiting:
+            return
+        with self._lock:
+            state = self._state(account or self._ledger.account(), finished=finished)
+        statefile.write(path, state)
+
+
+def settled(account: Account) -> Account:
+    """The account of a process that is over: a step that was not completed is time that went elsewhere."""
+    return replace(account, seconds=_sum(account.seconds, {"other": account.pending}), pending=0.0)
+
+
+def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {kind: one.get(kind, 0.0) + other.get(kind, 0.0) for kind in catalogue.RUN_KINDS}

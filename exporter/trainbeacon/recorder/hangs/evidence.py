@@ -1,0 +1,151 @@
+"""Watches one rank for a stall, and keeps the evidence: once a stall, in a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from trainbeacon import catalogue
+from trainbeacon.blackbox import format as layout
+from trainbeacon.blackbox.directory import default_directory, open_directory
+from trainbeacon.blackbox.reader import BoxDirectory
+from trainbeacon.recorder.core.recorder import Recorder, log
+from trainbeacon.recorder.hangs import collect, verdict
+from trainbeacon.recorder.hangs.stack_signal import StackSignal
+from trainbeacon.recorder.hangs.stall_clock import StallClock
+from trainbeacon.recorder.hangs.store import DIRECTORY_SLOT, HELD_SUFFIX, Store, evidence_directory
+from trainbeacon.recorder.hangs.watchdog import Watchdog
+from trainbeacon.recorder.probes.collectives import CollectivesProbe
+
+#: Longest label that a reader takes.
+_LABEL_LIMIT = 256
+
+
+class Evidence:
+    """The evidence of one rank.
+
+    Args:
+        recorder: of the rank.
+        collectives: the probe whose counts are told, if it is on.
+
+    Raises:
+        OSError: the directory cannot be had.
+    """
+
+    def __init__(self, recorder: Recorder, collectives: CollectivesProbe | None) -> None:
+        config = recorder.config
+        self._recorder = recorder
+        self._collectives = collectives
+        self._boxes = config.directory or default_directory()
+        directory = evidence_directory(self._boxes, config.evidence_dir)
+        self._store = Store.make(directory, recorder.run, recorder.identity.rank)
+        self._clock = StallClock(config.evidence_seconds, time.monotonic())
+        self._watchdog = Watchdog(self._store.path(HELD_SUFFIX))
+        self._writes: threading.Thread | None = None
+        if len(directory) <= _LABEL_LIMIT:
+            recorder.writer.slots[recorder.writer.declare(DIRECTORY_SLOT, [directory])] = 1.0
+        self._signal = StackSignal.install(recorder, self._store)
+        if self._watchdog.stands_down:
+            log.info("faulthandler's timer is in use: a held interpreter will leave no stacks of this rank")
+
+    def look(self) -> None:
+        """Look whether the rank stands still; for the helper thread, once a second."""
+        step = self._recorder.writer.step
+        index = self._recorder.index
+        phase = self._phase()
+        steps = _number(step[index["training_steps_total", ()]])
+        spent = _number(step[index["training_step_duration_seconds", (layout.HISTOGRAM_SUM,)]])
+        mean = spent / steps if steps else 0.0
+        self._watchdog.keep(self._clock.limit(phase, mean))
+        held = self._watchdog.take()
+        if held:
+            self._write(self._watchdog_seconds(phase, mean), held.splitlines())
+            return
+        begun = _number(step[index[layout.PHASE_START, ()]])
+        standing = self._clock.look(time.monotonic(), steps, phase, begun, mean)
+        if standing is not None:
+            self._write(standing, None)
+
+    def stop(self) -> None:
+        """End the watch; for the thread that ends the run."""
+        self._watchdog.stop()
+        if self._signal is not None:
+            self._signal.remove()
+
+    def _phase(self) -> str:
+        number = self._recorder.writer.step[self._recorder.index[layout.PHASE_INDEX, ()]]
+        return catalogue.PHASES[int(number)] if number == number else "init"
+
+    def _watchdog_seconds(self, phase: str, mean: float) -> float:
+        return self._clock.limit(phase, mean)
+
+    def _write(self, standing: float, held: list[str] | None) -> None:
+        """Collect and write in a thread of its own: a slow file system must not stop the heartbeat."""
+        if self._writes is not None and self._writes.is_alive():
+            return
+        work: Callable[[], None] = lambda: self._recorder.guard("helper", self._keep, standing, held)  # noqa: E731
+        self._writes = threading.Thread(target=work, name="trainbeacon-evidence", daemon=True)
+        self._writes.start()
+
+    def _keep(self, standing: float, held: list[str] | None) -> None:
+        path = self._store.write(self._document(standing, held))
+        self._recorder.add("training_hang_evidence_total", 1.0)
+        log.warning("no progress for %.0f s: evidence in %s (trainbeacon stacks shows it)", standing, path)
+
+    def _document(self, standing: float, held: list[str] | None) -> dict[str, Any]:
+        recorder = self._recorder
+        step = recorder.writer.step
+        groups = self._collectives.groups if self._collectives is not None else ()
+        recorded: list[dict[str, Any]] = []
+        with contextlib.suppress(Exception):  # private calls: their form may change with torch
+            recorded = collect.flight_recorder(groups) if groups else []
+        judged = self._judge(held is not None)
+        return {
+            "version": 1,
+            "run": recorder.run,
+            "rank": recorder.identity.rank,
+            "attempt": recorder.identity.attempt,
+            "host": recorder.identity.hostname,
+            "pid": os.getpid(),
+            "time": time.time(),
+            "class": judged.kind,
+            "suspects": list(judged.ranks),
+            "reason": judged.text,
+            "seconds_without_step": round(standing, 3),
+            "step": recorder.timeline.step,
+            "phase": self._phase(),
+            "phase_seconds": round(
+                time.monotonic() - _number(step[recorder.index[layout.PHASE_START, ()]]), 3
+            ),
+            "collectives": collect.collectives(groups),
+            "open": collect.open_collectives(recorded),
+            "main_thread": collect.main_thread(),
+            "workers": collect.workers(),
+            "interpreter_held": held is not None,
+            "stacks": held if held is not None else collect.stacks(),
+            "flight_recorder": recorded,
+        }
+
+    def _judge(self, held: bool) -> verdict.Verdict:
+        """The class, from the ranks of this node."""
+        recorder = self._recorder
+        if held:
+            rank = recorder.identity.rank
+            return verdict.Verdict(
+                verdict.LOST, (rank,), f"rank {rank}: its interpreter was held, or it was stopped"
+            )
+        # The box of this very process is read through its mapping: see blackbox.writer.
+        folder = open_directory(recorder.config.directory)
+        try:
+            return verdict.judge(verdict.views(BoxDirectory(folder).scan(), recorder.run))
+        finally:
+            os.close(folder)
+
+
+def _number(value: float) -> float:
+    """The value of a slot, 0 where it was never written."""
+    return value if value == value else 0.0

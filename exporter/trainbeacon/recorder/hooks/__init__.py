@@ -1,0 +1,1 @@
+"""PyTorch hooks: model, optimizer, backward pass, waits and compiler."""

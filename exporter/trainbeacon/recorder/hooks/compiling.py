@@ -1,0 +1,59 @@
+"""Seeing `torch.compile` at work, by its own callbacks, so that its minutes are the phase `compile`.
+
+They are torch's private names, so they are looked for and done without where they are not. Dynamo is not
+loaded for this, which would take seconds: the helper looks whether the script has.
+"""
+
+from __future__ import annotations
+
+import sys
+from threading import get_ident
+from typing import Any
+
+from trainbeacon.recorder.core.timeline import PHASE, Timeline
+
+_COMPILE = PHASE["compile"]
+
+
+class CompileWatch:
+    """Of the beacon that records now; made in the thread that trains."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        global _watch
+        self._timeline = timeline
+        self._thread = get_ident()
+        self._open = False
+        _watch = self
+
+    def look(self) -> None:
+        """Be called by the compiler from now on, if it is loaded; a reset of Dynamo forgets it again."""
+        handler = getattr(sys.modules.get("torch._dynamo.callback"), "callback_handler", None)
+        starts, ends = getattr(handler, "start_callbacks", None), getattr(handler, "end_callbacks", None)
+        if isinstance(starts, list) and isinstance(ends, list) and _begins not in starts:
+            ends.append(_ends)
+            starts.append(_begins)
+
+    def begin(self) -> None:
+        """The training thread begins to compile; what other threads compile holds up nobody."""
+        if get_ident() == self._thread and not self._open:
+            self._open = True
+            self._timeline.enter(_COMPILE)
+
+    def end(self) -> None:
+        """It has compiled."""
+        if get_ident() == self._thread and self._open:
+            self._open = False
+            self._timeline.leave()
+
+
+_watch: CompileWatch | None = None
+
+
+def _begins(*_: Any) -> None:
+    if _watch is not None:
+        _watch.begin()
+
+
+def _ends(*_: Any) -> None:
+    if _watch is not None:
+        _watch.end()

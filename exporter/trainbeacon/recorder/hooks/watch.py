@@ -1,0 +1,76 @@
+"""What `Beacon.watch` puts in place, over all its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainbeacon.recorder.checkpoints.checkpoints import Checkpoints
+from trainbeacon.recorder.core.recorder import Recorder
+from trainbeacon.recorder.core.steps import StepCount
+from trainbeacon.recorder.goodput.mfu import Flops
+from trainbeacon.recorder.hooks.compiler import keep_out_of_graphs
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainbeacon.recorder.checkpoints.torch_saves import SaveWatch
+    from trainbeacon.recorder.hooks.hooks import Hooks
+
+
+class Watching:
+    """The hooks, the watch over saves and the count of FLOPs of one beacon.
+
+    Attributes:
+        hooks: one for each call of `watch`.
+    """
+
+    def __init__(self, recorder: Recorder, steps: StepCount, checkpoints: Checkpoints, flops: Flops) -> None:
+        self._recorder = recorder
+        self._steps = steps
+        self._checkpoints = checkpoints
+        self._flops = flops
+        self._saves: SaveWatch | None = None
+        self._watches_saves = False
+        self._removable: list[Hooks | SaveWatch | Flops] = []
+        self.hooks: list[Hooks] = []
+
+    def watch(self, model: Any, optimizers: Sequence[torch.optim.Optimizer], scaler: Any) -> None:
+        """As `Beacon.watch`."""
+        from trainbeacon.recorder.hooks.hooks import Hooks, check_rank, gpu_of
+
+        recorder, identity = self._recorder, self._recorder.identity
+        recorder.guard("hooks", check_rank, identity)
+        keep_out_of_graphs()
+        if optimizers:
+            self._steps.claim("optimizer")
+        hooks = Hooks(recorder, model, optimizers, scaler, self._steps.optimizer_stepped)
+        self.hooks.append(hooks)
+        self._removable.append(hooks)
+        if model is not None:
+            recorder.guard("hooks", self._flops.watch, model)
+            self._removable.append(self._flops)
+        if recorder.probes("checkpoints") and not self._watches_saves:
+            self._watches_saves = True
+            recorder.guard("hooks", self._watch_saves)
+        gpu, uuid = gpu_of(model, optimizers)
+        if uuid or gpu:
+            recorder.rank_info(gpu, uuid)
+        if identity.rank == 0:
+            recorder.run_info()
+
+    def _watch_saves(self) -> None:
+        from trainbeacon.recorder.checkpoints.torch_saves import SaveWatch
+
+        self._saves = SaveWatch(self._recorder, self._checkpoints)
+        self._removable.append(self._saves)
+
+    def look(self) -> None:
+        """For the helper thread, once a second."""
+        if self._saves is not None:
+            self._saves.look()
+
+    def remove(self) -> None:
+        """Take everything away again; what was put over another one goes first."""
+        for each in reversed(self._removable):
+            self._recorder.guard("hooks", each.remove)

@@ -1,0 +1,1 @@
+"""What losses say: spikes, overfitting, the first non-finite value."""

@@ -1,0 +1,1 @@
+"""Gradients, parameters and layers: norms, and where a NaN comes from."""

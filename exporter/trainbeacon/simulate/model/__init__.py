@@ -1,0 +1,1 @@
+"""The model behind the simulated fleet: workloads, runs, ranks, GPUs, hosts."""

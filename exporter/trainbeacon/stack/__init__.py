@@ -1,0 +1,1 @@
+"""Prometheus and Alertmanager on loopback, with the shipped rules and routes."""

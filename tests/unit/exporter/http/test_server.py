@@ -1,0 +1,294 @@
+"""The HTTP server against clients that are slow, silent, malformed or many."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http.client import HTTPConnection
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.serving import request, wait_for
+from trainbeacon.blackbox.reader import Box, BoxIdentity
+from trainbeacon.exporter.collectors.health import Health
+from trainbeacon.exporter.http import server as module
+from trainbeacon.exporter.http.connections import REQUEST_SECONDS
+from trainbeacon.exporter.http.server import Application, Server, landing_page
+from trainbeacon.stack.ports import free_port
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+
+
+class Served:
+    """One server on a free port, with an empty registry."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.health = Health()
+        self.scrapes = 0
+        application = Application(CollectorRegistry(), self.health, list, self._scraped)
+        self.server = Server(application, self.health, "127.0.0.1", port)
+        self.url = f"http://127.0.0.1:{self.server.port}"
+
+    def _scraped(self) -> None:
+        self.scrapes += 1
+
+    def refused(self, reason: str) -> int:
+        return self.health.counts()[1][reason]
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.server.port), timeout=15)
+
+    def send(self, data: bytes) -> bytes:
+        """What comes back for these bytes until the server hangs up; what it refuses to read is no error."""
+        with self.connect() as client:
+            answer = b""
+            try:
+                client.sendall(data)
+                client.shutdown(socket.SHUT_WR)
+                while chunk := client.recv(65536):
+                    answer += chunk
+            except ConnectionError:
+                pass
+            return answer
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    made = Served()
+    made.server.start()
+    yield made
+    made.server.stop()
+
+
+def assert_free(port: int) -> None:
+    """The next server gets this port, and not the one after it."""
+    following = Served(port)
+    following.server.stop()
+    assert port == following.server.port
+
+
+def seconds_of_a_scrape(served: Served) -> float:
+    begun = time.monotonic()
+    assert 200 == request(f"{served.url}/metrics", timeout=30).status
+    return time.monotonic() - begun
+
+
+def test_idle_connections_take_no_thread(served: Served) -> None:
+    """Ten times as many silent connections as there are threads do not delay a scrape."""
+    with ExitStack() as stack:
+        for _ in range(10 * module.THREADS):
+            stack.enter_context(served.connect())
+        assert seconds_of_a_scrape(served) < 2
+
+
+def test_half_requests_take_no_thread(served: Served) -> None:
+    """Slow loris: ten times as many clients as threads that never end their request do not delay a scrape."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(served.connect()) for _ in range(10 * module.THREADS)]
+        for part in (HEAD, b"X-A: b\r\n", b"X-C"):
+            for client in clients:
+                client.sendall(part)
+            assert seconds_of_a_scrape(served) < 1
+
+
+def test_dripping_request_is_cut_off(served: Served) -> None:
+    """A client that sends a byte now and then has no more time than one that sends none."""
+    with served.connect() as client:
+        begun = time.monotonic()
+        client.sendall(HEAD)
+
+        def is_cut_off() -> bool:
+            try:
+                client.sendall(b"a")
+            except ConnectionError:
+                return True
+            return False
+
+        wait_for(is_cut_off, 3 * REQUEST_SECONDS, "end of the connection")
+        assert time.monotonic() - begun < 2 * REQUEST_SECONDS
+    assert 1 == served.refused("malformed")
+
+
+def test_connection_is_kept_for_the_next_scrape(served: Served) -> None:
+    """A scraper reuses its connection, also after a while of silence."""
+    connection = HTTPConnection("127.0.0.1", served.server.port, timeout=10)
+    for _ in range(3):
+        connection.request("GET", "/healthz")
+        assert b"ok\n" == connection.getresponse().read()
+        assert connection.sock is not None
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", id="TLS to a plain port"),
+        pytest.param(b"hello\r\n\r\n", id="no request line"),
+        pytest.param(b"GET / HTTP/9.9\r\n\r\n", id="unknown version"),
+        pytest.param(b"GET /metrics HTTP/1.1\r\nno colon\r\n\r\n", id="header without colon"),
+        pytest.param(b"GET /metrics HTTP/1.1\nHost: x\n\n", id="bare line feeds"),
+        pytest.param(b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", id="endless address"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 5_000 + b"\r\n", id="endless headers"),
+        pytest.param(b"POST / HTTP/1.1\r\nContent-Length: 999999\r\n\r\n", id="body too large"),
+        pytest.param(b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", id="length that is none"),
+    ],
+)
+def test_malformed_request_is_refused_and_counted(
+    data: bytes, served: Served, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No answer but an error, one count, nothing printed, and the next client is served."""
+    answer = served.send(data)
+    assert answer[:13] in (b"", *(f"HTTP/1.1 {code} ".encode() for code in (400, 413, 414, 505)))
+    wait_for(lambda: served.refused("malformed") == 1, 5, "count")
+    assert seconds_of_a_scrape(served) < 2
+    assert ("", "") == capfd.readouterr()
+
+
+def test_garbage_behind_a_request_spoils_only_itself(served: Served) -> None:
+    """Pipelined: the good request is answered, the garbage after it refused."""
+    answer = served.send(HEAD + b"\r\n" + b"\x00\xff garbage\r\n\r\n")
+    first, _, rest = answer.partition(b"ok\n")
+    assert first.startswith(b"HTTP/1.1 200 OK")
+    assert rest.startswith(b"HTTP/1.1 400 ")
+    assert 1 == served.refused("malformed")
+
+
+def test_client_that_hangs_up_is_no_event(served: Served, capfd: pytest.CaptureFixture[str]) -> None:
+    """Clients that leave in the middle of an answer print nothing and harm nobody."""
+    for _ in range(20):
+        with served.connect() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # reset at close
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert seconds_of_a_scrape(served) < 2
+    assert ("", "") == capfd.readouterr()
+
+
+def test_only_scrapes_count_as_scrapes(served: Served) -> None:
+    """Probes and HEAD do not make an ending exporter believe that its last state was seen."""
+    for method, path in (("GET", "/healthz"), ("GET", "/"), ("GET", "/x"), ("HEAD", "/metrics")):
+        request(served.url + path, method)
+    assert 0 == served.scrapes
+    request(f"{served.url}/metrics")
+    assert 1 == served.scrapes
+
+
+def test_threads_are_bounded_and_end(served: Served) -> None:
+    """However many clients come at once, the threads stay those of the start; stop ends them."""
+
+    def ours() -> int:
+        return sum(
+            thread.name.startswith(("CP Server", "trainbeacon-http")) for thread in threading.enumerate()
+        )
+
+    before = ours()
+    with ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(served.connect()).sendall(HEAD + b"\r\n")
+        assert before == ours()
+    served.server.stop()
+    wait_for(lambda: ours() == 0, 5, "end of the threads")
+
+
+def test_more_requests_than_can_wait_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the threads are busy and the queue is full, the next request gets 503 soon, and is counted."""
+    over = threading.Event()
+    monkeypatch.setattr(module, "landing_page", lambda boxes: over.wait(20) and "")
+    made = Served()
+    made.server.start()
+    try:
+        with ExitStack() as stack:
+            for _ in range(module.THREADS + module.QUEUE):
+                stack.enter_context(made.connect()).sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            wait_for(lambda: made.server._server.requests.qsize == module.QUEUE, 5, "full queue")
+            begun = time.monotonic()
+            assert 503 == request(f"{made.url}/metrics").status
+            assert time.monotonic() - begun < 2
+            assert 1 == made.refused("busy")
+            over.set()
+            assert seconds_of_a_scrape(made) < 2
+    finally:
+        over.set()
+        made.server.stop()
+
+
+def test_stop_frees_the_port_soon_although_clients_hang_on() -> None:
+    """An exporter that ends does not wait for idle or half-done clients."""
+    made = Served(free_port())
+    made.server.start()
+    with made.connect(), made.connect() as half:
+        half.sendall(HEAD)
+        begun = time.monotonic()
+        made.server.stop()
+        assert time.monotonic() - begun < 4
+    assert_free(made.server.port)
+
+
+def test_taken_port_moves_to_the_next() -> None:
+    """The wanted port is taken by a stranger: the next free one, and `moved` says so."""
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        made = Served(stranger.getsockname()[1])
+        made.server.stop()
+        assert (True, True) == (made.server.moved, made.server.port > stranger.getsockname()[1])
+
+
+def test_no_free_port_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen taken ports are an error that says what to do; here the sixteen are one."""
+    monkeypatch.setattr(module, "PORTS_TRIED", 1)
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        port = stranger.getsockname()[1]
+        with pytest.raises(OSError, match=f"port={port}: all ports up to {port} are taken on 127.0.0.1; set"):
+            Served(port)
+
+
+def test_address_that_is_not_ours_names_the_setting() -> None:
+    """An address of another machine is an error that names it."""
+    application = Application(CollectorRegistry(), Health(), list, lambda: None)
+    with pytest.raises(OSError, match=r"host='192\.0\.2\.1', port="):
+        Server(application, Health(), "192.0.2.1", free_port())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forked_child_lets_go_of_the_port() -> None:
+    """A child forked while we serve does not keep the port when we are gone."""
+    made = Served(free_port())
+    made.server.start()
+    said, says = os.pipe()
+    told, tells = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(tells)
+        os.write(says, b"!")  # what is to be done after a fork has been done
+        os.read(told, 1)
+        os._exit(0)
+    try:
+        assert b"!" == os.read(said, 1)
+        made.server.stop()
+        assert_free(made.server.port)
+    finally:
+        for descriptor in (said, says, told, tells):
+            os.close(descriptor)
+        os.waitpid(child, 0)
+
+
+def test_landing_page_escapes_the_run() -> None:
+    """A run's name is the user's text: it cannot bring a script into the page."""
+    box = Box(
+        "b", BoxIdentity("<script>x</script>", 0, 1.0), "running", True, {("training_step", ()): 7.0}, ()
+    )
+    page = landing_page([box])
+    assert "<script>" not in page
+    assert "&lt;script&gt;x&lt;/script&gt;<td>0<td>running<td>7" in page
+
+
+def test_landing_page_without_training() -> None:
+    """Nothing to show is said."""
+    assert "No training here now" in landing_page([])

@@ -1,0 +1,151 @@
+"""The launcher's variables against torch.distributed, and an elastic job under the real torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trainbeacon
+from tests.serving import environment, wait_for
+from trainbeacon.blackbox.directory import open_directory
+from trainbeacon.blackbox.reader import Box, BoxDirectory
+from trainbeacon.stack.ports import free_port
+
+torch = pytest.importorskip("torch")
+distributed = torch.distributed
+
+
+@pytest.fixture
+def one_rank() -> Iterator[None]:
+    """torch.distributed, initialised as rank 0 of 1."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def errors_after_watch(folder: Path) -> float:
+    settings: dict[str, Any] = {"serve": "off", "directory": str(folder), "gpu": False}
+    with trainbeacon.start(**settings) as beacon:
+        beacon.watch(torch.nn.Linear(1, 1))
+        recorder = beacon.recorder
+        return float(recorder.writer.slots[recorder.at("trainbeacon_errors_total", "hooks")])
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_rank_that_torch_knows_otherwise_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Variables that contradict torch.distributed make wrong labels: one error, and a line that has both."""
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+
+    assert errors_after_watch(tmp_path) == 1.0
+    [message] = [
+        record.getMessage() for record in caplog.records if "torch.distributed" in record.getMessage()
+    ]
+    assert "rank 0 of 1" in message
+    assert "rank 3 of 4 (launcher: env)" in message
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_rank_that_torch_confirms_is_no_error(tmp_path: Path) -> None:
+    """Nothing is counted where both agree."""
+    assert errors_after_watch(tmp_path) == 0.0
+
+
+def test_rank_without_torch_distributed_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script may watch before it initialises torch.distributed, or never do so."""
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+
+    assert errors_after_watch(tmp_path) == 0.0
+
+
+WORKER = """
+import os, sys, time
+import trainbeacon
+agent = os.getppid()
+with trainbeacon.start(serve="off", directory=sys.argv[1], gpu=False):
+    while os.getppid() == agent:
+        time.sleep(0.05)
+"""
+
+
+class Elastic:
+    """Agents of one elastic torchrun job for one or two nodes, all on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.boxes = folder / "boxes"
+        self.boxes.mkdir()
+        self._script = folder / "worker.py"
+        self._script.write_text(WORKER)
+        self._log = folder / "agents.log"
+        self._endpoint = f"127.0.0.1:{free_port()}"
+        self._agents: list[subprocess.Popen[bytes]] = []
+
+    def agent(self) -> None:
+        """Start one more node."""
+        options = ["--nnodes=1:2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=e"]
+        options += [f"--rdzv-endpoint={self._endpoint}", "--rdzv-conf=last_call_timeout=1"]
+        options += ["--local-addr=127.0.0.1", "--monitor-interval=0.2", "--max-restarts=3"]
+        env = {name: value for name, value in environment().items() if not name.startswith("TORCHELASTIC_")}
+        # With one store for all, torch 2.13's agents wait in vain for each other after a node has joined.
+        env |= {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "PYTHONWARNINGS": "ignore"}
+        command = [sys.executable, "-m", "torch.distributed.run", *options, self._script, self.boxes]
+        with self._log.open("ab") as log:
+            self._agents.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
+
+    def close(self) -> None:
+        for agent in self._agents:
+            agent.terminate()
+        for agent in self._agents:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                agent.wait(10)
+            agent.kill()
+            agent.wait()
+
+
+@pytest.fixture
+def elastic(tmp_path: Path) -> Iterator[Elastic]:
+    job = Elastic(tmp_path)
+    yield job
+    job.close()
+
+
+def test_elastic_job_grows(elastic: Elastic) -> None:
+    """A node that joins restarts rank 0 with the new world size: a later start of the same run and job."""
+    descriptor = open_directory(str(elastic.boxes))
+    directory = BoxDirectory(descriptor)
+
+    def newest(ranks: int) -> list[Box]:
+        """The newest box of each rank, once they all know of so many."""
+        found = {}
+        for box in sorted(directory.scan(), key=lambda box: box.identity.start):
+            found[box.identity.rank] = box
+        whole = [box for box in found.values() if box.number("training_world_size") == ranks]
+        return sorted(whole, key=lambda box: box.identity.rank) if len(whole) == ranks else []
+
+    elastic.agent()
+    [before] = wait_for(lambda: newest(1), 60, "first rank")
+    elastic.agent()
+    after = wait_for(lambda: newest(2), 60, "second rank; see agents.log")
+    os.close(descriptor)
+
+    assert [0, 1] == [box.identity.rank for box in after]
+    assert {"worker-e"} == {box.identity.run for box in (before, *after)}
+    assert before.identity.start < after[0].identity.start
+    assert before.identity.pid != after[0].identity.pid
+    assert run_info(before) == run_info(after[0])
+
+
+def run_info(box: Box) -> tuple[str, str]:
+    """The run_id and the launcher of a box of rank 0."""
+    [labels] = [labels for name, labels in box.infos if name == "training_run_info"]
+    return labels[0], labels[3]

@@ -1,0 +1,112 @@
+"""Whether a process only waits: real processes that wait, work, or are inside the file system."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.serving import environment
+
+#: Does what it is told in its main thread, while another one looks until twenty looks in a row say the same.
+PROGRAM = """
+import os, platform, socket, subprocess, sys, threading, time
+from trainbeacon.recorder.probes.idle import Effort
+
+leave_out = set()
+SETUP
+
+def look():
+    effort = Effort(leave_out)
+    effort.begin()
+    before, same = None, 0
+    while same < 20:
+        time.sleep(0.05)
+        found = not effort.took_time() and effort.at_rest()
+        same = same + 1 if found == before else 1
+        before = found
+    print("rests" if found else "works", flush=True)
+
+threading.Thread(target=look).start()
+MAIN
+"""
+BURN = "sh -c 'while :; do :; done'; true"
+
+
+def verdict(main: str, tmp_path: Path, setup: str = "") -> str:
+    """Whether a process works or rests whose main thread runs this code."""
+    program = PROGRAM.replace("SETUP", setup).replace("MAIN", main)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        return process.stdout.readline().strip()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # its children too
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    "main",
+    [
+        "lock = threading.Lock(); lock.acquire(); lock.acquire()",
+        "time.sleep(60)",
+        "pair = socket.socketpair(); pair[0].recv(1)",
+        "ends = os.pipe(); os.read(ends[0], 1)",
+        "end = os.pipe()[1]\nwhile True: os.write(end, bytes(65536))",
+        "subprocess.run(['sleep', '60'])",
+    ],
+    ids=["lock", "sleep", "socket", "empty pipe", "full pipe", "child that sleeps"],
+)
+def test_who_waits_for_others_rests(main: str, tmp_path: Path) -> None:
+    """A dead peer, a lock that nobody frees, a reader that does not read, a child that does nothing."""
+    assert "rests" == verdict(main, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "main",
+    [
+        "while True: pass",
+        "subprocess.run(['sh', '-c', 'while :; do :; done'])",
+        f"subprocess.run(['sh', '-c', {BURN!r}])",
+        "while True: subprocess.run(['sleep', '0.01'])",
+        "os.mkfifo('pipe'); open('pipe', 'wb')",
+    ],
+    ids=[
+        "computes",
+        "child that computes",
+        "grandchild that computes",
+        "children come and go",
+        "file system",
+    ],
+)
+def test_who_works_or_waits_for_the_file_system_does_not(main: str, tmp_path: Path) -> None:
+    """Processor time counts from a fifth of a second on, of the children too; a slow save ends by itself."""
+    assert "works" == verdict(main, tmp_path)
+
+
+def test_the_exporter_among_the_children_does_not_count(tmp_path: Path) -> None:
+    """It answers scrapes, however the training does."""
+    setup = "leave_out.add(subprocess.Popen(['sh', '-c', 'while :; do :; done']).pid)"
+    assert "rests" == verdict("time.sleep(60)", tmp_path, setup)
+
+
+@pytest.mark.parametrize(
+    "setup",
+    ["platform.machine = lambda: 'riscv64'", "os.path.exists = lambda path: False"],
+    ids=["unknown processor", "kernel that does not tell"],
+)
+def test_where_nobody_can_tell_nobody_rests(setup: str, tmp_path: Path) -> None:
+    """A run is never called idle by mistake: it is given as long as before."""
+    assert "works" == verdict("time.sleep(60)", tmp_path, setup)
