@@ -177,7 +177,7 @@ def _same_operations(beacon: trainbeacon.Beacon) -> Callable[[], None]:
 def _through_the_api(beacon: trainbeacon.Beacon) -> Callable[[], None]:
     """30 numbers by `log`; five phases and the end of a step, which read the clock and fill the ring too."""
     names = {f"gauge_{number}": 0.5 for number in range(GAUGES)}
-    see, end_step, log = beacon.timeline.see, beacon.timeline.end_step, beacon.log
+    see, end_step, log = beacon.timeline.observe, beacon.timeline.end_step, beacon.log
 
     def step() -> None:
         for phase in PHASES:
@@ -225,7 +225,7 @@ def _primitives(beacon: trainbeacon.Beacon, count: int) -> dict[str, tuple[Case,
     """What the calls above are made of, each alone."""
     timeline, recorder, writer = beacon.timeline, beacon.recorder, beacon.recorder.writer
     slots = writer.slots
-    see, forward, backward = timeline.see, PHASE["forward"], PHASE["backward"]
+    see, forward, backward = timeline.observe, PHASE["forward"], PHASE["backward"]
 
     def nothing() -> None:
         pass

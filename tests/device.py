@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from trainbeacon.recorder.device.scalars import NoRoomError
+from trainbeacon.recorder.device.copier import NoRoomError
 
 aten = torch.ops.aten
 #: Operations whose result the host needs: with a tensor on a device it waits for it.

@@ -11,10 +11,23 @@ with trainbeacon.start(run="gpt-small") as beacon:
 
 from __future__ import annotations
 
+from typing import Any
+
 from trainbeacon._version import __version__
 from trainbeacon.config.settings import Config, ConfigError
 from trainbeacon.recorder.api.actions import Event, TrainingStopped
 from trainbeacon.recorder.api.beacon import Beacon
 from trainbeacon.recorder.api.start import start
+from trainbeacon.recorder.background.supervisor import serve_threads_with
 
 __all__ = ["Beacon", "Config", "ConfigError", "Event", "TrainingStopped", "__version__", "start"]
+
+
+def _exporter_in_a_thread(config: Config) -> Any:
+    """Made only where `serve="thread"` asks for it: it loads the whole read side."""
+    from trainbeacon.exporter.service import Exporter
+
+    return Exporter(config, mode="thread")
+
+
+serve_threads_with(_exporter_in_a_thread)

@@ -15,7 +15,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "exporter/trainbeacon"
 
-#: The rule. Lowest first; a folder imports from the earlier lines of its part, and from no folder of its own line.
+#: The rule. Lowest first: a folder imports from earlier lines of its part, and not from its own line.
 LAYERS = {
     "trainbeacon": (
         "_version catalogue identity",

@@ -118,7 +118,7 @@ class _Run:
             if sample.name in METRICS
         }
 
-    def look(self) -> int:
+    def poll(self) -> int:
         """Take the next scrape if it is due. Returns how many there are."""
         try:
             scrape = self.scrape()
@@ -190,7 +190,7 @@ def _record(runs: Sequence[_Run], until: int, log: Path) -> None:
     """Scrape the jobs until all of them are so far."""
     end = time.monotonic() + 300
     waiting = [*runs]
-    while waiting := [run for run in waiting if len(run.scrapes) < until and run.look() < until]:
+    while waiting := [run for run in waiting if len(run.scrapes) < until and run.poll() < until]:
         if time.monotonic() > end:
             raise TimeoutError(f"too few steps:\n{log.read_text()[-4000:]}")
         time.sleep(0.02)

@@ -70,7 +70,7 @@ class Pace:
         self._mark = Path(job.folder) / "slow"
         self._slow = False
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Before each step: whether the fault has begun."""
         self._slow = self._slow or (self._victim and self._mark.exists())
 
@@ -175,7 +175,7 @@ def train(job: Job, rank: int) -> None:
             optimizer.step()
             optimizer.zero_grad()
             pace.spend("host")
-            pace.look()
+            pace.poll()
 
 
 def main() -> None:

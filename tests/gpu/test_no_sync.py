@@ -121,7 +121,7 @@ def test_a_watched_step_does_not_synchronise_and_its_numbers_arrive(
     ring = box_of(tmp_path).ring[-STEPS:]
     assert [entry.loss for entry in ring] == losses
     assert [entry.gradient_norm for entry in ring] == norms
-    assert beacon.recorder.late.unread == 0
+    assert beacon.recorder.deferred.unread == 0
     for where in ("value", "device", "hooks", "helper"):
         assert box_of(tmp_path).number("trainbeacon_errors_total", where) == 0.0
 
@@ -160,7 +160,7 @@ def test_a_number_is_that_of_the_moment_it_was_logged(beacon: trainbeacon.Beacon
     assert still_busy
     assert seconds < 0.05
     stream.synchronize()
-    wait_for(lambda: beacon.recorder.late.unread == 0, what="the number")
+    wait_for(lambda: beacon.recorder.deferred.unread == 0, what="the number")
     beacon.timeline.end_step()
     assert box_of(tmp_path).number("training_loss", "train") == 0.625
 
@@ -233,7 +233,7 @@ def test_a_graph_is_captured_while_the_helper_asks_for_numbers(
     beacon: trainbeacon.Beacon, tmp_path: Path
 ) -> None:
     """A captured graph is whole although another thread asks all the while after what the device owes."""
-    late, over = beacon.recorder.late, threading.Event()
+    late, over = beacon.recorder.deferred, threading.Event()
     value, one = torch.zeros((), device=DEVICE), torch.ones((), device=DEVICE)
     captured, other = torch.cuda.Stream(), torch.cuda.Stream()
     value += 0.0  # loads the kernel

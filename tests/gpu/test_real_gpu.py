@@ -191,7 +191,7 @@ def test_allocator_figures_are_those_of_torch() -> None:
     tensor = torch.empty(GIB, dtype=torch.uint8, device="cuda")
     recorded: dict[tuple[str, ...], float] = {}
     probe = AllocatorProbe(lambda name, value, *labels: recorded.update({(name, *labels): value}))
-    probe.look()
+    probe.poll()
     devices = range(torch.cuda.device_count())
     assert sum(map(torch.cuda.memory_allocated, devices)) == recorded["training_allocator_bytes", "allocated"]
     assert sum(map(torch.cuda.memory_reserved, devices)) == recorded["training_allocator_bytes", "reserved"]
@@ -205,7 +205,7 @@ def test_failed_allocation_is_counted() -> None:
     recorded: dict[str, float] = {}
     with pytest.raises(torch.OutOfMemoryError):
         torch.empty(1000 * GIB, dtype=torch.uint8, device="cuda")
-    AllocatorProbe(lambda name, value, *labels: recorded.update({name: value})).look()
+    AllocatorProbe(lambda name, value, *labels: recorded.update({name: value})).poll()
     assert 1.0 <= recorded["training_allocator_oom_total"]
 
 
@@ -222,7 +222,7 @@ def test_watching_adds_no_wait_for_the_device(tmp_path: object) -> None:
                 optimizer.zero_grad()
                 model(batch).square().mean().backward()
                 optimizer.step()
-            AllocatorProbe(beacon.recorder.set).look()
+            AllocatorProbe(beacon.recorder.set).poll()
         finally:
             torch.cuda.set_sync_debug_mode("default")
         errors = sum(

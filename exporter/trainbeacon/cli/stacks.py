@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from trainbeacon.blackbox.reader import Box
-    from trainbeacon.recorder.hangs.verdict import RankView
+    from trainbeacon.recorder.hangs.diagnosis import RankView
 
 NAME = "stacks"
 HELP = "show why a run stands still: the ranks of this node, their evidence and stacks"
@@ -89,7 +89,7 @@ def _of_one_run(boxes: Sequence[Box], run: str | None) -> list[Box]:
 
 
 def _print_ranks(boxes: Sequence[Box]) -> None:
-    from trainbeacon.recorder.hangs.verdict import judge, view
+    from trainbeacon.recorder.hangs.diagnosis import judge, view
 
     print(f"run {boxes[0].identity.run}, ranks of this node:")
     for box in boxes:

@@ -52,10 +52,6 @@ class SimulatedBox:
         """Set the text of an info series; a later one with the same metric and key replaces it."""
         self._writer.info(metric, labels, key)
 
-    def add_step(self, step: int, timestamp: float, duration: float, loss: float, norm: float) -> None:
-        """Append a step to the ring of the last ones."""
-        self._writer.add_to_ring(step, timestamp, duration, loss, norm)
-
     def commit(self) -> None:
         """Publish the numbers of the step."""
         self._writer.commit()

@@ -36,10 +36,10 @@ class Looks:
         else:
             self._counts[metric, group] = value
 
-    def look(self, name: str, after: float = 20) -> None:
+    def poll(self, name: str, after: float = 20) -> None:
         """Record what the probe sees, so many seconds after the last look."""
         self._clock.advance(after)
-        self._probe.look()
+        self._probe.poll()
         groups = {group for _, group in self._counts}
         self.seen[name] = {
             group: (self._counts.get((ENQUEUED, group)), self._counts.get((COMPLETED, group)))
@@ -70,25 +70,25 @@ def join(own: int, port: int) -> None:
 
 def rank(own: int, looks: Looks, ports: tuple[int, int], mark: str) -> None:
     """What a rank does."""
-    looks.look("before")
+    looks.poll("before")
     join(own, ports[0])
     tensor = torch.ones(4)
-    looks.look("none yet")
+    looks.poll("none yet")
     distributed.all_reduce(tensor)
     distributed.barrier()
     until_settled()
-    looks.look("two")
+    looks.poll("two")
     works = [distributed.all_reduce(part, async_op=True) for part in (torch.ones(3_000_000), torch.ones(1))]
     for work in works:
         work.wait()
     until_settled()
-    looks.look("out of order, at once", after=1)
-    looks.look("out of order, settled")
+    looks.poll("out of order, at once", after=1)
+    looks.poll("out of order, settled")
     if own == 0:
         work = distributed.all_reduce(tensor, async_op=True)
         until_settled(waiting=1)
-        looks.look("others are missing")
-        looks.look("others are still missing")
+        looks.poll("others are missing")
+        looks.poll("others are still missing")
         open(mark, "w").close()
         work.wait()
     else:
@@ -101,13 +101,13 @@ def rank(own: int, looks: Looks, ports: tuple[int, int], mark: str) -> None:
         distributed.recv(tensor, 0)
     distributed.all_reduce(tensor)
     until_settled()
-    looks.look("after a send")
+    looks.poll("after a send")
     distributed.destroy_process_group()
-    looks.look("destroyed")
+    looks.poll("destroyed")
     join(own, ports[1])
     distributed.all_reduce(tensor)
     until_settled()
-    looks.look("made again")
+    looks.poll("made again")
 
 
 def groups(own: int, looks: Looks) -> None:
@@ -122,15 +122,15 @@ def groups(own: int, looks: Looks) -> None:
         distributed.all_reduce(torch.ones(1), group=pair)
     distributed.barrier(group=twins[1])
     until_settled()
-    looks.look("groups")
+    looks.poll("groups")
     if own in (0, 2):
         distributed.destroy_process_group(pair)
-    looks.look("one is gone")
+    looks.poll("one is gone")
     pair = distributed.new_group([0, 2], group_desc="dp")
     if own in (0, 2):
         distributed.all_reduce(torch.ones(1), group=pair)
     until_settled()
-    looks.look("one is back")
+    looks.poll("one is back")
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import trainbeacon
 from trainbeacon.recorder.background import helper
-from trainbeacon.recorder.goodput import accounting as ledger
+from trainbeacon.recorder.goodput import accounting as accounting
 from trainbeacon.recorder.goodput import tracker as goodput
 
 Settings = dict[str, Any]
@@ -99,7 +99,7 @@ def main() -> None:
     settings: Settings = json.loads(sys.argv[1])
     helper.INTERVAL_SECONDS = settings["turn"]
     goodput.LEAST_SECONDS = settings["write"]
-    ledger.STALL_SECONDS = settings["stall_limit"]
+    accounting.STALL_SECONDS = settings["stall_limit"]
     events = Events(settings["events"])
     entered = time.time()
     with trainbeacon.start(

@@ -86,8 +86,8 @@ class Interventions:
         check(kind, action)
         self._listeners.setdefault(kind, []).append(_stop if isinstance(action, str) else action)
 
-    def look(self) -> None:
-        """Look whether the training thread stands still; for the helper thread, once a second."""
+    def poll(self) -> None:
+        """Look whether the training thread stands still; for the background thread, once a second."""
         if "stalled" not in self._listeners:
             return
         recorder = self._recorder
@@ -96,7 +96,7 @@ class Interventions:
         spent = _number(numbers[index["training_step_duration_seconds", (layout.HISTOGRAM_SUM,)]])
         phase = catalogue.PHASES[int(numbers[index[layout.PHASE_INDEX, ()]])]
         begun = numbers[index[layout.PHASE_START, ()]]
-        standing = self._clock.look(time.monotonic(), steps, phase, begun, spent / steps if steps else 0.0)
+        standing = self._clock.poll(time.monotonic(), steps, phase, begun, spent / steps if steps else 0.0)
         if standing is not None:
             self._stalled(Event("stalled", recorder.timeline.step, standing))
 

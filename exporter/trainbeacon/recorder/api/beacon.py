@@ -22,25 +22,23 @@ from trainbeacon import catalogue
 from trainbeacon.config.settings import Config
 from trainbeacon.identity import Identity, current
 from trainbeacon.recorder.api.actions import Callback, Interventions
-from trainbeacon.recorder.api.spans import Batches, PhaseSpan, Span
-from trainbeacon.recorder.background.helper import Helper
-from trainbeacon.recorder.background.schedule import sampled_probes
-from trainbeacon.recorder.background.supervisor import keeper_for
-from trainbeacon.recorder.checkpoints.checkpoints import Checkpoints, CheckpointSpan
+from trainbeacon.recorder.api.contexts import Batches, PhaseContext, StepContext
+from trainbeacon.recorder.background.loop import BackgroundLoop
+from trainbeacon.recorder.background.schedule import Parts, scheduled
+from trainbeacon.recorder.background.supervisor import supervisor_for
+from trainbeacon.recorder.checkpoints.checkpoints import CheckpointContext, Checkpoints
 from trainbeacon.recorder.core.evaluations import Evaluations
 from trainbeacon.recorder.core.failures import kind_of
-from trainbeacon.recorder.core.file_worker import Errands
-from trainbeacon.recorder.core.metrics import Names
-from trainbeacon.recorder.core.numbers import Numbers
+from trainbeacon.recorder.core.file_worker import FileWorker
+from trainbeacon.recorder.core.metrics import MetricLogger, MetricSlots
 from trainbeacon.recorder.core.recorder import Recorder, log
 from trainbeacon.recorder.core.steps import StepCount
 from trainbeacon.recorder.core.timeline import EVALUATE, PHASE
 from trainbeacon.recorder.device.scalars import batch_size, to_float
 from trainbeacon.recorder.goodput.mfu import Flops
 from trainbeacon.recorder.goodput.tracker import Goodput
-from trainbeacon.recorder.hooks.watch import Watching
+from trainbeacon.recorder.hooks.watch import ModelWatcher
 from trainbeacon.recorder.probes.inputs import InputProbe
-from trainbeacon.recorder.probes.user_metrics import UserMetrics
 
 Batch = TypeVar("Batch")
 
@@ -58,7 +56,6 @@ class Beacon:
     Attributes:
         config: the settings in force.
         identity: what the launcher says of this process.
-        recording: false once the run ended, in a forked child, and if switched off.
         recorder: where the numbers go, for integrations.
         timeline: steps and phases, for integrations.
         steps: what counts the steps, for integrations.
@@ -69,22 +66,21 @@ class Beacon:
         self.identity = identity
         self.recorder = Recorder(config, identity)
         self.timeline = self.recorder.timeline
-        self.recording = config.enabled
         self.steps = StepCount(self.timeline)
         self._misused: set[str] = set()
         self._evaluations = Evaluations(self.recorder)
-        self._numbers = Numbers(self.recorder, self._evaluations)
+        self._numbers = MetricLogger(self.recorder, self._evaluations)
         self._inputs = InputProbe(self.recorder.set_of_run, self.recorder.drop)
-        names = Names(self.recorder, self._misuse)
+        names = MetricSlots(self.recorder, self._misuse)
         self._slots = {split: names.slots(split) for split in catalogue.SPLITS}
-        self._phases = {name: PhaseSpan(self, number) for name, number in PHASE.items()}
+        self._phases = {name: PhaseContext(self.recorder, number) for name, number in PHASE.items()}
         self._interventions: Interventions | None = None
-        self._helper: Helper | None = None
-        self._errands = Errands(partial(self.recorder.error, "helper"))
+        self._loop: BackgroundLoop | None = None
+        self._file_worker = FileWorker(partial(self.recorder.error, "helper"))
         self._goodput = self._accounts()
-        self._checkpoints = Checkpoints(self.recorder, self._errands, self._goodput)
+        self._checkpoints = Checkpoints(self.recorder, self._file_worker, self._goodput)
         self._flops = Flops(self.recorder)
-        self._watching = Watching(self.recorder, self.steps, self._checkpoints, self._flops)
+        self._watcher = ModelWatcher(self.recorder, self.steps, self._checkpoints, self._flops)
         if self.recording:
             self._go()
 
@@ -92,33 +88,38 @@ class Beacon:
         for warning in self.identity.warnings:
             log.warning("%s", warning)
         recorder = self.recorder
-        keeper = recorder.guard("exporter", keeper_for, self.config, self.identity.local_rank)
-        watch_exporter = keeper.look if keeper is not None and recorder.boxed else _nothing
-        self._helper = Helper(recorder, watch_exporter, recorder.guard("helper", self._user_metrics))
-        self._helper.looks.extend(sampled_probes(recorder))
-        if self._goodput is not None:
-            self._helper.looks.append(self._goodput.look)
-        self._helper.looks.append(self._checkpoints.space.look)
-        self._helper.looks += [self._flops.look, self._watching.look]
-        self._helper.start()
+        supervisor = recorder.guard("exporter", supervisor_for, self.config, self.identity.local_rank)
+        parts = Parts(
+            recorder,
+            self._checkpoints,
+            self._flops,
+            self._watcher,
+            self._goodput,
+            actions=self._poll_actions,
+            exporter=supervisor.poll if supervisor is not None and recorder.boxed else _nothing,
+        )
+        self._loop = BackgroundLoop(recorder, scheduled(parts))
+        self._loop.start()
         self._excepthook = sys.excepthook
         sys.excepthook = self._on_uncaught
         atexit.register(self._at_exit)
         _beacons.add(self)
 
+    def _poll_actions(self) -> None:
+        if self._interventions is not None:
+            self._interventions.poll()
+
     def _accounts(self) -> Goodput | None:
         """What keeps the accounts of the run, on rank 0."""
         if not self.recording or self.identity.rank != 0 or not self.recorder.probes("goodput"):
             return None
-        found: Goodput | None = self.recorder.guard("helper", Goodput, self.recorder, self._errands)
+        found: Goodput | None = self.recorder.guard("helper", Goodput, self.recorder, self._file_worker)
         return found
 
-    def _user_metrics(self) -> UserMetrics | None:
-        """What writes the metrics of the user's own beside the box, if there is a box."""
-        recorder = self.recorder
-        if recorder.writer.path is None or not self.config.user_metrics:
-            return None
-        return UserMetrics(recorder.writer.path, partial(recorder.error, "helper"), on_dropped=recorder.drop)
+    @property
+    def recording(self) -> bool:
+        """False once the run ended, in a forked child, and if switched off."""
+        return self.recorder.recording
 
     @property
     def run(self) -> str:
@@ -166,7 +167,7 @@ class Beacon:
             return
         known, numbers = self._slots[split], self._numbers
         slots = self.recorder.writer.slots
-        at_once = not self.recorder.late.used
+        at_once = not self.recorder.deferred.used
         for name, value in values.items():
             if at_once and value.__class__ is float:
                 slots[known[name]] = value
@@ -185,11 +186,11 @@ class Beacon:
 
     # Steps and phases
 
-    def step(self, samples: int = 0, tokens: int = 0) -> Span:
+    def step(self, samples: int = 0, tokens: int = 0) -> StepContext:
         """`with beacon.step(samples=8):` around one training step, for a loop without `watch`."""
-        return Span(self, None, after=partial(self.steps.step_is_over, samples, tokens))
+        return StepContext(self.recorder, None, after=partial(self.steps.step_is_over, samples, tokens))
 
-    def phase(self, name: str) -> PhaseSpan:
+    def phase(self, name: str) -> PhaseContext:
         """`with beacon.phase("forward"):` around a part of the loop; phases may be nested.
 
         Raises:
@@ -217,7 +218,7 @@ class Beacon:
             samples: how many samples a batch has; by default the first dimension of its first array.
             tokens: how many tokens a batch has; by default none are counted.
         """
-        return Batches(self, loader, samples or batch_size, tokens)
+        return Batches(self.recorder, self.steps, loader, samples or batch_size, tokens)
 
     def inputs(self, features: Any, *, stage: str = "prepared", classes: Any = None) -> None:
         """Record what a batch looks like, from time to time: mean, deviation, missing values, drift, classes.
@@ -251,7 +252,7 @@ class Beacon:
         if not self.recording:
             return
         optimizers = optimizer if isinstance(optimizer, Sequence) else [optimizer] if optimizer else []
-        self.recorder.guard("hooks", self._watching.watch, model, optimizers, scaler)
+        self.recorder.guard("hooks", self._watcher.watch, model, optimizers, scaler)
 
     def on(self, kind: str, action: Callback | Literal["stop"]) -> None:
         """Act on what is seen, in the training thread at the end of the step (docs/intervention.md).
@@ -267,18 +268,16 @@ class Beacon:
             return
         if self._interventions is None:
             self._interventions = Interventions(self.recorder)
-            if self._helper is not None:
-                self._helper.looks.append(self._interventions.look)
         self._try(self._interventions.on, kind, action)
 
     # Evaluation and checkpoints
 
-    def evaluate(self) -> Span:
+    def evaluate(self) -> StepContext:
         """`with beacon.evaluate():` around an evaluation; `log` inside is of the validation data."""
         found = self._evaluations
-        return Span(self, EVALUATE, before=found.begin, after=found.end, failed=found.abandon)
+        return StepContext(self.recorder, EVALUATE, before=found.begin, after=found.end, failed=found.abandon)
 
-    def checkpoint(self, path: str | os.PathLike[str] | None = None) -> CheckpointSpan:
+    def checkpoint(self, path: str | os.PathLike[str] | None = None) -> CheckpointContext:
         """`with beacon.checkpoint(path) as saving:` around the saving of a checkpoint.
 
         What is written in the background after the `with` is told by `saving.finishes_with(future)`; for
@@ -289,7 +288,7 @@ class Beacon:
                 state of the run is kept beside it (docs/goodput.md).
         """
         begin = partial(self._checkpoints.begin, path, named=True)
-        return CheckpointSpan(self, begin, self._misuse)
+        return CheckpointContext(self.recorder, begin, self._misuse)
 
     def resume(self, step: int, path: str | os.PathLike[str] | None = None) -> None:
         """The run goes on after `step`, as a checkpoint says; to be called before the first step.
@@ -360,17 +359,17 @@ class Beacon:
     def _end(self, state: str) -> None:
         if not self.recording:
             return
-        self.recording = False
+        self.recorder.recording = False
         guard = self.recorder.guard
-        self._watching.remove()
+        self._watcher.remove()
         if self._goodput is not None:
             guard("helper", self._goodput.end, state)
-        guard("helper", self._errands.finish, LAST_FILES_SECONDS)
-        if self._helper is not None:
-            self._helper.stop()
+        guard("helper", self._file_worker.finish, LAST_FILES_SECONDS)
+        if self._loop is not None:
+            self._loop.stop()
         for ending in self.recorder.endings:
             guard("helper", ending)
-        guard("device", self.recorder.late.drain, DRAIN_SECONDS)
+        guard("device", self.recorder.deferred.drain, DRAIN_SECONDS)
         guard("helper", self.timeline.close)
         guard("helper", self.recorder.set, "training_end_timestamp_seconds", time.time())
         self.recorder.writer.end(state)
@@ -406,14 +405,14 @@ def _silent() -> Beacon:
 
 
 def _nothing() -> None:
-    """What a helper without an exporter to watch does."""
+    """What stands in for a supervisor that there is not."""
 
 
 def _fall_silent() -> None:
     """In a forked child, such as a loader's worker: the beacon is the parent's."""
     for beacon in list(_beacons):
-        beacon.recording = False
-        beacon.recorder.late.close()
+        beacon.recorder.recording = False
+        beacon.recorder.deferred.close()
 
 
 if hasattr(os, "register_at_fork"):

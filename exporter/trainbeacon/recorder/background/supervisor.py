@@ -8,16 +8,17 @@ import random
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from trainbeacon.blackbox.directory import default_directory, open_directory
 from trainbeacon.blackbox.election import exporter_is_there
 from trainbeacon.config.settings import Config
 
-if TYPE_CHECKING:
-    from trainbeacon.exporter.service import Exporter
-
 log = logging.getLogger("trainbeacon")
+
+# Of our own: the script may seed the global one, and expects its numbers.
+_random = random.Random()  # noqa: S311 - jitter
 
 EXPORTER_LOG = "exporter.log"
 _LOG_LIMIT = 1 << 20
@@ -42,17 +43,17 @@ def is_worker() -> bool:
     return bool(process.daemon) or hasattr(process, "_inheriting")
 
 
-class Keeper(Protocol):
+class ExporterSupervisor(Protocol):
     """Sees to it that the directory is served."""
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Look once, and start an exporter if none is there; called about once a second."""
 
 
-class NoKeeper:
+class NoSupervisor:
     """`serve="off"`: somebody else serves the directory."""
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Do nothing."""
 
 
@@ -60,7 +61,7 @@ class NoKeeper:
 exporters_started: set[int] = set()
 
 
-class ProcessKeeper:
+class ProcessSupervisor:
     """`serve="process"`: an exporter in a process of its own, started by whichever rank misses it first."""
 
     def __init__(self, config: Config, local_rank: int) -> None:
@@ -69,9 +70,9 @@ class ProcessKeeper:
         self._child: int | None = None
         self._failures = 0
         # The first rank of the node starts it; the others step in if that did not work.
-        self._next_start = time.monotonic() + (random.uniform(3.0, 5.0) if local_rank else 0.0)  # noqa: S311
+        self._next_start = time.monotonic() + (_random.uniform(3.0, 5.0) if local_rank else 0.0)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Start an exporter if none holds the lock; at most one try in some seconds.
 
         Raises:
@@ -105,31 +106,54 @@ class ProcessKeeper:
 
 def _pause(failures: int) -> float:
     """Seconds to the next try, with jitter; up to a minute where it fails again and again."""
-    return random.uniform(3.0, 5.0) * 2.0 ** min(failures, 4)  # noqa: S311
+    return _random.uniform(3.0, 5.0) * 2.0 ** min(failures, 4)
+
+
+class ThreadExporter(Protocol):
+    """An exporter that serves from a thread of this process."""
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it answers."""
+
+    def start(self) -> bool:
+        """Begin to serve if nobody else does; returns whether it does."""
+
+    def run_in_thread(self) -> None:
+        """Go on in a thread of its own."""
+
+
+_make_thread_exporter: Callable[[Config], ThreadExporter] | None = None
+
+
+def serve_threads_with(factory: Callable[[Config], ThreadExporter]) -> None:
+    """Have `serve="thread"` make its exporter so: the write side itself knows none."""
+    global _make_thread_exporter
+    _make_thread_exporter = factory
 
 
 #: Exporters in threads of this process, by directory. There must not be two for one: the second would
 #: get the lock too, and closing its file would free the lock of the first.
-_threads: dict[str, Exporter] = {}
+_threads: dict[str, ThreadExporter] = {}
 
 
-class ThreadKeeper:
+class ThreadSupervisor:
     """`serve="thread"`: an exporter in a thread of the first process that gets the lock."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._key = os.path.realpath(config.directory or default_directory())
-        self._exporter: Exporter | None = None
+        self._exporter: ThreadExporter | None = None
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Serve, if nobody does."""
         serving = _threads.get(self._key)
         if serving is not None and serving.is_serving:
             return
         if self._exporter is None:
-            from trainbeacon.exporter.service import Exporter
-
-            self._exporter = Exporter(self._config, mode="thread")
+            if _make_thread_exporter is None:
+                raise OSError('serve="thread" has no exporter: import trainbeacon, not a part of it')
+            self._exporter = _make_thread_exporter(self._config)
         if self._exporter.start():
             _threads[self._key] = self._exporter
             self._exporter.run_in_thread()
@@ -139,13 +163,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.clear)  # the threads stay the parent's
 
 
-def keeper_for(config: Config, local_rank: int) -> Keeper:
-    """The keeper that the setting `serve` asks for. Raises OSError if the directory cannot be used."""
+def supervisor_for(config: Config, local_rank: int) -> ExporterSupervisor:
+    """The supervisor that the setting `serve` asks for. Raises OSError if the directory cannot be used."""
     if config.serve == "process":
-        return ProcessKeeper(config, local_rank)
+        return ProcessSupervisor(config, local_rank)
     if config.serve == "thread":
-        return ThreadKeeper(config)
-    return NoKeeper()
+        return ThreadSupervisor(config)
+    return NoSupervisor()
 
 
 def start_exporter(config: Config) -> int:

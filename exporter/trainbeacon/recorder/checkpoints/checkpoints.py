@@ -12,16 +12,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainbeacon.recorder.checkpoints.disk_space import DiskSpace
-from trainbeacon.recorder.core.file_worker import Errands
+from trainbeacon.recorder.core.file_worker import FileWorker
 from trainbeacon.recorder.core.recorder import Recorder
 from trainbeacon.recorder.core.timeline import CHECKPOINT, Timeline
 from trainbeacon.recorder.goodput.tracker import Goodput
-
-if TYPE_CHECKING:
-    from trainbeacon.recorder.api.beacon import Beacon
 
 Path = str | os.PathLike[str]
 
@@ -31,7 +28,7 @@ class Checkpoints:
 
     Args:
         recorder: where their figures go.
-        errands: has their size read.
+        file_worker: has their size read.
         goodput: is told of them, on rank 0.
 
     Attributes:
@@ -39,11 +36,11 @@ class Checkpoints:
         space: tells how much room there is for them.
     """
 
-    def __init__(self, recorder: Recorder, errands: Errands, goodput: Goodput | None) -> None:
+    def __init__(self, recorder: Recorder, file_worker: FileWorker, goodput: Goodput | None) -> None:
         self.current: Saving | None = None
-        self.space = DiskSpace(recorder, errands)
+        self.space = DiskSpace(recorder, file_worker)
         self._recorder = recorder
-        self._errands = errands
+        self._file_worker = file_worker
         self._goodput = goodput
         self._lock = threading.Lock()
         self._pending = 0
@@ -93,7 +90,7 @@ class Checkpoints:
         if self._goodput is not None:
             self._goodput.checkpointed(saving.step_end)
         if saving.path is not None:
-            self._errands.submit(partial(self._measure, saving.number, saving.path))
+            self._file_worker.submit(partial(self._measure, saving.number, saving.path))
 
     def _measure(self, number: int, path: Path) -> None:
         if os.path.exists(path):
@@ -178,13 +175,13 @@ def _raised(future: Any) -> BaseException | None:
     return None
 
 
-class CheckpointSpan:
+class CheckpointContext:
     """`with beacon.checkpoint(path) as saving:`; a phase of its own."""
 
     def __init__(
-        self, beacon: Beacon, begin: Callable[[], Saving], misuse: Callable[[Exception], None]
+        self, recorder: Recorder, begin: Callable[[], Saving], misuse: Callable[[Exception], None]
     ) -> None:
-        self._beacon = beacon
+        self._recorder = recorder
         self._begin = begin
         self._misuse = misuse
         self._saving: Saving | None = None
@@ -199,22 +196,22 @@ class CheckpointSpan:
         except TypeError as error:
             self._misuse(error)
 
-    def __enter__(self) -> CheckpointSpan:
-        beacon = self._beacon
-        if beacon.recording:
+    def __enter__(self) -> CheckpointContext:
+        recorder = self._recorder
+        if recorder.recording:
             self._entered = True
-            beacon.timeline.enter(CHECKPOINT)
-            self._saving = beacon.recorder.guard("value", self._begin)
+            recorder.timeline.push_phase(CHECKPOINT)
+            self._saving = recorder.guard("value", self._begin)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._entered or not self._beacon.recording:
+        if not self._entered or not self._recorder.recording:
             return
         if self._saving is not None:
-            self._beacon.recorder.guard("value", self._saving.left, error)
-        self._beacon.timeline.leave()
+            self._recorder.guard("value", self._saving.left, error)
+        self._recorder.timeline.pop_phase()
 
 
 def size_of(path: Path) -> int:

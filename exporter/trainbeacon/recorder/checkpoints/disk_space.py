@@ -1,6 +1,6 @@
 """Space on the file system that checkpoints are written to.
 
-Asking for it may take minutes where that file system hangs: it is asked in the errands' own thread,
+Asking for it may take minutes where that file system hangs: it is asked in the file worker's own thread,
 and what was told before is taken back when no answer comes.
 """
 
@@ -11,7 +11,7 @@ import time
 from functools import partial
 
 from trainbeacon.blackbox import format as layout
-from trainbeacon.recorder.core.file_worker import Errands
+from trainbeacon.recorder.core.file_worker import FileWorker
 from trainbeacon.recorder.core.recorder import Recorder
 
 INTERVAL_SECONDS = 15.0
@@ -26,12 +26,12 @@ class DiskSpace:
 
     Args:
         recorder: where the figures go.
-        errands: has the file system asked.
+        file_worker: has the file system asked.
     """
 
-    def __init__(self, recorder: Recorder, errands: Errands) -> None:
+    def __init__(self, recorder: Recorder, file_worker: FileWorker) -> None:
         self._recorder = recorder
-        self._errands = errands
+        self._file_worker = file_worker
         self._first = recorder.identity.rank == 0
         self._path: str | None = None
         self._due = 0.0
@@ -44,15 +44,15 @@ class DiskSpace:
             self._path = os.path.abspath(text)
             self._due = 0.0
 
-    def look(self) -> None:
-        """Have the file system asked if it is time; called by the helper thread in each turn."""
+    def poll(self) -> None:
+        """Have the file system asked if it is time; called by the background thread in each turn."""
         now = time.monotonic()
         if self._answered is not None and now - self._answered > SILENT_SECONDS:
             self._answered = None
             self._tell(layout.UNSET, layout.UNSET)
         if self._path is not None and now >= self._due:
             self._due = now + INTERVAL_SECONDS
-            self._errands.submit(partial(self._ask, self._path))
+            self._file_worker.submit(partial(self._ask, self._path))
 
     def _ask(self, path: str) -> None:
         space = _space_at(path)

@@ -21,7 +21,7 @@ _DISTRIBUTED = "torch.distributed.checkpoint"
 _Target = Callable[[Sequence[Any], Mapping[str, Any]], "str | None"]
 
 
-class SaveWatch:
+class TorchSaveHooks:
     """Our functions in the place of torch's, until `remove`. Made in the training thread."""
 
     def __init__(self, recorder: Recorder, checkpoints: Checkpoints) -> None:
@@ -33,9 +33,9 @@ class SaveWatch:
         self._removals: list[Callable[[], None]] = []
         self._replace(sys.modules["torch"], "save", target_of_save, anonymous=False)
         self._distributed = False
-        self.look()
+        self.poll()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Watch `torch.distributed.checkpoint` once the script has loaded it; from any thread."""
         module = sys.modules.get(_DISTRIBUTED)
         if (
@@ -88,14 +88,14 @@ class SaveWatch:
         step = timeline.step_end[0]
         saving = self._checkpoints.begin(path, named=False, goes_on=step == self._step)
         self._step = step
-        timeline.enter(CHECKPOINT)
+        timeline.push_phase(CHECKPOINT)
         return partial(self._recorder.guard, "hooks", self._end, saving)
 
     def _end(self, saving: Saving, result: Any, error: BaseException | None) -> None:
         if not self._over:
             _adopt(saving, result, error)
             saving.left(error)
-            self._recorder.timeline.leave()
+            self._recorder.timeline.pop_phase()
 
 
 def _adopt(saving: Saving, result: Any, error: BaseException | None) -> None:

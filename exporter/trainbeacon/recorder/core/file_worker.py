@@ -1,7 +1,7 @@
-"""Work on files that must hold up neither the training thread nor the helper's heartbeat.
+"""Work on files that must hold up neither the training thread nor the background thread's heartbeat.
 
 A checkpoint's file system may block for minutes. Whatever touches it runs in a daemon thread of its own,
-started with the first errand.
+started with the first job.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 MOST_WAITING = 100
 
 
-class Errands:
+class FileWorker:
     """Runs what it is given, in order; the oldest ones are forgotten where a hundred wait.
 
     Args:

@@ -1,11 +1,15 @@
-"""The names that a script logs under: a slot for each, and not more than a run has room for."""
+"""The numbers that `Beacon.log` takes: a slot for each name, and not more names than a run has room for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from trainbeacon.blackbox.format import SINK
+from trainbeacon.recorder.core.evaluations import Evaluations
 from trainbeacon.recorder.core.recorder import Recorder, log
+from trainbeacon.recorder.core.timeline import EVALUATE
 
 #: Names of the user's own that a run has room for.
 MOST_NAMES = 40
@@ -20,7 +24,7 @@ _GAUGES = {
 }
 
 
-class Names:
+class MetricSlots:
     """The user's own names of one run, over all splits. `misuse` is called with what is no name."""
 
     def __init__(self, recorder: Recorder, misuse: Callable[[Exception], None]) -> None:
@@ -61,7 +65,7 @@ class Names:
 
 
 class _Slots(dict[str, int]):
-    def __init__(self, names: Names, split: str, known: dict[str, int]) -> None:
+    def __init__(self, names: MetricSlots, split: str, known: dict[str, int]) -> None:
         super().__init__(known)
         self._names = names
         self._split = split
@@ -71,3 +75,43 @@ class _Slots(dict[str, int]):
             return SINK
         slot = self[name] = self._names.new(name, self._split)
         return slot
+
+
+class MetricLogger:
+    """Takes the numbers of one rank that are more than a slot to fill.
+
+    Each method raises TypeError or ValueError for a value that is not a number of its kind.
+    """
+
+    def __init__(self, recorder: Recorder, evaluations: Evaluations) -> None:
+        self._recorder = recorder
+        self._evaluations = evaluations
+
+    def loss(self, loss: Any, split: str) -> None:
+        """A loss; inside an evaluation, one that the evaluation is judged by."""
+        self._recorder.loss(loss, split)
+        if split != "train" and self._recorder.timeline.declared == EVALUATE:
+            self._evaluations.took(split)
+
+    def accuracy(self, accuracy: Any, split: str) -> None:
+        """An accuracy, 0 to 1."""
+        recorder = self._recorder
+        if accuracy.__class__ is float and not recorder.deferred.used:
+            self._take_accuracy(split, accuracy)
+        else:
+            at = recorder.at("training_accuracy_ratio", split)
+            recorder.take(at, "accuracy", accuracy, partial(self._take_accuracy, split))
+
+    def _take_accuracy(self, split: str, number: float) -> None:
+        if number < 0.0 or number > 1.0:
+            raise ValueError(f"accuracy={number:g} is no ratio from 0 to 1: divide a percentage by 100")
+        self._recorder.set("training_accuracy_ratio", number, split)
+
+    def epoch(self, epoch: Any) -> None:
+        """The number of the present epoch."""
+        self._recorder.gauge(self._recorder.at("training_epoch"), "epoch", epoch)
+
+    def value(self, name: str, value: Any, known: dict[str, int]) -> None:
+        """A number under a name of the user's own; `known` has the slots by name."""
+        number = self._recorder.deferred.number(name, value)  # first: what is no number takes no name
+        self._recorder.gauge(known[name], name, value if number is None else number)

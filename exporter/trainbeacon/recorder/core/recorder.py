@@ -19,8 +19,8 @@ from trainbeacon.blackbox.writer import Writer
 from trainbeacon.config.settings import Config, public_hyperparameters
 from trainbeacon.identity import Identity
 from trainbeacon.recorder.core.timeline import Index, Timeline
+from trainbeacon.recorder.device.deferred import DeferredScalars
 from trainbeacon.recorder.device.events import DevicePhases
-from trainbeacon.recorder.device.scalars import LateScalars
 from trainbeacon.recorder.learning.loss_spikes import LossJudge
 from trainbeacon.recorder.learning.nonfinite import FirstNonfinite
 
@@ -35,10 +35,11 @@ class Recorder:
     """One black box with its slots named, its clockwork, and its errors counted.
 
     Attributes:
-        late: numbers that a device has not handed over yet.
+        recording: false once the run ended, in a forked child, and if switched off.
+        deferred: numbers that a device has not handed over yet.
         nonfinite: the first NaN or infinity of this rank.
         endings: called when the run ends, by the thread that ends it.
-        device_phases: takes device events around the phases, once the helper looks after them.
+        device_phases: takes device events around the phases, once the background thread looks after them.
         listener: told of what a script may want to act on: its kind, the step, the value (`intervention`).
     """
 
@@ -46,6 +47,7 @@ class Recorder:
         self.config = config
         self.identity = identity
         self.run = config.run or identity.run
+        self.recording = config.enabled
         self.start, begun = time.time(), time.monotonic()
         self._logged: set[tuple[str, str]] = set()
         failure: Exception | None = None
@@ -55,7 +57,7 @@ class Recorder:
         self.endings: list[Callable[[], None]] = []
         self.device_phases: DevicePhases | None = None
         self.listener: Callable[[str, int, float], None] | None = None
-        self.late = LateScalars(partial(self.error, "device"))
+        self.deferred = DeferredScalars(partial(self.error, "device"))
         self._judge = LossJudge()
         self.nonfinite = FirstNonfinite(
             partial(self.set, "training_nonfinite_first_step"),
@@ -89,7 +91,7 @@ class Recorder:
         self.writer.slots[self.index[metric, labels]] += amount
 
     def take(self, series: Hashable, name: str, value: Any, apply: Callable[[float], None]) -> None:
-        """Have `apply` called with the number in `value`: at once, or by the helper once a device has it.
+        """Have `apply` called with the number in `value`: at once, or in the background once it has arrived.
 
         Args:
             series: the slot that it is for, of a loss the split; numbers of one series are applied in order.
@@ -97,9 +99,9 @@ class Recorder:
             value: a number, or a tensor of one element.
             apply: does not touch the timeline, which is the training thread's.
         """
-        number = value if value.__class__ is float else self.late.number(name, value)
-        if number is None or self.late.waits(series):
-            self.late.read(series, value if number is None else number, apply)
+        number = value if value.__class__ is float else self.deferred.number(name, value)
+        if number is None or self.deferred.waits(series):
+            self.deferred.read(series, value if number is None else number, apply)
         else:
             apply(number)
 
@@ -109,7 +111,7 @@ class Recorder:
 
     def loss(self, loss: Any, split: str) -> None:
         """A loss; of the training data, it is judged for spikes and non-finite values."""
-        late = self.late
+        late = self.deferred
         number = loss if loss.__class__ is float else late.number("loss", loss)
         if number is not None and not (late.used and late.waits(split)):
             self._step_values[self._loss_at[split]] = number
@@ -118,8 +120,8 @@ class Recorder:
                 self._judge_loss(number, self.timeline.loss_step)
             self._commit()
             return
-        entry = self.timeline.promise_loss() if split == "train" else _NO_ENTRY
-        apply = partial(self._late_loss, split, entry, self.timeline.loss_step)
+        entry = self.timeline.defer_loss() if split == "train" else _NO_ENTRY
+        apply = partial(self._deferred_loss, split, entry, self.timeline.loss_step)
         late.read(split, loss if number is None else number, apply)
 
     def after_losses(self, split: str, action: Callable[[float], None]) -> None:
@@ -130,25 +132,25 @@ class Recorder:
     def gradient_norm(self, norm: Any, limit: float | None = None) -> None:
         """The norm of this step's gradients before clipping, and the limit that they were clipped to."""
         at = self._norm_at
-        number = norm if norm.__class__ is float else self.late.number("gradient_norm", norm)
-        if number is not None and not (self.late.used and self.late.waits(at)):
+        number = norm if norm.__class__ is float else self.deferred.number("gradient_norm", norm)
+        if number is not None and not (self.deferred.used and self.deferred.waits(at)):
             self.timeline.pending_norm = number
             self._take_norm(limit, self.timeline.step + 1, number)
             return
-        apply = partial(self._late_norm, limit, self.writer.ring_count, self.timeline.step + 1)
-        self.late.read(at, norm if number is None else number, apply)
+        apply = partial(self._deferred_norm, limit, self.writer.ring_count, self.timeline.step + 1)
+        self.deferred.read(at, norm if number is None else number, apply)
 
     def _store(self, at: int, number: float) -> None:
         self.writer.slots[at] = number
 
-    def _late_loss(self, split: str, entry: int, step: int, loss: float) -> None:
+    def _deferred_loss(self, split: str, entry: int, step: int, loss: float) -> None:
         """Take a loss that came late. Its commit is left to the training thread's next one."""
         self._step_values[self._loss_at[split]] = loss
         if split == "train":
             self._judge_loss(loss, step)
             self._amend(entry, layout.RING_LOSS, loss)
 
-    def _late_norm(self, limit: float | None, entry: int, step: int, norm: float) -> None:
+    def _deferred_norm(self, limit: float | None, entry: int, step: int, norm: float) -> None:
         self._take_norm(limit, step, norm)
         self._amend(entry, layout.RING_NORM, norm)
 
@@ -182,7 +184,7 @@ class Recorder:
 
     def _amend(self, entry: int, field: int, number: float) -> None:
         if not self.writer.amend_ring(entry, field, number):
-            self.late.until_done(partial(self.writer.amend_ring, entry, field, number))
+            self.deferred.until_done(partial(self.writer.amend_ring, entry, field, number))
 
     def run_slot(self, metric: str, *labels: str) -> int:
         """A slot for a run-level series, which rank 0 writes; the sink on every other rank."""

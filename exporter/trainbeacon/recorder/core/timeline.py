@@ -28,7 +28,7 @@ _STEP_PHASES = frozenset((DATA_WAIT, _H2D, FORWARD, BACKWARD, OPTIMIZER, OTHER))
 _BUCKETS = catalogue.STEP_BUCKETS
 
 #: Reads as unset like `format.UNSET`, and is another object: the step has a loss, only not yet.
-_PROMISED: float = struct.unpack("=d", layout.UNSET_BYTES)[0]
+_DEFERRED: float = struct.unpack("=d", layout.UNSET_BYTES)[0]
 
 Index = dict[tuple[str, tuple[str, ...]], int]
 
@@ -37,8 +37,8 @@ class Timeline:
     """The clockwork of a beacon, over one black box.
 
     Attributes:
-        wall_offset: Unix time less the monotonic clock; the helper thread keeps it fresh.
-        heartbeat: monotonic time of the last heartbeat, written by the helper thread.
+        wall_offset: Unix time less the monotonic clock; the background thread keeps it fresh.
+        heartbeat: monotonic time of the last heartbeat, written by the background thread.
         warm: whether a step has been completed.
         step: number of the last completed step of the run.
         pending_samples, pending_tokens, pending_norm: of the step under way.
@@ -109,7 +109,7 @@ class Timeline:
 
     # Phases
 
-    def enter(self, phase: int) -> None:
+    def push_phase(self, phase: int) -> None:
         """Begin a phase that the script declares; phases that hooks see wait until it ends."""
         self._stack.append(self._phase)
         self._switch(phase)
@@ -118,8 +118,8 @@ class Timeline:
                 self._pause_start = self._phase_start
             self._pauses += 1
 
-    def leave(self) -> None:
-        """End the phase of the last `enter` and go back to the one before."""
+    def pop_phase(self) -> None:
+        """End the phase of the last `push_phase` and go back to the one before."""
         phase = self._phase
         self._switch(self._stack.pop() if self._stack else OTHER)
         if phase in _PAUSES and self._pauses:
@@ -127,7 +127,7 @@ class Timeline:
             if not self._pauses:  # whatever else was declared in between belongs to the pause
                 self._excluded += self._phase_start - max(self._pause_start, self._step_start)
 
-    def see(self, phase: int) -> None:
+    def observe(self, phase: int) -> None:
         """A hook saw a phase begin. Counts as warm-up until the first step is done."""
         old = self._phase
         if self._stack or phase == old:
@@ -156,7 +156,7 @@ class Timeline:
         """A backward pass begins. False inside another one, whose end is not to be told."""
         if self._phase == BACKWARD and not self._stack:
             return False
-        self.see(BACKWARD)
+        self.observe(BACKWARD)
         self._backward_before = self._phase_totals[BACKWARD]
         return True
 
@@ -168,7 +168,7 @@ class Timeline:
         """
         if self._phase != BACKWARD or self._stack:
             return
-        self.see(OTHER)
+        self.observe(OTHER)
         if hides:
             self._serves_self = not self._paired
         else:
@@ -306,13 +306,13 @@ class Timeline:
         """The step that the last training loss is of."""
         return self.step + (self._pending_loss is not layout.UNSET)
 
-    def promise_loss(self) -> int:
+    def defer_loss(self) -> int:
         """A training loss that is not known yet. Returns the ring's entry that it is to be given to."""
         entry = self._writer.ring_count
         if self._ring_lacks_loss:
             self._ring_lacks_loss = False
             return entry - 1
-        self._pending_loss = _PROMISED
+        self._pending_loss = _DEFERRED
         return entry
 
     def resume_at(self, step: int) -> None:

@@ -1,6 +1,6 @@
 """What a CUDA device spends on each phase, by events around the phases of a step now and then.
 
-The training thread records events from a bounded pool, which waits for nothing; the helper thread asks
+The training thread records events from a bounded pool, which waits for nothing; the background thread asks
 later whether the device has passed them. Work of other streams (collectives that overlap the backward
 pass, copies) lies beside what is measured, so the phases promise no sum. No GPU has shown this yet.
 """
@@ -51,7 +51,7 @@ class DevicePhases:
     """Samples of one rank.
 
     Args:
-        set_total: takes a phase's seconds so far, in the helper thread.
+        set_total: takes a phase's seconds so far, in the background thread.
         edge: to the device.
         clock: monotonic seconds.
     """
@@ -119,9 +119,9 @@ class DevicePhases:
         self._made += 1
         return self._edge.event()
 
-    # The helper's side
+    # The background thread's side
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Count the samples that the device has passed. Never waits for it."""
         if not self._under_way:
             return

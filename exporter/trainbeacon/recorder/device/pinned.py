@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from trainbeacon.recorder.device.scalars import NoRoomError
+from trainbeacon.recorder.device.copier import NoRoomError
 
 if TYPE_CHECKING:
     import torch

@@ -34,7 +34,7 @@ _BUSY = [catalogue.PHASES.index(name) for name in BUSY_PHASES]
 
 
 @dataclass(frozen=True)
-class Account:
+class TimeBreakdown:
     """The seconds of one process.
 
     Attributes:
@@ -55,7 +55,7 @@ class Account:
     limit: float = STALL_SECONDS
 
 
-class Ledger:
+class TimeAccounting:
     """The accounts of one timeline, looked at from one thread, about once a second."""
 
     def __init__(self, timeline: Timeline) -> None:
@@ -64,7 +64,7 @@ class Ledger:
         self._wanted: set[int] = set()
         self._long_step: tuple[int, float, float] | None = None  # number, busy at its begin, limit
 
-    def account(self) -> Account:
+    def account(self) -> TimeBreakdown:
         """The seconds up to now."""
         timeline = self._timeline
         steps, at_step = timeline.step_end  # first: what follows is later than it
@@ -75,7 +75,7 @@ class Ledger:
         busy, busy_at_step = busy_of(totals), busy_of(at_step)
         if not steps:
             seconds["init"] += busy
-            return Account(0, seconds, phases=totals, at_step=at_step)
+            return TimeBreakdown(0, seconds, phases=totals, at_step=at_step)
         warmup = self._busy_at(1, busy_at_step)
         self._close_long_step(steps, busy_at_step)
         done = max(0.0, busy_at_step - warmup - self._stalled)
@@ -86,14 +86,14 @@ class Ledger:
         seconds["init"] += warmup
         seconds["productive"] = done
         seconds["stalled"] = self._stalled + stalled
-        return Account(steps, seconds, open_seconds - stalled, mean, totals, at_step, limit)
+        return TimeBreakdown(steps, seconds, open_seconds - stalled, mean, totals, at_step, limit)
 
     def keep(self, step: int) -> None:
         """Have the end of that step of this process kept for `productive_at`."""
         self._wanted.add(step)
         self._timeline.marks.setdefault(step, None)
 
-    def productive_at(self, step: int, account: Account) -> float:
+    def productive_at(self, step: int, account: TimeBreakdown) -> float:
         """Productive seconds up to the end of a step that was to be kept; a share where it was too late."""
         done = account.seconds["productive"]
         totals = self._timeline.marks.get(step)

@@ -21,7 +21,7 @@ MOST_SAMPLES = 600
 
 
 class Flops:
-    """The FLOPs of one rank's steps. `look` is for the helper thread, once a second."""
+    """The FLOPs of one rank's steps. `poll` is for the background thread, once a second."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -58,7 +58,7 @@ class Flops:
         """Take the hooks away; what lies under those of others does nothing until a later call."""
         self._removals = [removal for removal in self._removals if not removal()]
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Bring the MFU up to date."""
         steps, a_step, peak = self._timeline.step_end[0], self._a_step, self._peak
         if not steps:  # warming up

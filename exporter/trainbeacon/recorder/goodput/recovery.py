@@ -23,7 +23,7 @@ from trainbeacon.recorder.goodput.run_state import RunState
 MOST_SECONDS = 3600.0
 
 
-def salvaged(state: RunState, directory: str | None, run: str) -> RunState:
+def recover_from_box(state: RunState, directory: str | None, run: str) -> RunState:
     """The state of the run at the end of the attempt that wrote it; for a thread that may touch files."""
     box = _box_of(state, directory, run) if state.attempt.box else None
     if box is None:

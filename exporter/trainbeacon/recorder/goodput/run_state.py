@@ -29,7 +29,7 @@ class StateError(ValueError):
 
 @dataclass(frozen=True)
 class Attempt:
-    """How the process that wrote the file stood: enough to go on from its black box (`salvage`)."""
+    """How the process that wrote the file stood: enough to go on from its black box (`recovery`)."""
 
     box: str = ""
     start: float = 0.0

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from trainbeacon import catalogue
-from trainbeacon.recorder.core.file_worker import Errands
+from trainbeacon.recorder.core.file_worker import FileWorker
 from trainbeacon.recorder.core.recorder import Recorder, log
 from trainbeacon.recorder.goodput import run_state as statefile
-from trainbeacon.recorder.goodput.accounting import Account, Ledger
-from trainbeacon.recorder.goodput.recovery import salvaged
+from trainbeacon.recorder.goodput.accounting import TimeAccounting, TimeBreakdown
+from trainbeacon.recorder.goodput.recovery import recover_from_box
 from trainbeacon.recorder.goodput.run_state import Attempt, RunState
 
 #: The file is renewed when so much of the run's time has passed, and within these bounds.
@@ -32,18 +32,18 @@ READ_SECONDS = 10.0
 
 
 class Goodput:
-    """The accounts of rank 0. `look` is for the helper thread, once a second.
+    """The accounts of rank 0. `poll` is for the background thread, once a second.
 
     Args:
         recorder: where the numbers go.
-        errands: has the file read and written.
+        file_worker: has the file read and written.
     """
 
-    def __init__(self, recorder: Recorder, errands: Errands) -> None:
+    def __init__(self, recorder: Recorder, file_worker: FileWorker) -> None:
         self._recorder = recorder
         self._timeline = recorder.timeline
-        self._errands = errands
-        self._ledger = Ledger(recorder.timeline)
+        self._file_worker = file_worker
+        self._accounting = TimeAccounting(recorder.timeline)
         self._lock = threading.Lock()  # over accounts, never over files
         self._path: str | None = None
         self._asked = 0.0  # when the file was asked for
@@ -85,52 +85,52 @@ class Goodput:
             resumed = self._timeline.resumed
             begin = self._earlier.last_checkpoint if resumed is None else resumed
             if self._earlier.furthest > begin:
-                self._ledger.keep(self._earlier.furthest - begin)
+                self._accounting.keep(self._earlier.furthest - begin)
 
     def checkpointed(self, step_end: tuple[int, tuple[float, ...]]) -> None:
         """A checkpoint is good that was begun at that `Timeline.step_end`; from any thread."""
         steps, totals = step_end
         with self._lock:
-            self._ledger.account()
-            productive = self._ledger.productive_of(totals) if steps else 0.0
+            self._accounting.account()
+            productive = self._accounting.productive_of(totals) if steps else 0.0
             self._points = [*self._points[1 - statefile.MOST_POINTS :], (steps, productive)]
-        self._errands.submit(self._write)
+        self._file_worker.submit(self._write)
 
     # The accounts
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Bring all numbers up to date, and renew the file when that is due."""
         with self._lock:
-            self._show(self._ledger.account())
+            self._show(self._accounting.account())
             due = self._path is not None and self._is_due()
         if due:
             self._written = time.monotonic()
-            self._errands.submit(self._write)
+            self._file_worker.submit(self._write)
 
     def end(self, state: str) -> None:
         """The run is over on this rank."""
         with self._lock:
-            account = self._ledger.account()
+            account = self._accounting.account()
             if state == "finished":
                 account = settled(account)
             self._show(account)
         if self._waiting:  # a short attempt: what the earlier one says is shown once it has been read
-            self._errands.submit(lambda: self._show_late(account))
+            self._file_worker.submit(lambda: self._show_late(account))
         if self._path is not None:
             finished = state == "finished"
-            self._errands.submit(lambda: self._write(account, finished=finished))
+            self._file_worker.submit(lambda: self._write(account, finished=finished))
 
-    def _show_late(self, account: Account) -> None:
+    def _show_late(self, account: TimeBreakdown) -> None:
         with self._lock:
             self._show(account)
 
     def _is_due(self) -> bool:
         elapsed = time.time() - (self._earlier.began if self._earlier else self._recorder.start)
         interval = min(MOST_SECONDS, max(LEAST_SECONDS, SHARE_OF_TIME * elapsed))
-        # A little early: the helper's turns are not exact, and the next one would be a second late.
+        # A little early: turns are not exact, and the next one would be a second late.
         return not self._waiting and time.monotonic() - self._written > 0.8 * interval
 
-    def _show(self, account: Account) -> None:
+    def _show(self, account: TimeBreakdown) -> None:
         if self._waiting and time.monotonic() - self._asked < READ_SECONDS:
             return
         slots = self._recorder.writer.slots
@@ -147,7 +147,7 @@ class Goodput:
             slots[at] = seconds.get(kind, 0.0)
         slots[self._recorder.run_slot("training_elapsed_seconds")] = max(0.0, state.written - state.began)
 
-    def _count(self, account: Account) -> None:
+    def _count(self, account: TimeBreakdown) -> None:
         """Bring the counters up to date. They never fall."""
         seconds = dict(account.seconds)
         productive = seconds["productive"]
@@ -155,18 +155,18 @@ class Goodput:
             productive += min(account.pending, account.mean)
         repeats = self._repeats(account)
         if account.steps < repeats:
-            self._ledger.keep(repeats)
+            self._accounting.keep(repeats)
             lost = productive
         else:
             if repeats and self._lost is None:
-                self._lost = min(productive, self._ledger.productive_at(repeats, account))
+                self._lost = min(productive, self._accounting.productive_at(repeats, account))
             lost = max(self._lost or 0.0, self._shown["lost"])
         seconds["lost"], seconds["productive"] = lost, productive - lost
         self._shown = {kind: max(self._shown[kind], seconds[kind]) for kind in self._shown}
 
     # The run
 
-    def _resumed(self, account: Account) -> int | None:
+    def _resumed(self, account: TimeBreakdown) -> int | None:
         """The step that this attempt took the run up at, None while that is open.
 
         Unless the script says it, the run is taken to go on from its last checkpoint.
@@ -177,7 +177,7 @@ class Goodput:
             return 0
         return self._earlier.last_checkpoint if account.steps else None
 
-    def _repeats(self, account: Account) -> int:
+    def _repeats(self, account: TimeBreakdown) -> int:
         """How many steps of this process had been made before."""
         resumed = self._resumed(account)
         if self._earlier is None or resumed is None or self._is_anew():
@@ -196,7 +196,7 @@ class Goodput:
         taken_up = self._earlier.taken_up(start)
         return taken_up if resumed is None else taken_up.resumed(resumed)
 
-    def _state(self, account: Account, *, finished: bool = False) -> RunState:
+    def _state(self, account: TimeBreakdown, *, finished: bool = False) -> RunState:
         """The run as it stands now."""
         resumed = self._resumed(account)
         history = self._history(resumed)
@@ -215,7 +215,7 @@ class Goodput:
             attempt=self._attempt(account),
         )
 
-    def _attempt(self, account: Account) -> Attempt:
+    def _attempt(self, account: TimeBreakdown) -> Attempt:
         writer = self._recorder.writer
         return Attempt(
             box=os.path.basename(writer.path) if writer.path is not None else "",
@@ -231,7 +231,7 @@ class Goodput:
     def _take_up(self, path: str) -> None:
         self._asked, self._waiting = time.monotonic(), True
         self._path = path
-        self._errands.submit(self._read)
+        self._file_worker.submit(self._read)
 
     def _read(self) -> None:
         try:
@@ -250,19 +250,19 @@ class Goodput:
             return None
         if found is None or found.finished:
             return found
-        return salvaged(found, self._recorder.config.directory, self._recorder.run)
+        return recover_from_box(found, self._recorder.config.directory, self._recorder.run)
 
-    def _write(self, account: Account | None = None, *, finished: bool = False) -> None:
+    def _write(self, account: TimeBreakdown | None = None, *, finished: bool = False) -> None:
         """Write the state now, or as it was at the end."""
         path = self._path
         if path is None or self._waiting:
             return
         with self._lock:
-            state = self._state(account or self._ledger.account(), finished=finished)
+            state = self._state(account or self._accounting.account(), finished=finished)
         statefile.write(path, state)
 
 
-def settled(account: Account) -> Account:
+def settled(account: TimeBreakdown) -> TimeBreakdown:
     """The account of a process that is over: a step that was not completed is time that went elsewhere."""
     return replace(account, seconds=_sum(account.seconds, {"other": account.pending}), pending=0.0)
 

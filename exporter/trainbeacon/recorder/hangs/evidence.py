@@ -14,7 +14,7 @@ from trainbeacon.blackbox import format as layout
 from trainbeacon.blackbox.directory import default_directory, open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.recorder.core.recorder import Recorder, log
-from trainbeacon.recorder.hangs import collect, verdict
+from trainbeacon.recorder.hangs import collect, diagnosis
 from trainbeacon.recorder.hangs.stack_signal import StackSignal
 from trainbeacon.recorder.hangs.stall_clock import StallClock
 from trainbeacon.recorder.hangs.store import DIRECTORY_SLOT, HELD_SUFFIX, Store, evidence_directory
@@ -25,7 +25,7 @@ from trainbeacon.recorder.probes.collectives import CollectivesProbe
 _LABEL_LIMIT = 256
 
 
-class Evidence:
+class HangReporter:
     """The evidence of one rank.
 
     Args:
@@ -52,8 +52,8 @@ class Evidence:
         if self._watchdog.stands_down:
             log.info("faulthandler's timer is in use: a held interpreter will leave no stacks of this rank")
 
-    def look(self) -> None:
-        """Look whether the rank stands still; for the helper thread, once a second."""
+    def poll(self) -> None:
+        """Look whether the rank stands still; for the background thread, once a second."""
         step = self._recorder.writer.step
         index = self._recorder.index
         phase = self._phase()
@@ -66,7 +66,7 @@ class Evidence:
             self._write(self._watchdog_seconds(phase, mean), held.splitlines())
             return
         begun = _number(step[index[layout.PHASE_START, ()]])
-        standing = self._clock.look(time.monotonic(), steps, phase, begun, mean)
+        standing = self._clock.poll(time.monotonic(), steps, phase, begun, mean)
         if standing is not None:
             self._write(standing, None)
 
@@ -130,18 +130,18 @@ class Evidence:
             "flight_recorder": recorded,
         }
 
-    def _judge(self, held: bool) -> verdict.Verdict:
+    def _judge(self, held: bool) -> diagnosis.HangDiagnosis:
         """The class, from the ranks of this node."""
         recorder = self._recorder
         if held:
             rank = recorder.identity.rank
-            return verdict.Verdict(
-                verdict.LOST, (rank,), f"rank {rank}: its interpreter was held, or it was stopped"
+            return diagnosis.HangDiagnosis(
+                diagnosis.LOST, (rank,), f"rank {rank}: its interpreter was held, or it was stopped"
             )
         # The box of this very process is read through its mapping: see blackbox.writer.
         folder = open_directory(recorder.config.directory)
         try:
-            return verdict.judge(verdict.views(BoxDirectory(folder).scan(), recorder.run))
+            return diagnosis.judge(diagnosis.views(BoxDirectory(folder).scan(), recorder.run))
         finally:
             os.close(folder)
 

@@ -30,7 +30,7 @@ class StallClock:
         ordinary = max(self._seconds, MEAN_STEPS * mean_step)
         return ordinary * PATIENCE_FACTOR if phase in SLOW_PHASES else ordinary
 
-    def look(
+    def poll(
         self, now: float, steps: float, phase: str, phase_start: float, mean_step: float
     ) -> float | None:
         """Seconds without progress if a stall is found now that was not told yet, else None.

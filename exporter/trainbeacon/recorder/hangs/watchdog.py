@@ -1,6 +1,6 @@
 """Stacks even while something holds the interpreter: `faulthandler`'s timer, which needs no GIL.
 
-A process has one such timer. Ours is armed again and again by the helper thread, so it goes off only
+A process has one such timer. Ours is armed again and again by the background thread, so it goes off only
 when that thread cannot run: the interpreter is held, or the process was stopped. A timer that somebody
 else has armed (a script, pytest) is found by its thread, which blocks every signal, and is left alone;
 so is one that takes the place of ours later.
@@ -20,7 +20,7 @@ import weakref
 #: Signals 1-31, but for KILL and STOP, which nobody can block.
 _ALL_SIGNALS = 0x7FFF_FFFF & ~(1 << 8 | 1 << 18)
 _TASKS = "/proc/self/task"
-#: The helper thread calls once a second; on a busy machine a good deal later.
+#: The background thread calls once a second; on a busy machine a good deal later.
 LEAST_SECONDS = 5.0
 
 _watchdogs: weakref.WeakSet[Watchdog] = weakref.WeakSet()
@@ -42,7 +42,7 @@ class Watchdog:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o600)
         self._foreign = not os.path.isdir(_TASKS) or _somebody_else_has_it()
-        self._use = threading.Lock()  # the run may end while the helper thread looks
+        self._use = threading.Lock()  # the run may end while the background thread looks
         self._tasks: set[str] = set()
         self._armed = False
         self._task = ""  # the timer's thread

@@ -1,7 +1,7 @@
 """Seeing `torch.compile` at work, by its own callbacks, so that its minutes are the phase `compile`.
 
 They are torch's private names, so they are looked for and done without where they are not. Dynamo is not
-loaded for this, which would take seconds: the helper looks whether the script has.
+loaded for this, which would take seconds: the background thread looks whether the script has.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class CompileWatch:
         self._open = False
         _watch = self
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Be called by the compiler from now on, if it is loaded; a reset of Dynamo forgets it again."""
         handler = getattr(sys.modules.get("torch._dynamo.callback"), "callback_handler", None)
         starts, ends = getattr(handler, "start_callbacks", None), getattr(handler, "end_callbacks", None)
@@ -37,13 +37,13 @@ class CompileWatch:
         """The training thread begins to compile; what other threads compile holds up nobody."""
         if get_ident() == self._thread and not self._open:
             self._open = True
-            self._timeline.enter(_COMPILE)
+            self._timeline.push_phase(_COMPILE)
 
     def end(self) -> None:
         """It has compiled."""
         if get_ident() == self._thread and self._open:
             self._open = False
-            self._timeline.leave()
+            self._timeline.pop_phase()
 
 
 _watch: CompileWatch | None = None

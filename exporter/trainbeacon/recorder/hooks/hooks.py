@@ -19,8 +19,8 @@ from trainbeacon.recorder.core.timeline import FORWARD, OPTIMIZER, OTHER
 from trainbeacon.recorder.device.events import DevicePhases
 from trainbeacon.recorder.device.scalars import on_device
 from trainbeacon.recorder.hooks.backward import announced
-from trainbeacon.recorder.hooks.waits import replica_in, see_waits
-from trainbeacon.recorder.numerics.watch import Numerics
+from trainbeacon.recorder.hooks.waits import observe_waits, replica_in
+from trainbeacon.recorder.numerics.watch import GradientMonitor
 
 if TYPE_CHECKING:
     import torch
@@ -54,18 +54,18 @@ class Hooks:
         self._rate_at = [recorder.at("training_learning_rate", str(group)) for group in range(_MOST_GROUPS)]
         self._device = self._device_phases(model)
         self._hides = False  # whether the backward pass of the last forward hides collectives
-        self._numerics = Numerics(recorder, model, next(iter(optimizers), None), scaler)
+        self._numerics = GradientMonitor(recorder, model, next(iter(optimizers), None), scaler)
         self._removals.append(self._numerics.remove)
         if model is not None:
             self._watch_model(model)
             for parameter in filter(on_device, islice(model.parameters(), 1)):
-                recorder.late.prepare(parameter)
+                recorder.deferred.prepare(parameter)
         for number, optimizer in enumerate(optimizers):
             self._watch_optimizer(optimizer, counts=number == 0)
         if optimizers:
             self._watch_clipping()
         if recorder.probes("self_time"):
-            self._guard("hooks", see_waits, self._timeline, self._replace)
+            self._guard("hooks", observe_waits, self._timeline, self._replace)
         if scaler is not None:
             self._watch_scaler(scaler)
 
@@ -85,7 +85,7 @@ class Hooks:
         from torch.compiler import is_compiling
 
         replica = self._guard("hooks", replica_in, model)
-        see, error, device = self._timeline.see, self._recorder.error, self._device
+        see, error, device = self._timeline.observe, self._recorder.error, self._device
 
         def forward_begins(module: Any, inputs: Any) -> None:
             if not is_compiling() and module.training:
@@ -116,7 +116,7 @@ class Hooks:
         import torch
 
         timeline, error, device = self._timeline, self._recorder.error, self._device
-        look = self._numerics.look
+        look = self._numerics.poll
 
         def begins(loss: Any) -> bool:
             outermost = False
@@ -158,7 +158,7 @@ class Hooks:
         from torch.compiler import is_compiling
 
         see, before, after, error = (
-            self._timeline.see,
+            self._timeline.observe,
             self._before_step,
             self._after_step,
             self._recorder.error,

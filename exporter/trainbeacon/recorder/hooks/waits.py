@@ -20,7 +20,7 @@ _PAIRED_OPERATIONS = (12, 13, 14)
 Replace = Callable[[Any, str, Callable[..., Any]], None]
 
 
-def see_waits(timeline: Timeline, replace: Replace) -> None:
+def observe_waits(timeline: Timeline, replace: Replace) -> None:
     """Have the training thread's waiting told to the timeline.
 
     Args:

@@ -9,16 +9,16 @@ from trainbeacon.recorder.checkpoints.checkpoints import Checkpoints
 from trainbeacon.recorder.core.recorder import Recorder
 from trainbeacon.recorder.core.steps import StepCount
 from trainbeacon.recorder.goodput.mfu import Flops
-from trainbeacon.recorder.hooks.compiler import keep_out_of_graphs
+from trainbeacon.recorder.hooks.compiler import skip_in_dynamo
 
 if TYPE_CHECKING:
     import torch
 
-    from trainbeacon.recorder.checkpoints.torch_saves import SaveWatch
+    from trainbeacon.recorder.checkpoints.torch_saves import TorchSaveHooks
     from trainbeacon.recorder.hooks.hooks import Hooks
 
 
-class Watching:
+class ModelWatcher:
     """The hooks, the watch over saves and the count of FLOPs of one beacon.
 
     Attributes:
@@ -30,9 +30,9 @@ class Watching:
         self._steps = steps
         self._checkpoints = checkpoints
         self._flops = flops
-        self._saves: SaveWatch | None = None
+        self._saves: TorchSaveHooks | None = None
         self._watches_saves = False
-        self._removable: list[Hooks | SaveWatch | Flops] = []
+        self._removable: list[Hooks | TorchSaveHooks | Flops] = []
         self.hooks: list[Hooks] = []
 
     def watch(self, model: Any, optimizers: Sequence[torch.optim.Optimizer], scaler: Any) -> None:
@@ -41,7 +41,7 @@ class Watching:
 
         recorder, identity = self._recorder, self._recorder.identity
         recorder.guard("hooks", check_rank, identity)
-        keep_out_of_graphs()
+        skip_in_dynamo()
         if optimizers:
             self._steps.claim("optimizer")
         hooks = Hooks(recorder, model, optimizers, scaler, self._steps.optimizer_stepped)
@@ -60,15 +60,15 @@ class Watching:
             recorder.run_info()
 
     def _watch_saves(self) -> None:
-        from trainbeacon.recorder.checkpoints.torch_saves import SaveWatch
+        from trainbeacon.recorder.checkpoints.torch_saves import TorchSaveHooks
 
-        self._saves = SaveWatch(self._recorder, self._checkpoints)
+        self._saves = TorchSaveHooks(self._recorder, self._checkpoints)
         self._removable.append(self._saves)
 
-    def look(self) -> None:
-        """For the helper thread, once a second."""
+    def poll(self) -> None:
+        """For the background thread, once a second."""
         if self._saves is not None:
-            self._saves.look()
+            self._saves.poll()
 
     def remove(self) -> None:
         """Take everything away again; what was put over another one goes first."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from trainbeacon.recorder.device.scalars import on_device
+from trainbeacon.recorder.numerics.norms import total_norm
 from trainbeacon.recorder.numerics.shards import is_sharded, local, squared_norm
 
 if TYPE_CHECKING:
     import torch
 
-    #: A number, or a tensor on a device that holds it and is read later.
-    Norm: TypeAlias = float | torch.Tensor
+    from trainbeacon.recorder.numerics.norms import Norm
 
 #: Share of the wall time that sampling may take: norms and layers (`layers`) come to 0.1 % together.
 TIME_SHARE = 0.0005
@@ -113,25 +113,3 @@ def device_seconds(parameters: Iterable[torch.Tensor]) -> float:
 def _can_be_read(gradients: Sequence[torch.Tensor]) -> bool:
     """Whether there is a norm that is had without a wait: to sum a sparse tensor's doubled rows takes one."""
     return bool(gradients) and not any(gradient.is_sparse and on_device(gradient) for gradient in gradients)
-
-
-def total_norm(tensors: Sequence[torch.Tensor]) -> Norm:
-    """L2 norm of all elements of the tensors together; a tensor if any of them is on a device."""
-    import torch
-
-    with torch.no_grad():
-        norms = [_norm(tensor.detach()) for tensor in tensors]
-        device = next((norm.device for norm in norms if on_device(norm)), norms[0].device)
-        parts = [norm.to(device, torch.float32, non_blocking=True) for norm in norms]
-        total = torch.linalg.vector_norm(torch.stack(parts))
-        return total if on_device(total) else float(total.item())
-
-
-def _norm(tensor: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    if tensor.is_sparse:
-        tensor = tensor.coalesce().values()
-    half = tensor.dtype in (torch.float16, torch.bfloat16)  # whose squares overflow
-    norm: torch.Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float32 if half else None)
-    return norm

@@ -20,7 +20,7 @@ from trainbeacon.recorder.numerics.shards import local
 if TYPE_CHECKING:
     import torch
 
-    from trainbeacon.recorder.numerics.gradients import Norm
+    from trainbeacon.recorder.numerics.norms import Norm
 
 #: Layers that are looked at: each is a number to read from a device.
 MOST_SEEN = 256

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from trainbeacon.recorder.numerics.norms import total_norm
+
 if TYPE_CHECKING:
     import torch
 
@@ -45,8 +47,6 @@ def squared_norm(tensors: Sequence[Any], world_size: int) -> float | torch.Tenso
     Reads no device. What is held as a summand only is left out: its squares do not add up.
     """
     import torch
-
-    from trainbeacon.recorder.numerics.gradients import total_norm
 
     groups: dict[int, list[torch.Tensor]] = {}
     for tensor in tensors:

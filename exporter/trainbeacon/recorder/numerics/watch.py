@@ -20,14 +20,14 @@ from trainbeacon.recorder.numerics.shards import is_sharded, local
 if TYPE_CHECKING:
     import torch
 
-    from trainbeacon.recorder.numerics.gradients import Norm
+    from trainbeacon.recorder.numerics.norms import Norm
 
 #: Elements at most of the one gradient that is looked at in each backward pass.
 MOST_WATCHED = 1 << 16
 _WATCHED_AMONG = 8  # of the first parameters
 
 
-class Numerics:
+class GradientMonitor:
     """Norms, layers, and where the first NaN or infinity came from.
 
     Args:
@@ -59,11 +59,11 @@ class Numerics:
         self._watched: Any = None  # the parameter whose gradient is looked at before each step
         self._due = 0.0  # when the next sample is, by the monotonic clock
         self.sampling = False
-        self.look: Callable[[Any], None] | None = None
+        self.poll: Callable[[Any], None] | None = None
         if self._on and model is not None:
             from torch import Tensor
 
-            self._plain, self.look = Tensor, self._look_at_loss
+            self._plain, self.poll = Tensor, self._look_at_loss
         if scaler is not None:
             self._nonfinite.ignored = frozenset({"gradient", "reduced"})
         if optimizer is not None:
@@ -263,7 +263,7 @@ class Numerics:
             last = len(layers) - bad.flip(0).argmax()  # counted from 1
             answer = last * ((bad.sum() > 0) & (bad.sum() < len(layers)))
         names = [layer.name for layer in layers]
-        self._recorder.late.read(
+        self._recorder.deferred.read(
             "nonfinite", answer.double(), lambda place: self._answered(names, int(place))
         )
 

@@ -19,12 +19,12 @@ LOOK_AFTER_SECONDS = 3.0
 
 
 class Process(Protocol):
-    """What tells of the process's own work: `atrest.Effort`."""
+    """What tells of the process's own work: `idle.ProcessActivity`."""
 
     def begin(self) -> None:
         """Count from now."""
 
-    def took_time(self) -> bool:
+    def used_cpu(self) -> bool:
         """Whether it took processor time."""
 
     def at_rest(self) -> bool:
@@ -32,7 +32,7 @@ class Process(Protocol):
 
 
 class ActivityProbe:
-    """Samples the signs of work from the helper thread.
+    """Samples the signs of work from the background thread.
 
     Signs are a step, a change of phase, a collective begun or ended, device memory that is taken,
     processor time of the process, a child that works, begins or ends, a thread that waits for the file
@@ -66,7 +66,7 @@ class ActivityProbe:
         self._signs: tuple[object, ...] = ()
         self._since = clock()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take a sample; some 5 us while steps are made, 40 us a thread and child while none are."""
         now = self._clock()
         collectives = self._collectives
@@ -91,7 +91,7 @@ class ActivityProbe:
         may_spin = self._collectives is not None and self._collectives.waits_on_device
         if may_spin and self._allocations is not None:
             return False
-        if self._process.took_time():
+        if self._process.used_cpu():
             return True
         return now - self._since >= LOOK_AFTER_SECONDS and not self._process.at_rest()
 

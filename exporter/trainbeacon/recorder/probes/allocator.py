@@ -25,7 +25,7 @@ _COUNTERS = {
 
 
 class AllocatorProbe:
-    """Samples the allocator from the helper thread. Makes no CUDA call, waits for no device.
+    """Samples the allocator from the background thread. Makes no CUDA call, waits for no device.
 
     It does nothing until the training script itself has loaded torch and initialised CUDA.
 
@@ -43,7 +43,7 @@ class AllocatorProbe:
         self._next = -math.inf
         self.allocations: int | None = None
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take a sample if one is due and there is something to sample."""
         now = self._clock()
         if now < self._next:

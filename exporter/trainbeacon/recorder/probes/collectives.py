@@ -112,7 +112,7 @@ class FlightRecorder:
 
 
 class CollectivesProbe:
-    """Samples the counts from the helper thread. Joins no collective, waits for nothing.
+    """Samples the counts from the background thread. Joins no collective, waits for nothing.
 
     Does nothing until the script itself has a process group. Groups of one rank, and those beyond the
     first 16, are left out.
@@ -146,7 +146,7 @@ class CollectivesProbe:
         self.told: dict[Key, Counts] = {}
         self.waits_on_device = False
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take a sample."""
         world = _world()
         if world is None:

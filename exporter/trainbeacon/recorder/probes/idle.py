@@ -59,7 +59,7 @@ _WAITS = {
 _TRANSFERS = {"read": (0, 63), "readv": (19, 65), "write": (1, 64), "writev": (20, 66)}
 
 
-class Effort:
+class ProcessActivity:
     """What this process and its descendants have done since `begin`; to be asked by one thread.
 
     Args:
@@ -81,7 +81,7 @@ class Effort:
         self._own = _own_seconds()
         self._family = None
 
-    def took_time(self) -> bool:
+    def used_cpu(self) -> bool:
         """Whether this process took processor time worth the name; 2 us, the calling thread left out."""
         return _own_seconds() - self._own > self._idle_seconds()
 

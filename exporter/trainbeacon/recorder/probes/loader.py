@@ -30,7 +30,7 @@ class Worker:
 
 
 class LoaderProbe:
-    """Samples the loader workers from the helper thread. Records nothing before the first one is seen.
+    """Samples the loader workers from the background thread. Records nothing before the first one is seen.
 
     Args:
         record: called with a metric's name, its value and its labels.
@@ -43,7 +43,7 @@ class LoaderProbe:
         self._next = 0.0
         self._seen = False
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take a sample if one is due."""
         now = self._clock()
         if now < self._next:

@@ -43,8 +43,8 @@ class UserMetrics:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def look(self) -> None:
-        """Start the thread once there is something to write; for the helper, once a second."""
+    def poll(self) -> None:
+        """Start the thread once there is something to write; for the background thread, once a second."""
         if self._thread is None and _collectors():
             self._thread = threading.Thread(target=self._run, name="trainbeacon-user-metrics", daemon=True)
             self._thread.start()

@@ -216,7 +216,7 @@ def test_misuse_after_the_first_step_does_not_raise(start: Start) -> None:
 
 def test_a_stalled_run_calls_from_a_thread_of_its_own(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the training thread stands still the callback runs elsewhere, once; the stop waits."""
-    monkeypatch.setattr("trainbeacon.recorder.background.helper.INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr("trainbeacon.recorder.background.loop.INTERVAL_SECONDS", 0.02)
     beacon = start(thresholds={"stall_seconds": 0.3})
     heard: list[tuple[Event, str]] = []
     beacon.on("stalled", lambda event: heard.append((event, threading.current_thread().name)))
@@ -246,10 +246,10 @@ def test_evaluation_is_no_stall(start: Start) -> None:
     assert beacon._interventions is not None
     with beacon.evaluate():
         time.sleep(0.2)
-        beacon._interventions.look()
+        beacon._interventions.poll()
         assert [] == heard
     time.sleep(0.1)
-    beacon._interventions.look()
+    beacon._interventions.poll()
     wait_for(lambda: heard, 5, "stall")
 
 

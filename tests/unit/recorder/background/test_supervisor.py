@@ -54,26 +54,26 @@ def test_exporter_that_fails_is_said_and_tried_again_ever_later(
     """A port that cannot be had must not cost the node a Python start every few seconds."""
     now = 1000.0
     monkeypatch.setattr(launch, "time", SimpleNamespace(monotonic=lambda: now))
-    keeper = launch.ProcessKeeper(config(tmp_path), local_rank=0)
+    supervisor = launch.ProcessSupervisor(config(tmp_path), local_rank=0)
     pauses = []
     for _ in range(7):
-        keeper.look()
-        child = keeper._child
+        supervisor.poll()
+        child = supervisor._child
         assert child
-        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it has ended, and is left for the keeper
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it has ended, and is left for the supervisor
         assert child in launch.exporters_started
         with pytest.raises(OSError, match=f"ended with status 3: see {tmp_path}/exporter.log"):
-            keeper.look()
+            supervisor.poll()
         assert child not in launch.exporters_started
-        pauses.append(keeper._next_start - now)
-        now = keeper._next_start
+        pauses.append(supervisor._next_start - now)
+        now = supervisor._next_start
     expected = [8, 16, 32, 64, 64, 64, 64]  # a quarter more or less
     assert [True] * 7 == [0.74 < p / e < 1.26 for p, e in zip(pauses, expected, strict=True)]
 
 
 def test_other_ranks_leave_the_first_start_to_local_rank_0(program: Path, tmp_path: Path) -> None:
     """On a node of 8 ranks one exporter is started, not 8 of which 7 leave again."""
-    launch.ProcessKeeper(config(tmp_path), local_rank=1).look()
+    launch.ProcessSupervisor(config(tmp_path), local_rank=1).poll()
     assert not (tmp_path / "exporter.log").exists()
 
 
@@ -87,12 +87,12 @@ def test_log_does_not_grow_without_end(program: Path, tmp_path: Path) -> None:
 
 def test_off_starts_nothing(tmp_path: Path) -> None:
     """`serve="off"` leaves the directory to somebody else."""
-    launch.keeper_for(config(tmp_path, serve="off"), 0).look()
+    launch.supervisor_for(config(tmp_path, serve="off"), 0).poll()
     assert [] == list(tmp_path.iterdir())
 
 
 def test_directory_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
-    """A keeper without its directory would look for ever at nothing."""
+    """A supervisor without its directory would look for ever at nothing."""
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        launch.keeper_for(config(tmp_path / "file", serve="process"), 0)
+        launch.supervisor_for(config(tmp_path / "file", serve="process"), 0)

@@ -20,7 +20,7 @@ from tests.serving import wait_for
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.recorder.checkpoints import disk_space as diskspace
-from trainbeacon.recorder.core.file_worker import Errands
+from trainbeacon.recorder.core.file_worker import FileWorker
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 Number = Callable[..., "float | None"]
@@ -365,9 +365,9 @@ def test_object_store_and_other_ranks_tell_no_space(folder: Path, monkeypatch: p
         monkeypatch.setenv("RANK", str(rank))
         asked.clear()
         with trainbeacon.start(run="r", serve="off", directory=str(folder)) as beacon:
-            errands = Errands(lambda error: None)
-            space = diskspace.DiskSpace(beacon.recorder, errands)
+            file_worker = FileWorker(lambda error: None)
+            space = diskspace.DiskSpace(beacon.recorder, file_worker)
             space.watch(path)
-            space.look()
-            assert errands.finish(10.0)
+            space.poll()
+            assert file_worker.finish(10.0)
         assert [str(folder)] * expected == asked

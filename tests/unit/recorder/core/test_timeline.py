@@ -114,11 +114,11 @@ OPERATIONS = st.lists(
 
 def perform(rank: Rank, operation: str, phase: int) -> None:
     if operation == "see":
-        rank.timeline.see(phase)
+        rank.timeline.observe(phase)
     elif operation == "enter":
-        rank.timeline.enter(phase)
+        rank.timeline.push_phase(phase)
     elif operation == "leave" and rank.timeline.declared is not None:
-        rank.timeline.leave()
+        rank.timeline.pop_phase()
     elif operation == "end_step":
         rank.timeline.end_step()
     elif operation == "beat":
@@ -174,45 +174,45 @@ def test_the_first_step_is_warm_up(rank: Rank) -> None:
     """What hooks see counts as warm-up until the first step is done, but waiting for data is that."""
     rank.wait(1.0)
     for phase, seconds in ((DATA_WAIT, 2.0), (FORWARD, 4.0), (BACKWARD, 8.0)):
-        rank.timeline.see(phase)
+        rank.timeline.observe(phase)
         rank.wait(seconds)
     assert present_phase(rank.box()) == "warmup"
     rank.timeline.end_step()
     assert rank.phases() == {"init": 1.0, "data_wait": 2.0, "warmup": 12.0}
-    rank.timeline.see(FORWARD)
+    rank.timeline.observe(FORWARD)
     rank.wait(16.0)
-    rank.timeline.see(BACKWARD)
+    rank.timeline.observe(BACKWARD)
     assert rank.phases()["forward"] == 16.0
 
 
 def test_phases_nest(rank: Rank) -> None:
     """An inner phase stops the outer one's clock; leaving it goes on with the outer one."""
-    rank.timeline.enter(FORWARD)
+    rank.timeline.push_phase(FORWARD)
     rank.wait(1.0)
-    rank.timeline.enter(BACKWARD)
+    rank.timeline.push_phase(BACKWARD)
     rank.wait(2.0)
-    rank.timeline.leave()
+    rank.timeline.pop_phase()
     assert present_phase(rank.box()) == "forward"
     rank.wait(4.0)
-    rank.timeline.leave()
+    rank.timeline.pop_phase()
     assert rank.phases() == {"forward": 5.0, "backward": 2.0}
 
 
 def test_hooks_are_not_heard_inside_a_declared_phase(rank: Rank) -> None:
     """A forward pass inside an evaluation is evaluation."""
     rank.step(1.0)
-    rank.timeline.enter(EVALUATE)
+    rank.timeline.push_phase(EVALUATE)
     for phase in (FORWARD, BACKWARD, DATA_WAIT):
-        rank.timeline.see(phase)
+        rank.timeline.observe(phase)
         rank.wait(1.0)
-    rank.timeline.leave()
+    rank.timeline.pop_phase()
     assert rank.phases() == {"init": 1.0, "evaluate": 3.0}
     assert rank.timeline.declared is None
 
 
 def test_leaving_more_than_was_entered_does_no_harm(rank: Rank) -> None:
     """A stray leave goes to `other`, and time is still counted."""
-    rank.timeline.leave()
+    rank.timeline.pop_phase()
     rank.wait(2.0)
     rank.timeline.close()
     assert rank.phases() == {"other": 2.0}
@@ -223,9 +223,9 @@ def test_a_step_does_not_last_longer_for_an_evaluation(rank: Rank, phase: int) -
     """The duration of a step leaves out the evaluation or checkpoint that came between."""
     rank.step(1.0)
     rank.wait(0.5)
-    rank.timeline.enter(phase)
+    rank.timeline.push_phase(phase)
     rank.wait(100.0)
-    rank.timeline.leave()
+    rank.timeline.pop_phase()
     rank.step(0.25)
     assert rank.duration() == 0.75
     rank.step(2.0)
@@ -235,17 +235,17 @@ def test_a_step_does_not_last_longer_for_an_evaluation(rank: Rank, phase: int) -
 def test_phases_inside_an_evaluation_are_left_out_of_the_step_too(rank: Rank) -> None:
     """An evaluation is left out whole, whatever phases and checkpoints the script declares in it."""
     rank.step(1.0)
-    rank.timeline.enter(EVALUATE)
+    rank.timeline.push_phase(EVALUATE)
     rank.wait(10.0)
-    rank.timeline.enter(FORWARD)
+    rank.timeline.push_phase(FORWARD)
     rank.wait(20.0)
-    rank.timeline.leave()
+    rank.timeline.pop_phase()
     rank.wait(30.0)
-    rank.timeline.enter(CHECKPOINT)
+    rank.timeline.push_phase(CHECKPOINT)
     rank.wait(40.0)
-    rank.timeline.leave()
+    rank.timeline.pop_phase()
     rank.wait(50.0)
-    rank.timeline.leave()
+    rank.timeline.pop_phase()
     rank.step(0.5)
     assert rank.duration() == 0.5
 
@@ -253,11 +253,11 @@ def test_phases_inside_an_evaluation_are_left_out_of_the_step_too(rank: Rank) ->
 def test_a_step_that_ends_inside_an_evaluation_has_a_duration_of_its_own(rank: Rank) -> None:
     """What was before a step's end is no part of the pause in the next one: no duration is negative."""
     rank.step(1.0)
-    rank.timeline.enter(EVALUATE)
+    rank.timeline.push_phase(EVALUATE)
     rank.wait(10.0)
     rank.timeline.end_step()
     rank.wait(4.0)
-    rank.timeline.leave()
+    rank.timeline.pop_phase()
     rank.step(0.5)
     assert rank.duration() == 0.5
 
@@ -329,7 +329,7 @@ def test_a_step_without_a_loss_has_none(rank: Rank) -> None:
 def test_the_first_step_does_not_count_the_start(rank: Rank) -> None:
     """Minutes of loading before the first batch are no step time, also not of the first step."""
     rank.wait(120.0)
-    rank.timeline.see(DATA_WAIT)
+    rank.timeline.observe(DATA_WAIT)
     rank.step(2.0)
     assert rank.duration() == 2.0
 
@@ -345,7 +345,7 @@ def own_seconds(rank: Rank) -> dict[str, float | None]:
 
 
 def warm_up(rank: Rank) -> None:
-    rank.timeline.see(FORWARD)
+    rank.timeline.observe(FORWARD)
     rank.wait(1.0)
     rank.timeline.end_step()
 
@@ -353,7 +353,7 @@ def warm_up(rank: Rank) -> None:
 def a_step(rank: Rank, *, hides: bool, waits: float = 0.0) -> None:
     timeline = rank.timeline
     for phase, seconds in ((DATA_WAIT, 1.0), (OTHER, 0.25), (FORWARD, 2.0), (OTHER, 0.0)):
-        timeline.see(phase)
+        timeline.observe(phase)
         rank.wait(seconds)
     assert timeline.begin_backward()
     rank.wait(4.0)
@@ -363,7 +363,7 @@ def a_step(rank: Rank, *, hides: bool, waits: float = 0.0) -> None:
         timeline.end_wait(paired=False)
     timeline.end_backward(hides=hides)
     rank.wait(0.5)
-    timeline.see(OPTIMIZER)
+    timeline.observe(OPTIMIZER)
     rank.wait(0.125)
     timeline.end_step()
 
@@ -403,13 +403,13 @@ def test_without_collectives_or_in_a_pipeline_nothing_is_claimed(rank: Rank) -> 
 
 def test_waiting_in_the_first_step_and_in_pauses_stays_what_it_is(rank: Rank) -> None:
     """Warm-up, evaluation and checkpoint keep their names while a collective in them waits."""
-    rank.timeline.see(FORWARD)
+    rank.timeline.observe(FORWARD)
     assert not rank.timeline.begin_wait()
     rank.timeline.end_step()
     for phase in (EVALUATE, CHECKPOINT):
-        rank.timeline.enter(phase)
+        rank.timeline.push_phase(phase)
         assert not rank.timeline.begin_wait()
-        rank.timeline.leave()
+        rank.timeline.pop_phase()
 
 
 def test_a_backward_pass_inside_another_does_not_end_it(rank: Rank) -> None:

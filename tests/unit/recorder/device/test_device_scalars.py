@@ -21,9 +21,11 @@ from trainbeacon.blackbox.reader import Box, BoxDirectory
 torch = pytest.importorskip("torch")
 
 from tests.device import Accelerator, DeviceTensor, Waits, device_tensor  # noqa: E402 - both need torch
-from trainbeacon.recorder.device import pinned, scalars  # noqa: E402
+from trainbeacon.recorder.device import deferred as scalars  # noqa: E402
+from trainbeacon.recorder.device import pinned  # noqa: E402
+from trainbeacon.recorder.device.copier import NoRoomError  # noqa: E402
+from trainbeacon.recorder.device.deferred import DeferredScalars  # noqa: E402
 from trainbeacon.recorder.device.pinned import PinnedCopier  # noqa: E402
-from trainbeacon.recorder.device.scalars import LateScalars, NoRoomError  # noqa: E402
 from trainbeacon.recorder.numerics.gradients import LEAST_INTERVAL, TIME_SHARE, device_seconds  # noqa: E402
 
 NAN = float("nan")
@@ -36,8 +38,8 @@ class Rank:
         self.directory = directory
         self.device = accelerator
         self.beacon = trainbeacon.start(run="device", directory=str(directory), serve="off")
-        self.late = self.beacon.recorder.late
-        self.late._copier = accelerator
+        self.deferred = self.beacon.recorder.deferred
+        self.deferred._copier = accelerator
 
     def box(self) -> Box:
         """What an exporter would see now."""
@@ -58,7 +60,7 @@ class Rank:
     def read(self, count: float = math.inf) -> None:
         """The device hands over numbers, the helper reads them, training goes on to its next phase."""
         self.device.arrive(count)
-        self.late.poll()
+        self.deferred.poll()
         self.beacon.recorder.writer.commit()
 
     def end_step(self) -> None:
@@ -167,7 +169,7 @@ def test_host_numbers_need_no_device(tmp_path: Path) -> None:
     """CPU tensors and plain numbers are served at once, and nothing of CUDA is set up for them."""
     with trainbeacon.start(run="cpu", directory=str(tmp_path), serve="off") as beacon:
         beacon.log(loss=torch.tensor(0.5), accuracy=torch.tensor(0.25), f1=1, epoch=2)
-        late = beacon.recorder.late
+        late = beacon.recorder.deferred
         assert (late.used, late._copier, late.unread) == (False, None, 0)
         assert not torch.cuda.is_initialized()
 
@@ -254,7 +256,7 @@ def test_a_number_that_is_there_before_its_step_ends_waits_for_the_ring(rank: Ra
     rank.read()
     assert rank.number("training_gradient_norm") == 2.0
     rank.end_step()
-    rank.late.poll()
+    rank.deferred.poll()
     assert [entry.gradient_norm for entry in rank.box().ring] == [2.0]
 
 
@@ -358,7 +360,7 @@ def test_what_has_no_room_is_left_out_and_counted(tmp_path: Path) -> None:
     rank = Rank(tmp_path, Accelerator(room=4))
     for number in range(10):
         rank.beacon.log(loss=device_tensor(float(number)))
-    assert (len(rank.device.copies), rank.late.unread) == (4, 4)
+    assert (len(rank.device.copies), rank.deferred.unread) == (4, 4)
     rank.read()
     assert (rank.number("training_loss", "train"), rank.lost) == (3.0, 6.0)
     rank.beacon.log(loss=device_tensor(10.0))
@@ -375,8 +377,8 @@ def test_plain_numbers_behind_a_hung_device_are_bounded_too(
     rank.beacon.log(loss=device_tensor(1.0))
     for _ in range(50):
         rank.beacon.log(loss=0.5)
-    assert rank.late.unread == 10
-    rank.late.poll()
+    assert rank.deferred.unread == 10
+    rank.deferred.poll()
     assert rank.lost == 41.0
 
 
@@ -392,7 +394,7 @@ def test_a_device_that_fails_loses_its_number_only(rank: Rank) -> None:
 def test_many_waiting_numbers_call_the_helper(rank: Rank) -> None:
     """Fast loops are read before the helper's next turn, so that their numbers find room."""
     calls: list[int] = []
-    rank.late.wake = lambda: calls.append(rank.late.unread)
+    rank.deferred.wake = lambda: calls.append(rank.deferred.unread)
     for _ in range(3 * scalars.WAKE_EVERY):
         rank.beacon.log(loss=device_tensor(1.0))
     assert calls == [scalars.WAKE_EVERY * turn for turn in (1, 2, 3)]
@@ -400,12 +402,12 @@ def test_many_waiting_numbers_call_the_helper(rank: Rank) -> None:
 
 def test_the_helper_comes_when_called(rank: Rank) -> None:
     """A call has the numbers read within a fraction of its turn."""
-    rank.late.poll()  # its first turn is over or under way
+    rank.deferred.poll()  # its first turn is over or under way
     rank.device._delayed = False
     begun = time.monotonic()
     for _ in range(scalars.WAKE_EVERY):
         rank.beacon.log(loss=device_tensor(1.0))
-    while rank.late.unread:
+    while rank.deferred.unread:
         time.sleep(0.001)
     assert time.monotonic() < begun + 0.5
 
@@ -440,9 +442,9 @@ def test_a_forked_child_leaves_the_numbers_to_the_parent(rank: Rank) -> None:
     child = os.fork()
     if child == 0:
         rank.beacon.log(loss=device_tensor(9.0))
-        rank.late.read("train", device_tensor(9.0), lambda _: None)
+        rank.deferred.read("train", device_tensor(9.0), lambda _: None)
         rank.beacon.finish()
-        os._exit(10 * rank.late.unread + len(rank.device.copies))
+        os._exit(10 * rank.deferred.unread + len(rank.device.copies))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     rank.read()
     assert rank.number("training_loss", "train") == 0.5
@@ -452,7 +454,7 @@ def test_counts_are_exact_while_two_threads_share_the_work() -> None:
     """Plain and device numbers against a reader that never rests: none is lost, doubled or overtaken."""
     seen: list[float] = []
     lost: list[BaseException] = []
-    late = LateScalars(lost.append, Accelerator(delayed=False))
+    late = DeferredScalars(lost.append, Accelerator(delayed=False))
     over = threading.Event()
 
     def helper() -> None:
@@ -484,7 +486,7 @@ class AnyOrder:
     def __init__(self) -> None:
         self.device = Accelerator(room=6)
         self.lost: list[BaseException] = []
-        self.late = LateScalars(self.lost.append, self.device)
+        self.deferred = DeferredScalars(self.lost.append, self.device)
         self.logged: dict[str, list[float]] = {name: [] for name in self.SERIES}
         self.seen: dict[str, list[float]] = {name: [] for name in self.SERIES}
         self.count = 0
@@ -492,12 +494,14 @@ class AnyOrder:
     def log(self, series: str, *, on_device: bool) -> None:
         """What a recorder does with a number, or a number that finds no room."""
         number, self.count = float(self.count), self.count + 1
-        refused = self.late._refused
-        if on_device or self.late.waits(series):
-            self.late.read(series, device_tensor(number) if on_device else number, self.seen[series].append)
+        refused = self.deferred._refused
+        if on_device or self.deferred.waits(series):
+            self.deferred.read(
+                series, device_tensor(number) if on_device else number, self.seen[series].append
+            )
         else:
             self.seen[series].append(number)
-        if self.late._refused == refused:
+        if self.deferred._refused == refused:
             self.logged[series].append(number)
 
     def arrive(self, place: int) -> None:
@@ -514,7 +518,7 @@ def test_every_number_is_applied_once_and_in_order(data: strategies.DataObject) 
     for _ in range(data.draw(strategies.integers(0, 40))):
         act = data.draw(strategies.sampled_from(["device", "device", "plain", "arrive", "arrive", "poll"]))
         if act == "poll":
-            run.late.poll()
+            run.deferred.poll()
         elif act == "arrive":
             run.arrive(data.draw(strategies.integers(0, 10)))
         else:
@@ -522,7 +526,7 @@ def test_every_number_is_applied_once_and_in_order(data: strategies.DataObject) 
         for name in run.SERIES:
             assert run.seen[name] == run.logged[name][: len(run.seen[name])]
     run.device.arrive()
-    run.late.drain(0.0)
+    run.deferred.drain(0.0)
     assert run.seen == run.logged
     assert len(run.lost) == run.count - sum(len(numbers) for numbers in run.logged.values())
     assert run.device.under_way == 0

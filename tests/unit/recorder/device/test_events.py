@@ -79,7 +79,7 @@ def test_sampled_steps_stand_for_those_in_between(rank: Rank) -> None:
     """Two steps a second apart are sampled, the 2nd and the 11th: together they count for eleven."""
     for _ in range(14):
         rank.step(wall=0.125)
-        rank.phases.look()
+        rank.phases.poll()
     assert {"forward": 11 * 0.25, "backward": 11 * 0.5, "optimizer": 11 * 0.125} == rank.seconds
 
 
@@ -88,10 +88,10 @@ def test_events_are_read_once_the_device_has_passed_them(rank: Rank) -> None:
     rank.device.passed = False
     rank.step()
     rank.step()
-    rank.phases.look()
+    rank.phases.poll()
     assert {} == rank.seconds
     rank.device.passed = True
-    rank.phases.look()
+    rank.phases.poll()
     assert 2 * 0.25 == rank.seconds["forward"]
 
 
@@ -99,7 +99,7 @@ def test_events_are_bounded_and_used_again(rank: Rank) -> None:
     """A step of a thousand micro-batches takes no more events than the pool has, and is scaled up to all."""
     for _ in range(50):
         rank.step(passes=1000, wall=2.0)
-        rank.phases.look()
+        rank.phases.poll()
     assert len(rank.device.events) <= MOST_EVENTS
     assert rank.seconds["forward"] == pytest.approx(49 * 1000 * 0.25, rel=0.05)
 
@@ -109,7 +109,7 @@ def test_a_device_that_never_answers_takes_no_memory(rank: Rank) -> None:
     rank.device.passed = False
     for _ in range(1000):
         rank.step(wall=2.0)
-        rank.phases.look()
+        rank.phases.poll()
     assert len(rank.device.events) <= MOST_EVENTS
 
 
@@ -118,7 +118,7 @@ def test_nothing_is_recorded_into_a_graph(rank: Rank) -> None:
     rank.device.capturing = True
     for _ in range(5):
         rank.step(wall=2.0)
-    rank.phases.look()
+    rank.phases.poll()
     assert {} == rank.seconds
     assert [] == rank.device.events
 
@@ -138,5 +138,5 @@ def test_a_beacon_serves_them_from_its_helper(tmp_path: Path, monkeypatch: pytes
         device.now += 0.5
         phases.end()
         phases.step_over()
-        phases.look()
+        phases.poll()
         assert recorder.writer.slots[at] == 1.0  # of two steps

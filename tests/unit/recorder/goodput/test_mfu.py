@@ -207,12 +207,12 @@ def test_mfu_is_that_of_the_last_steps(step_seconds: float, clock: FakeClock) ->
         while clock.now - clock_of_steps >= step_seconds:
             clock_of_steps += step_seconds
             rank.timeline.end_step()
-        flops.look()
+        flops.poll()
     mfu = float(rank.writer.slots[rank.at("training_mfu_ratio")])
     assert 4e12 / step_seconds / 16e12 == pytest.approx(mfu, rel=0.15)
     for _ in range(2000):
         clock.advance(1.0)
-        flops.look()
+        flops.poll()
     assert mfu / 20 > float(rank.writer.slots[rank.at("training_mfu_ratio")])
 
 
@@ -224,7 +224,7 @@ def test_no_peak_no_mfu(clock: FakeClock) -> None:
     for _ in range(20):
         rank.timeline.end_step()
         clock.advance(1.0)
-        flops.look()
+        flops.poll()
     assert (
         rank.writer.slots[rank.at("training_mfu_ratio")] != rank.writer.slots[rank.at("training_mfu_ratio")]
     )

@@ -45,7 +45,7 @@ def steps(beacon: trainbeacon.Beacon, count: int) -> None:
 def dies(beacon: trainbeacon.Beacon) -> None:
     """What a killed process leaves: the last written state, and no end."""
     beacon._goodput.end("exited")
-    beacon._errands.finish(10.0)
+    beacon._file_worker.finish(10.0)
     beacon._end("exited")
 
 

@@ -11,7 +11,7 @@ def told(
     clock: StallClock, looks: Iterator[tuple[float, float, str, float]], mean: float = 0.1
 ) -> list[float]:
     """The times at which a stall is told, of looks at (time, steps, phase, start of the phase)."""
-    return [look[0] for look in looks if clock.look(*look, mean) is not None]
+    return [look[0] for look in looks if clock.poll(*look, mean) is not None]
 
 
 def test_stall_is_told_once_and_again_after_a_step() -> None:

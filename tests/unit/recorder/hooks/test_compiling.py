@@ -43,15 +43,15 @@ def phases() -> list[str]:
 def watch(phases: list[str]) -> CompileWatch:
     names = {number: name for name, number in PHASE.items()}
     timeline = SimpleNamespace(
-        enter=lambda phase: phases.append(names[phase]), leave=lambda: phases.append("back")
+        push_phase=lambda phase: phases.append(names[phase]), pop_phase=lambda: phases.append("back")
     )
     return CompileWatch(timeline)  # type: ignore[arg-type]
 
 
 def test_a_compilation_is_a_phase_each_time(handler: Handler, watch: CompileWatch, phases: list[str]) -> None:
     """Each compilation is entered and left once, however often the helper has looked."""
-    watch.look()
-    watch.look()
+    watch.poll()
+    watch.poll()
     handler.compile()
     handler.compile()
     assert ["compile", "back"] * 2 == phases
@@ -61,10 +61,10 @@ def test_a_reset_of_the_compiler_is_survived(
     handler: Handler, watch: CompileWatch, phases: list[str]
 ) -> None:
     """torch._dynamo.reset() drops all callbacks; the next look brings ours back."""
-    watch.look()
+    watch.poll()
     handler.start_callbacks.clear()
     handler.end_callbacks.clear()
-    watch.look()
+    watch.poll()
     handler.compile()
     assert ["compile", "back"] == phases
 
@@ -73,7 +73,7 @@ def test_what_another_thread_compiles_is_no_phase(
     handler: Handler, watch: CompileWatch, phases: list[str]
 ) -> None:
     """The phases are the training thread's own."""
-    watch.look()
+    watch.poll()
     thread = threading.Thread(target=handler.compile)
     thread.start()
     thread.join()
@@ -85,7 +85,7 @@ def test_a_torch_without_these_callbacks_is_done_without(
 ) -> None:
     """The names are private: where they have changed, nothing is registered and nothing raised."""
     monkeypatch.delattr(handler, "start_callbacks")
-    watch.look()
+    watch.poll()
     assert [] == handler.end_callbacks
 
 
@@ -101,7 +101,7 @@ def test_a_real_compilation_in_the_middle_of_a_step_is_seen(beacon: trainbeacon.
     pytest.importorskip("torch._dynamo").reset()
     with beacon.step():  # the first one is warm-up
         pass
-    CompileWatch(beacon.timeline).look()
+    CompileWatch(beacon.timeline).poll()
     compiled = torch.compile(lambda tensor: tensor * 2 + 1, backend="eager")
     with beacon.step(), beacon.phase("forward"):
         compiled(torch.ones(3))

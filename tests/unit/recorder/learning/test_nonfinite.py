@@ -229,13 +229,13 @@ def test_a_loss_on_a_device_has_its_own_step_however_late_it_comes(
 ) -> None:
     """The number arrives three steps later; the step that is told is the one that it was logged in."""
     device = Accelerator()
-    beacon.recorder.late._copier = device
+    beacon.recorder.deferred._copier = device
     for step in range(1, 6):
         with beacon.step():
             beacon.log(loss=device_tensor(NAN if step == 2 else 1.0))
     assert where() == (None, [])
     device.arrive()
-    beacon.recorder.late.poll()
+    beacon.recorder.deferred.poll()
     assert where() == (2.0, [("", "loss")])
 
 
@@ -254,7 +254,7 @@ def test_a_device_is_asked_for_the_layer_without_a_wait(
             self.weight.grad = device_tensor([0.0, 0.0])
 
     device = Accelerator()
-    beacon.recorder.late._copier = device
+    beacon.recorder.deferred._copier = device
     model = nn.Sequential(Layer(1.0), Layer(NAN), Layer(2.0))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     beacon.watch(model, optimizer)
@@ -264,7 +264,7 @@ def test_a_device_is_asked_for_the_layer_without_a_wait(
             optimizer.step()
         assert waits.seen == []
         device.arrive()
-        beacon.recorder.late.poll()
+        beacon.recorder.deferred.poll()
     assert where() == (2.0, [("1", "loss")])
 
 

@@ -15,7 +15,8 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
 
 from trainbeacon.recorder.numerics import gradients
-from trainbeacon.recorder.numerics.gradients import LEAST_INTERVAL, TIME_SHARE, NormProbe, total_norm
+from trainbeacon.recorder.numerics.gradients import LEAST_INTERVAL, TIME_SHARE, NormProbe
+from trainbeacon.recorder.numerics.norms import total_norm
 from trainbeacon.recorder.numerics.shards import copies
 
 

@@ -159,7 +159,7 @@ def test_a_beacon_serves_them_and_unsets_the_one_that_leaves(tmp_path: Path) -> 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with trainbeacon.start(run="r", directory=str(tmp_path), serve="off") as beacon:
         beacon.watch(model, optimizer)
-        (hooks,) = beacon._watching.hooks
+        (hooks,) = beacon._watcher.hooks
         looked = hooks._numerics._probe
         assert looked is not None
         for turn in range(30):
@@ -190,7 +190,7 @@ def test_layers_on_a_device_are_read_later(tmp_path: Path) -> None:
 
     device = Accelerator()
     with trainbeacon.start(run="r", directory=str(tmp_path), serve="off") as beacon:
-        late = beacon.recorder.late
+        late = beacon.recorder.deferred
         late._copier = device
         gauges: Gauges = {}
 

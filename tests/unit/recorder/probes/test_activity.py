@@ -31,7 +31,7 @@ class FakeProcess:
     def begin(self) -> None:
         """Count from now."""
 
-    def took_time(self) -> bool:
+    def used_cpu(self) -> bool:
         return self.computes
 
     def at_rest(self) -> bool:
@@ -54,25 +54,25 @@ class Rank:
         self.probe = ActivityProbe(
             self.timeline, self.collectives, self.allocator, self.process, self.record, self.clock
         )
-        self.probe.look()
+        self.probe.poll()
 
     def record(self, seconds: float) -> None:
         self.seconds = seconds
 
-    def look(self, seconds: int) -> float:
+    def poll(self, seconds: int) -> float:
         """The seconds told after as many looks."""
         for _ in range(seconds):
             self.clock.advance(1.0)
-            self.probe.look()
+            self.probe.poll()
         return self.seconds
 
 
 def test_without_any_sign_the_seconds_grow() -> None:
     """And the process is looked at only where there has been no sign for a while."""
     rank = Rank()
-    assert rank.look(2) == 2.0
+    assert rank.poll(2) == 2.0
     assert rank.process.looks == 0
-    assert rank.look(20) == 22.0
+    assert rank.poll(20) == 22.0
     assert rank.process.looks == 23 - LOOK_AFTER_SECONDS
 
 
@@ -86,14 +86,14 @@ def test_each_sign_of_work_ends_them() -> None:
         (rank.collectives, "told", {GROUP: Counts(1, 1)}),
     ]
     for thing, name, value in signs:
-        assert rank.look(10) >= 10.0 - 1.0
+        assert rank.poll(10) >= 10.0 - 1.0
         setattr(thing, name, value)
-        assert rank.look(1) == 0.0, name
-    rank.look(10)
+        assert rank.poll(1) == 0.0, name
+    rank.poll(10)
     rank.process.computes = True
-    assert rank.look(1) == 0.0
+    assert rank.poll(1) == 0.0
     rank.process.computes, rank.process.rests = False, False
-    assert rank.look(10) < LOOK_AFTER_SECONDS + 1.0
+    assert rank.poll(10) < LOOK_AFTER_SECONDS + 1.0
 
 
 def test_a_host_that_spins_for_a_collective_of_its_gpu_does_not_work() -> None:
@@ -102,9 +102,9 @@ def test_a_host_that_spins_for_a_collective_of_its_gpu_does_not_work() -> None:
     rank.allocator.allocations = 1000
     rank.collectives.waits_on_device = True
     rank.process.computes, rank.process.rests = True, False
-    assert rank.look(25) >= 24.0
+    assert rank.poll(25) >= 24.0
     rank.allocator.allocations += 1
-    assert rank.look(1) == 0.0
+    assert rank.poll(1) == 0.0
 
 
 def test_where_device_memory_is_not_told_a_spinning_host_counts_as_working() -> None:
@@ -112,7 +112,7 @@ def test_where_device_memory_is_not_told_a_spinning_host_counts_as_working() -> 
     rank = Rank()
     rank.collectives.waits_on_device = True
     rank.process.computes = True
-    assert rank.look(25) == 0.0
+    assert rank.poll(25) == 0.0
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -69,9 +69,9 @@ class Sampled:
         assert len(labels) == len(catalogue.BY_NAME[name].labels)
         self.recorded[(name, *labels)] = value
 
-    def look(self) -> dict[tuple[str, ...], float]:
+    def poll(self) -> dict[tuple[str, ...], float]:
         self.recorded.clear()
-        self.probe.look()
+        self.probe.poll()
         return dict(self.recorded)
 
 
@@ -86,7 +86,7 @@ def test_figures_are_those_of_all_devices(monkeypatch: pytest.MonkeyPatch) -> No
         ("training_allocator_bytes", "inactive_split"): 75.0,
         ("training_allocator_retries_total",): 3.0,
         ("training_allocator_oom_total",): 1.0,
-    } == sampled.look()
+    } == sampled.poll()
     assert 11 == sampled.probe.allocations
 
 
@@ -96,7 +96,7 @@ def test_sampled_every_few_seconds_only(monkeypatch: pytest.MonkeyPatch) -> None
     sampled = Sampled(monkeypatch, cuda)
     for second in range(20):
         sampled.now = float(second)
-        sampled.look()
+        sampled.poll()
     assert 20 / INTERVAL_SECONDS == cuda.asked == 4
 
 
@@ -104,10 +104,10 @@ def test_cuda_that_is_not_in_use_is_let_be(monkeypatch: pytest.MonkeyPatch) -> N
     """Before the script itself has initialised CUDA nothing is asked and nothing recorded, then it is."""
     cuda = Devices(stats(7, 8, 9, 0, 0), initialised=False)
     sampled = Sampled(monkeypatch, cuda)
-    assert {} == sampled.look()
+    assert {} == sampled.poll()
     cuda.initialised = True
     sampled.now = INTERVAL_SECONDS
-    assert 7.0 == sampled.look()["training_allocator_bytes", "allocated"]
+    assert 7.0 == sampled.poll()["training_allocator_bytes", "allocated"]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_cuda_that_is_not_in_use_is_let_be(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_nothing_to_sample(monkeypatch: pytest.MonkeyPatch, cuda: object) -> None:
     """A torch that is still being imported, or an allocator without figures, records nothing: 0 would lie."""
-    assert {} == Sampled(monkeypatch, cuda).look()
+    assert {} == Sampled(monkeypatch, cuda).poll()
 
 
 def test_never_loads_torch_nor_initialises_cuda() -> None:
@@ -124,10 +124,10 @@ def test_never_loads_torch_nor_initialises_cuda() -> None:
 import sys
 from trainbeacon.recorder.probes.allocator import AllocatorProbe
 recorded = []
-AllocatorProbe(lambda *figure: recorded.append(figure)).look()
+AllocatorProbe(lambda *figure: recorded.append(figure)).poll()
 assert "torch" not in sys.modules
 import torch
-AllocatorProbe(lambda *figure: recorded.append(figure)).look()
+AllocatorProbe(lambda *figure: recorded.append(figure)).poll()
 assert not torch.cuda.is_initialized() and recorded == []
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

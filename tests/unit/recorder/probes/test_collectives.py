@@ -139,8 +139,8 @@ def look(monkeypatch: pytest.MonkeyPatch, world: World, **dumps: Any) -> tuple[d
     probe = CollectivesProbe(
         lambda metric, group, value: recorded.update({(metric, group): value}), dropped.append, FakeClock()
     )
-    probe.look()
-    probe.look()
+    probe.poll()
+    probe.poll()
     return recorded, dropped
 
 
@@ -189,7 +189,7 @@ def test_rank_that_seems_to_wait_has_its_list_read_once(monkeypatch: pytest.Monk
     read = []
     for second in range(120):
         before = sum(whole)
-        probe.look()
+        probe.poll()
         if sum(whole) > before:
             read.append(second)
         clock.advance(1)

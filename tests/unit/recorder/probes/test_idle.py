@@ -15,23 +15,23 @@ from tests.serving import environment
 #: Does what it is told in its main thread, while another one looks until twenty looks in a row say the same.
 PROGRAM = """
 import os, platform, socket, subprocess, sys, threading, time
-from trainbeacon.recorder.probes.idle import Effort
+from trainbeacon.recorder.probes.idle import ProcessActivity
 
 leave_out = set()
 SETUP
 
-def look():
-    effort = Effort(leave_out)
+def poll():
+    effort = ProcessActivity(leave_out)
     effort.begin()
     before, same = None, 0
     while same < 20:
         time.sleep(0.05)
-        found = not effort.took_time() and effort.at_rest()
+        found = not effort.used_cpu() and effort.at_rest()
         same = same + 1 if found == before else 1
         before = found
     print("rests" if found else "works", flush=True)
 
-threading.Thread(target=look).start()
+threading.Thread(target=poll).start()
 MAIN
 """
 BURN = "sh -c 'while :; do :; done'; true"

@@ -21,7 +21,7 @@ from tests.serving import environment, wait_for
 from trainbeacon import catalogue
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
-from trainbeacon.recorder.background.schedule import sampled_probes
+from trainbeacon.recorder.background.schedule import PROBES
 from trainbeacon.recorder.probes import loader as module
 from trainbeacon.recorder.probes.loader import INTERVAL_SECONDS, TIME_SHARE, LoaderProbe
 from trainbeacon.testing import FakeClock
@@ -54,14 +54,14 @@ class Sampled:
         assert len(labels) == len(catalogue.BY_NAME[name].labels)
         self.recorded[(name, *labels)] = value
 
-    def look(self) -> dict[tuple[str, ...], float]:
+    def poll(self) -> dict[tuple[str, ...], float]:
         self.recorded.clear()
         self.clock.advance(1000)
-        self.probe.look()
+        self.probe.poll()
         return dict(self.recorded)
 
     def workers(self) -> tuple[float | None, float | None]:
-        found = self.look()
+        found = self.poll()
         return found.get(ALIVE), found.get(DEAD)
 
 
@@ -84,7 +84,7 @@ def test_nothing_is_said_of_a_job_without_loader_workers(sampled: Sampled) -> No
     """A pool of the user's own is no loader: 0 workers would make rules wait for some."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert 4 == pool.apply(abs, (-4,))
-        assert {} == sampled.look()
+        assert {} == sampled.poll()
 
 
 def test_workers_that_live_and_their_shared_memory(sampled: Sampled, batches: Any) -> None:
@@ -92,10 +92,10 @@ def test_workers_that_live_and_their_shared_memory(sampled: Sampled, batches: An
     wait_for(lambda: sampled.workers() == (2.0, 0.0), what="both workers")
     assert sampled.recorded[SHARED] > 0
     kept = torch.zeros(8 * MEBIBYTE, dtype=torch.uint8).share_memory_()
-    before = sampled.look()[SHARED]
+    before = sampled.poll()[SHARED]
     kept += 1
     del kept
-    assert sampled.look()[SHARED] <= before - 7 * MEBIBYTE
+    assert sampled.poll()[SHARED] <= before - 7 * MEBIBYTE
 
 
 def test_worker_that_was_killed_is_dead(sampled: Sampled, batches: Any) -> None:
@@ -136,13 +136,13 @@ def test_sampling_limits_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_children", children)
     cheap = LoaderProbe(lambda *_: None, clock)
     for _ in range(100):
-        cheap.look()
+        cheap.poll()
         clock.advance(1.0)
     assert 100 / INTERVAL_SECONDS == asked[0]
     cost, asked[0] = 0.02, 0
     dear = LoaderProbe(lambda *_: None, clock)
     for _ in range(100):
-        dear.look()
+        dear.poll()
         clock.advance(1.0)
     assert 2 <= asked[0] <= 100 * TIME_SHARE / cost
 
@@ -176,8 +176,8 @@ def test_helper_samples_it_into_the_box(tmp_path: Path) -> None:
 
 def test_it_can_be_switched_off(tmp_path: Path) -> None:
     """`probes_off=["loader"]` leaves it out, and nothing else."""
-    looks = []
+    polled = []
     for off in ([], ["loader"]):
         with trainbeacon.start(run="r", serve="off", directory=str(tmp_path), probes_off=off) as beacon:
-            looks.append({look.__qualname__ for look in sampled_probes(beacon.recorder)})
-    assert {"LoaderProbe.look"} == looks[0] - looks[1]
+            polled.append({probe.name for probe in PROBES if beacon.recorder.probes(probe.name)})
+    assert {"loader"} == polled[0] - polled[1]

@@ -63,16 +63,16 @@ def test_only_what_the_user_made_is_written(registry: CollectorRegistry, probe: 
 
 def test_no_thread_without_metrics_of_the_user(registry: CollectorRegistry, probe: Probe) -> None:
     """Whoever registers nothing pays nothing: no thread, no file."""
-    probe.probe.look()
+    probe.probe.poll()
     assert not probe.file.exists()
     assert "trainbeacon-user-metrics" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_metrics_made_later_are_found(registry: CollectorRegistry, probe: Probe) -> None:
     """A metric that the script registers after the start is written from then on."""
-    probe.probe.look()
+    probe.probe.poll()
     Gauge("later", "Made later.", registry=registry)
-    probe.probe.look()
+    probe.probe.poll()
     wait_for(probe.file.exists, what="file")
     assert "later 0.0\n" in probe.file.read_text()
 
@@ -142,8 +142,8 @@ def test_a_collector_that_blocks_holds_nobody(registry: CollectorRegistry, probe
     released = threading.Event()
     Gauge("slow", "Waits.", registry=registry).set_function(lambda: float(released.wait(30)))
     begun = time.monotonic()
-    probe.probe.look()
-    probe.probe.look()
+    probe.probe.poll()
+    probe.probe.poll()
     probe.probe.stop()
     assert time.monotonic() - begun < 5
     released.set()

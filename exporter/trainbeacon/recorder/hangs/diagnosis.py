@@ -51,7 +51,7 @@ class RankView:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class HangDiagnosis:
     """A class of hang, the ranks at fault as far as they can be told, and a sentence."""
 
     kind: str
@@ -59,7 +59,7 @@ class Verdict:
     text: str
 
 
-def judge(ranks: Sequence[RankView]) -> Verdict:
+def judge(ranks: Sequence[RankView]) -> HangDiagnosis:
     """Who holds up a run of which it is known that it stands still."""
     gone = [rank for rank in ranks if rank.lost]
     if gone:
@@ -67,24 +67,24 @@ def judge(ranks: Sequence[RankView]) -> Verdict:
         said = (
             f"{_named(crashed)}: {crashed[0].state if crashed[0].state != 'running' else 'no sign of life'}"
         )
-        return Verdict(LOST, _numbers(crashed), said)
+        return HangDiagnosis(LOST, _numbers(crashed), said)
     group, absent = _missing(ranks)
     if absent:
         number = max(rank.groups[group][0] for rank in ranks if group in rank.groups)
         waited = (
             f"{_named(absent)} in phase {absent[0].phase} did not join collective {number:.0f} of {group}"
         )
-        return Verdict(_by_phase(absent) or MISSING, _numbers(absent), waited)
+        return HangDiagnosis(_by_phase(absent) or MISSING, _numbers(absent), waited)
     waiting = [rank for rank in ranks if rank.waits]
     if waiting:
         agreed = (
             "every rank waits in a collective: they disagree about which comes next, or the network is down"
         )
-        return Verdict(MISMATCHED, (), agreed)
+        return HangDiagnosis(MISMATCHED, (), agreed)
     kind = _by_phase(ranks)
     if kind is not None:
-        return Verdict(kind, _numbers(ranks), f"{_named(ranks)} in phase {ranks[0].phase}")
-    return Verdict(UNKNOWN, (), "no collective is open, and no phase explains it")
+        return HangDiagnosis(kind, _numbers(ranks), f"{_named(ranks)} in phase {ranks[0].phase}")
+    return HangDiagnosis(UNKNOWN, (), "no collective is open, and no phase explains it")
 
 
 def _missing(ranks: Sequence[RankView]) -> tuple[str, list[RankView]]:

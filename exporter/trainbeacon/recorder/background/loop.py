@@ -1,4 +1,4 @@
-"""The beacon's own thread: a heartbeat, the rates, the life lock and an eye on the exporter, once a second.
+"""The beacon's own thread: a heartbeat, the rates, the life lock, and the polls of all probes.
 
 It never runs on behalf of the training thread and holds no lock that the training thread takes.
 """
@@ -9,12 +9,12 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from trainbeacon.blackbox import format as layout
+from trainbeacon.recorder.background.schedule import Scheduled
 from trainbeacon.recorder.core.recorder import Recorder
-from trainbeacon.recorder.hooks.compiler import keep_out_of_graphs
-from trainbeacon.recorder.probes.user_metrics import UserMetrics
+from trainbeacon.recorder.hooks.compiler import skip_in_dynamo
 
 INTERVAL_SECONDS = 1.0
 RATE_WINDOW_SECONDS = 10.0
@@ -26,62 +26,67 @@ _RATES = (
 )
 
 
-class Helper:
-    """A daemon thread over one recorder. Each turn calls `watch_exporter` and looks at `user_metrics`.
+class BackgroundLoop:
+    """A daemon thread over one recorder, which takes a turn once a second.
 
-    Attributes:
-        looks: what else is done in each turn; some 0.1 ms each at most.
+    Args:
+        recorder: whose heartbeat it is.
+        probes: what is polled, each at its own interval.
+        interval: seconds between two turns, with some jitter.
+        clock: monotonic seconds.
     """
 
     def __init__(
         self,
         recorder: Recorder,
-        watch_exporter: Callable[[], None],
-        user_metrics: UserMetrics | None = None,
+        probes: Iterable[Scheduled] = (),
+        *,
+        interval: float = INTERVAL_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._recorder = recorder
-        self._watch_exporter = watch_exporter
-        self._user_metrics = user_metrics
-        self.looks: list[Callable[[], None]] = []
-        self._jobs: deque[Callable[[], None]] = deque(maxlen=100)
+        self._probes = [_Turn(each) for each in probes]
+        self._interval = interval
+        self._clock = clock
+        # Of its own: the script may seed the global one, and expects its numbers.
+        self._random = random.Random()  # noqa: S311 - jitter
         self._history: deque[tuple[float, list[float]]] = deque()
         self._over = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trainbeacon", daemon=True)
 
     def start(self) -> None:
-        """Begin; the first turn comes at once."""
-        self._recorder.late.wake = self._wake.set
+        """Start the thread; the first turn comes at once."""
+        self._recorder.deferred.wake = self._wake.set
         self._thread.start()
 
     def stop(self) -> None:
         """Ask the thread to end; does not wait for it."""
         self._over = True
         self._wake.set()
-        if self._user_metrics is not None:
-            self._user_metrics.stop()
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Have something done soon that may touch files, outside the training thread."""
-        self._jobs.append(job)
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     def _run(self) -> None:
-        guard = self._recorder.guard
         while not self._over:
-            guard("helper", self._beat)
-            guard("device", self._recorder.late.poll)
-            guard("helper", self._measure_rates)
-            for look in self.looks:
-                guard("helper", look)
-            guard("blackbox", self._recorder.writer.hold_lock)
-            guard("hooks", keep_out_of_graphs)
-            guard("exporter", self._watch_exporter)
-            if self._user_metrics is not None:
-                guard("helper", self._user_metrics.look)
-            while self._jobs:
-                guard("helper", self._jobs.popleft())
+            self.turn()
             # Jitter, so that the ranks of a node do not wake as one.
-            self._rest(INTERVAL_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311
+            self._rest(self._interval * self._random.uniform(0.9, 1.1))
+
+    def turn(self) -> None:
+        """Do all that is due now, whatever part of it fails; for the thread, and for tests."""
+        guard, now = self._recorder.guard, self._clock()
+        guard("helper", self._beat)
+        guard("device", self._recorder.deferred.poll)
+        guard("helper", self._measure_rates)
+        for each in self._probes:
+            if each.is_due(now):
+                guard(each.where, each.poll)
+        guard("blackbox", self._recorder.writer.hold_lock)
+        guard("hooks", skip_in_dynamo)
 
     def _rest(self, seconds: float) -> None:
         """Sleep until the next turn, but for reading the numbers of a device where many have come."""
@@ -89,7 +94,7 @@ class Helper:
         while not self._over and (left := end - time.monotonic()) > 0:
             if self._wake.wait(left):
                 self._wake.clear()
-                self._recorder.guard("device", self._recorder.late.poll)
+                self._recorder.guard("device", self._recorder.deferred.poll)
 
     def _beat(self) -> None:
         recorder = self._recorder
@@ -103,7 +108,7 @@ class Helper:
 
     def _measure_rates(self) -> None:
         recorder = self._recorder
-        now = time.monotonic()
+        now = self._clock()
         totals = [recorder.writer.step[recorder.at(counter)] for counter, _ in _RATES]
         history = self._history
         history.append((now, totals))
@@ -113,3 +118,19 @@ class Helper:
         for (_, gauge), total, old in zip(_RATES, totals, before, strict=True):
             if total == total and now > then:  # NaN: nothing was counted yet
                 recorder.set(gauge, (total - (old if old == old else 0.0)) / (now - then))
+
+
+class _Turn:
+    """When one probe is due. Intervals of up to a second and a half are every turn's."""
+
+    def __init__(self, scheduled: Scheduled) -> None:
+        self.poll = scheduled.poll
+        self.where = scheduled.probe.where
+        self._interval = scheduled.probe.interval
+        self._next = float("-inf")
+
+    def is_due(self, now: float) -> bool:
+        if now < self._next:
+            return False
+        self._next = now + self._interval - 0.5  # turns are a second apart, more or less
+        return True

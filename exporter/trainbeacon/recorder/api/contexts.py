@@ -1,34 +1,33 @@
-"""The parts of a training loop that a beacon stands around: phases, evaluations, checkpoints, batches."""
+"""The contexts that a script opens around parts of its loop, and the batches that it iterates over."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from trainbeacon.recorder.core.recorder import Recorder
+from trainbeacon.recorder.core.steps import StepCount
 from trainbeacon.recorder.core.timeline import DATA_WAIT, EVALUATE, OTHER
-
-if TYPE_CHECKING:
-    from trainbeacon.recorder.api.beacon import Beacon
 
 Batch = TypeVar("Batch")
 
 
-class Span:
+class StepContext:
     """A context that is a phase of its own, or none; what goes wrong in ours never shows in the body."""
 
-    __slots__ = ("_after", "_beacon", "_before", "_entered", "_failed", "_phase")
+    __slots__ = ("_after", "_before", "_entered", "_failed", "_phase", "_recorder")
 
     def __init__(
         self,
-        beacon: Beacon,
+        recorder: Recorder,
         phase: int | None,
         *,
         before: Callable[[], None] | None = None,
         after: Callable[[], None] | None = None,
         failed: Callable[[], None] | None = None,
     ) -> None:
-        self._beacon = beacon
+        self._recorder = recorder
         self._phase = phase
         self._before = before
         self._after = after
@@ -36,45 +35,45 @@ class Span:
         self._entered = False
 
     def __enter__(self) -> None:
-        beacon = self._beacon
-        if not beacon.recording:
+        recorder = self._recorder
+        if not recorder.recording:
             return
         self._entered = True
         if self._phase is not None:
-            beacon.timeline.enter(self._phase)
+            recorder.timeline.push_phase(self._phase)
         if self._before is not None:
-            beacon.recorder.guard("value", self._before)
+            recorder.guard("value", self._before)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        beacon = self._beacon
-        if not self._entered or not beacon.recording:
+        recorder = self._recorder
+        if not self._entered or not recorder.recording:
             return
         finish = self._after if error is None else self._failed
         if finish is not None:
-            beacon.recorder.guard("value", finish)
+            recorder.guard("value", finish)
         if self._phase is not None:
-            beacon.timeline.leave()
+            recorder.timeline.pop_phase()
 
 
-class PhaseSpan:
+class PhaseContext:
     """A declared phase; one object for each name, entered as often and as deep as one likes."""
 
-    __slots__ = ("_beacon", "_phase", "_timeline")
+    __slots__ = ("_phase", "_recorder", "_timeline")
 
-    def __init__(self, beacon: Beacon, phase: int) -> None:
-        self._beacon = beacon
-        self._timeline = beacon.timeline
+    def __init__(self, recorder: Recorder, phase: int) -> None:
+        self._recorder = recorder
+        self._timeline = recorder.timeline
         self._phase = phase
 
     def __enter__(self) -> None:
-        if self._beacon.recording:
-            self._timeline.enter(self._phase)
+        if self._recorder.recording:
+            self._timeline.push_phase(self._phase)
 
     def __exit__(self, *_: object) -> None:
-        if self._beacon.recording:
-            self._timeline.leave()
+        if self._recorder.recording:
+            self._timeline.pop_phase()
 
 
 class Batches(Generic[Batch]):
@@ -82,12 +81,14 @@ class Batches(Generic[Batch]):
 
     def __init__(
         self,
-        beacon: Beacon,
+        recorder: Recorder,
+        steps: StepCount,
         loader: Iterable[Batch],
         samples: Callable[[Batch], int],
         tokens: Callable[[Batch], int] | None,
     ) -> None:
-        self._beacon = beacon
+        self._recorder = recorder
+        self._steps = steps
         self._loader = loader
         self._samples = samples
         self._tokens = tokens
@@ -96,15 +97,15 @@ class Batches(Generic[Batch]):
         return len(self._loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Batch]:
-        beacon = self._beacon
-        if not beacon.recording or beacon.timeline.declared == EVALUATE:
+        recorder, timeline = self._recorder, self._recorder.timeline
+        if not recorder.recording or timeline.declared == EVALUATE:
             yield from self._loader
             return
-        see, count, error = beacon.timeline.see, self._count, beacon.recorder.error
-        see(DATA_WAIT)
+        observe, count, error = timeline.observe, self._count, recorder.error
+        observe(DATA_WAIT)
         iterator = iter(self._loader)
         for batch in iterator:
-            see(OTHER)
+            observe(OTHER)
             try:
                 count(batch)
             except Exception as problem:  # noqa: BLE001 - as `guard`, without its calls
@@ -112,24 +113,24 @@ class Batches(Generic[Batch]):
             try:
                 yield batch
             except GeneratorExit:  # the loop ended by break: the step was done all the same
-                heard, beacon.timeline.after_step = beacon.timeline.after_step, None
+                heard, timeline.after_step = timeline.after_step, None
                 self._batch_is_over()  # a stop could be caught by nobody here: at the next step then
-                beacon.timeline.after_step = heard
+                timeline.after_step = heard
                 raise
             self._batch_is_over()
-            see(DATA_WAIT)
-        see(OTHER)
-        beacon.recorder.guard("value", self._epoch_is_over)
+            observe(DATA_WAIT)
+        observe(OTHER)
+        recorder.guard("value", self._epoch_is_over)
 
     def _count(self, batch: Batch) -> None:
-        timeline = self._beacon.timeline
+        timeline = self._recorder.timeline
         timeline.pending_samples += self._samples(batch)
         if self._tokens is not None:
             timeline.pending_tokens += self._tokens(batch)
 
     def _batch_is_over(self) -> None:
-        if self._beacon.recording:
-            self._beacon.steps.batch_is_over()
+        if self._recorder.recording:
+            self._steps.batch_is_over()
 
     def _epoch_is_over(self) -> None:
-        self._beacon.recorder.add("training_epochs_total", 1.0)
+        self._recorder.add("training_epochs_total", 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainbeacon.recorder.hangs.verdict import (
+from trainbeacon.recorder.hangs.diagnosis import (
     CLASSES,
     INPUT,
     LOST,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
+import random
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from tests.serving import wait_for
 from trainbeacon.config.settings import Config
 from trainbeacon.identity import Identity
-from trainbeacon.recorder.background import helper as module
-from trainbeacon.recorder.background.helper import Helper
+from trainbeacon.recorder.background.loop import BackgroundLoop
+from trainbeacon.recorder.background.schedule import Probe, Scheduled
 from trainbeacon.recorder.core.recorder import Recorder
 from trainbeacon.testing import FakeClock
 
@@ -27,10 +26,8 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    made = FakeClock()
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made))
-    return made
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 def rate(recorder: Recorder, name: str = "training_samples_per_second") -> float:
@@ -44,68 +41,87 @@ def train(recorder: Recorder, samples: int) -> None:
 
 def test_rate_is_that_of_the_last_ten_seconds(recorder: Recorder, clock: FakeClock) -> None:
     """A job that doubles its speed shows the new speed after ten seconds, whatever it did before."""
-    helper = Helper(recorder, lambda: None)
-    helper._measure_rates()
+    loop = BackgroundLoop(recorder, clock=clock)
+    loop.turn()
     for speed in (100, 200):
         for _ in range(12):
             train(recorder, speed)
             clock.advance(1)
-            helper._measure_rates()
+            loop.turn()
         assert speed == pytest.approx(rate(recorder))
 
 
 def test_rate_of_a_job_that_stands_still_falls_to_nothing(recorder: Recorder, clock: FakeClock) -> None:
     """Ten seconds after the last step the rate is 0, not the last one seen."""
-    helper = Helper(recorder, lambda: None)
-    helper._measure_rates()
+    loop = BackgroundLoop(recorder, clock=clock)
+    loop.turn()
     train(recorder, 50)
     for _ in range(12):
         clock.advance(1)
-        helper._measure_rates()
+        loop.turn()
     assert 0.0 == rate(recorder)
 
 
 def test_without_samples_there_is_no_rate(recorder: Recorder, clock: FakeClock) -> None:
     """A loop that does not say how many samples a step has shows no rate rather than 0."""
-    helper = Helper(recorder, lambda: None)
+    loop = BackgroundLoop(recorder, clock=clock)
     for _ in range(3):
         clock.advance(1)
-        helper._measure_rates()
+        loop.turn()
     assert rate(recorder) != rate(recorder)
 
 
 def test_history_does_not_grow(recorder: Recorder, clock: FakeClock) -> None:
     """A job of weeks keeps the readings of ten seconds."""
-    helper = Helper(recorder, lambda: None)
+    loop = BackgroundLoop(recorder, clock=clock)
     for _ in range(1000):
         clock.advance(1)
-        helper._measure_rates()
-    assert len(helper._history) <= 12
+        loop.turn()
+    assert len(loop._history) <= 12
 
 
-def test_failing_job_and_keeper_do_not_stop_the_heartbeat(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_that_fails_stops_the_heartbeat(recorder: Recorder) -> None:
     """Each turn does all of its work, whatever part of it fails; errors are counted where they happened."""
-    monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.01)
-    looks, done = [], threading.Event()
+    turns: list[int] = []
 
-    def look() -> None:
-        looks.append(1)
+    def fails() -> None:
+        turns.append(1)
         raise OSError("no exporter")
 
-    def fail() -> None:
-        raise OSError("checkpoint is gone")
-
-    helper = Helper(recorder, look)
-    helper.submit(fail)
-    helper.submit(done.set)
-    helper.start()
-    assert done.wait(10)
-    wait_for(lambda: len(looks) >= 3, what="turns")
-    helper.stop()
+    probes = [
+        Scheduled(Probe(where, lambda parts: fails, where=where), fails) for where in ("helper", "exporter")
+    ]
+    loop = BackgroundLoop(recorder, probes, interval=0.01)
+    loop.start()
+    wait_for(lambda: len(turns) >= 6, what="turns")
+    loop.stop()
     slots = recorder.writer.slots
-    assert 1.0 == slots[recorder.at("trainbeacon_errors_total", "helper")]
-    assert 3.0 <= slots[recorder.at("trainbeacon_errors_total", "exporter")]
-    helper._thread.join(10)
-    assert not helper._thread.is_alive()
+    for where in ("helper", "exporter"):
+        assert 3.0 <= slots[recorder.at("trainbeacon_errors_total", where)]
+    wait_for(lambda: not loop.is_alive, what="the end of the thread")
+
+
+def test_probe_is_polled_at_its_interval(recorder: Recorder, clock: FakeClock) -> None:
+    """What asks every fifteen seconds is not called in each turn."""
+    calls: list[float] = []
+    poll = lambda: calls.append(clock())  # noqa: E731
+    loop = BackgroundLoop(recorder, [Scheduled(Probe("slow", lambda parts: poll, 15.0), poll)], clock=clock)
+    start = clock()
+    for _ in range(31):
+        loop.turn()
+        clock.advance(1)
+    assert [0.0, 15.0, 30.0] == [call - start for call in calls]
+
+
+def test_loop_leaves_the_random_numbers_of_the_script_alone(recorder: Recorder) -> None:
+    """A seeded script gets the same numbers whether it is recorded or not."""
+    random.seed(7)
+    expected = [random.random() for _ in range(3)]
+    random.seed(7)
+    turns: list[int] = []
+    poll = lambda: turns.append(1)  # noqa: E731
+    loop = BackgroundLoop(recorder, [Scheduled(Probe("any", lambda parts: poll), poll)], interval=0.001)
+    loop.start()
+    wait_for(lambda: len(turns) > 20, what="turns")
+    loop.stop()
+    assert expected == [random.random() for _ in range(3)]
