@@ -20,7 +20,7 @@ from trainbeacon import catalogue
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.exporter.collectors.base import Collector, Families
-from trainbeacon.exporter.collectors.health import Health
+from trainbeacon.exporter.health import Health
 from trainbeacon.exporter.registry import collectors, enforce_budgets, new_registry
 from trainbeacon.testing import ScriptedJob, Series, read_exposition, series
 

@@ -20,7 +20,7 @@ from tests.serving import OPENMETRICS, node, request, scrape
 from trainbeacon.blackbox import format as layout
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.blackbox.writer import Writer
-from trainbeacon.exporter.collectors.health import Health
+from trainbeacon.exporter.health import Health
 from trainbeacon.exporter.registry import collectors, new_registry
 from trainbeacon.testing import read_exposition, series
 

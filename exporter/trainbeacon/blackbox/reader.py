@@ -23,8 +23,8 @@ from trainbeacon import catalogue
 
 from . import format as layout
 from .directory import BOX_SUFFIX
+from .own import OwnBox, own_boxes
 from .releases import Ends
-from .writer import Writer, own_boxes
 
 #: A process that lost its lock by accident takes it again within a second or two. Only a box with a
 #: free lock *and* an older heartbeat is dead.
@@ -111,13 +111,13 @@ class _File:
 
 
 class _Own:
-    """A box of this very process, which must not be opened: see `writer.own_boxes`."""
+    """A box of this very process, which must not be opened: see `own`."""
 
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
+    def __init__(self, box: OwnBox) -> None:
+        self._box = box
 
     def read(self, offset: int, length: int) -> bytes:
-        return self._writer.read(offset, length)
+        return self._box.read(offset, length)
 
     def lock_held(self) -> bool:
         return True

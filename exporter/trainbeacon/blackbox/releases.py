@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 
 from . import format as layout
-from .writer import own_boxes
+from .own import own_boxes
 
 INTERVAL_SECONDS = 0.05
 #: Boxes that are watched at once; each takes a descriptor.

@@ -19,14 +19,12 @@ from collections.abc import Mapping, Sequence
 
 from . import format as layout
 from .directory import BOX_SUFFIX, TEMPORARY_PREFIX, default_directory, open_directory
+from .own import own_boxes
 
 _ALL = slice(None)
 _BEGUN, _SEQUENCE, _LAST_COPY = layout.BEGUN, layout.SEQUENCE, layout.BLOCK_COPIES - 1
 _UNSET_BLOCK = layout.UNSET_BYTES * layout.BLOCK_SLOTS
 
-#: Boxes that this process has mapped, by device and inode. A reader in the same process must go
-#: through the mapping: closing any other descriptor of the file would free the lock.
-own_boxes: dict[tuple[int, int], Writer] = {}
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()
 #: Mappings whose descriptors other code closed. An mmap has a descriptor of its own, and its number may
 #: be a file of that code by now, which taking the mapping down would close: so it never is.

@@ -15,10 +15,11 @@ from trainbeacon import catalogue
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.exporter.collectors.base import Collector, Families, new_family
 from trainbeacon.exporter.collectors.gpu import GpuCollector, GpuLink
-from trainbeacon.exporter.collectors.health import Health, HealthCollector
+from trainbeacon.exporter.collectors.health import HealthCollector
 from trainbeacon.exporter.collectors.host import HostCollector
 from trainbeacon.exporter.collectors.ranks import RanksCollector
 from trainbeacon.exporter.collectors.user_metrics import UserMetricsCollector
+from trainbeacon.exporter.health import Health
 
 log = logging.getLogger("trainbeacon")
 

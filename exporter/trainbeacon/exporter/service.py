@@ -16,10 +16,11 @@ from trainbeacon.blackbox.directory import BOX_SUFFIX, TEMPORARY_PREFIX, open_di
 from trainbeacon.blackbox.election import ExporterLock, ExporterNote
 from trainbeacon.blackbox.reader import Box, BoxDirectory
 from trainbeacon.config.settings import Config, ConfigError
-from trainbeacon.exporter.collectors.health import Health
 from trainbeacon.exporter.collectors.ranks import select
 from trainbeacon.exporter.discovery import DiscoveryFiles
-from trainbeacon.exporter.http.server import Application, Server
+from trainbeacon.exporter.health import Health
+from trainbeacon.exporter.http.pages import Application
+from trainbeacon.exporter.http.server import Server
 from trainbeacon.exporter.http.webconfig import WebConfigFile
 from trainbeacon.exporter.registry import collectors, new_registry
 

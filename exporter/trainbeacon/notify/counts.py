@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from trainbeacon import catalogue
 from trainbeacon.exporter.collectors.base import Families
-from trainbeacon.exporter.collectors.health import Health
+from trainbeacon.exporter.health import Health
 
 REQUESTS = catalogue.BY_NAME["trainbeacon_notify_requests_total"].labels[0].values
 OUTCOMES = ("delivered", "failed")

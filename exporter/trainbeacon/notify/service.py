@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from trainbeacon.exporter.exposition import metrics_page
-from trainbeacon.exporter.http.server import Environ, Gate, StartResponse, answer
+from trainbeacon.exporter.http.pages import Environ, Gate, StartResponse, answer
 from trainbeacon.exporter.http.webconfig import WebConfigFile
 
 from .counts import Counts

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.exporter.collectors.base import Collector, Families
-from trainbeacon.exporter.collectors.health import Health, HealthCollector
+from trainbeacon.exporter.collectors.health import HealthCollector
 from trainbeacon.exporter.collectors.ranks import RanksCollector
 from trainbeacon.exporter.collectors.user_metrics import UserMetricsCollector
-from trainbeacon.exporter.http.server import Application, Environ, Server, StartResponse, answer
+from trainbeacon.exporter.health import Health
+from trainbeacon.exporter.http.pages import Application, Environ, StartResponse, answer
+from trainbeacon.exporter.http.server import Server
 from trainbeacon.exporter.registry import GuardedCollectors, new_registry
 from trainbeacon.exporter.service import clean
 from trainbeacon.simulate.model.gpus import Gpu, Load, SimulatedGpus, load_of

@@ -14,9 +14,9 @@ from prometheus_client.samples import Sample
 
 from trainbeacon.blackbox import textfile as sidefile
 from trainbeacon.blackbox.reader import Box
+from trainbeacon.exporter.health import Health
 
 from .base import Families
-from .health import Health
 
 log = logging.getLogger("trainbeacon")
 

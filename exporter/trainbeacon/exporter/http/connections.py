@@ -18,7 +18,7 @@ from cheroot.makefile import MakeFile, StreamReader
 from cheroot.server import HTTPConnection, HTTPRequest
 from cheroot.wsgi import Server as WSGIServer
 
-from trainbeacon.exporter.collectors.health import Health
+from trainbeacon.exporter.health import Health
 from trainbeacon.exporter.http.webconfig import WebConfigFile
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from trainbeacon.blackbox.reader import Box, BoxDirectory, BoxIdentity
 from trainbeacon.blackbox.writer import Writer
 from trainbeacon.exporter.collectors import health
 from trainbeacon.exporter.collectors.base import Families
-from trainbeacon.exporter.collectors.health import Health, HealthCollector, collisions
+from trainbeacon.exporter.collectors.health import HealthCollector, collisions
 from trainbeacon.exporter.collectors.ranks import RanksCollector
+from trainbeacon.exporter.health import Health
 
 NOW = 1_000_000.0
 

@@ -6,7 +6,7 @@ import pytest
 
 from trainbeacon.exporter.collectors.base import Families
 from trainbeacon.exporter.collectors.gpu import GpuLink
-from trainbeacon.exporter.collectors.health import Health
+from trainbeacon.exporter.health import Health
 from trainbeacon.exporter.registry import GuardedCollectors
 
 FULL = "GPU-8f1e6b2c-0000-1111-2222-333344445555"

@@ -12,7 +12,8 @@ from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.blackbox.writer import Writer
 from trainbeacon.exporter.collectors.base import Families
-from trainbeacon.exporter.collectors.health import Health, HealthCollector
+from trainbeacon.exporter.collectors.health import HealthCollector
+from trainbeacon.exporter.health import Health
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from trainbeacon.blackbox import textfile as sidefile
 from trainbeacon.blackbox.reader import Box, BoxIdentity
 from trainbeacon.exporter.collectors import user_metrics
 from trainbeacon.exporter.collectors.base import Families
-from trainbeacon.exporter.collectors.health import Health
 from trainbeacon.exporter.collectors.user_metrics import UserMetricsCollector
+from trainbeacon.exporter.health import Health
 from trainbeacon.exporter.registry import enforce_budgets
 
 Labels = tuple[tuple[str, str], ...]

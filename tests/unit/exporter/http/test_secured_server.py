@@ -18,9 +18,10 @@ from prometheus_client import CollectorRegistry
 
 from tests.certificates import Authority, Pair
 from tests.serving import Answer, request, wait_for
-from trainbeacon.exporter.collectors.health import Health
+from trainbeacon.exporter.health import Health
 from trainbeacon.exporter.http import connections as module
-from trainbeacon.exporter.http.server import THREADS, Application, Server
+from trainbeacon.exporter.http.pages import Application
+from trainbeacon.exporter.http.server import THREADS, Server
 from trainbeacon.exporter.http.webconfig import WebConfigFile
 
 PASSWORD = "correct-horse-9173"

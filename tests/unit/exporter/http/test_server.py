@@ -15,10 +15,12 @@ from prometheus_client import CollectorRegistry
 
 from tests.serving import request, wait_for
 from trainbeacon.blackbox.reader import Box, BoxIdentity
-from trainbeacon.exporter.collectors.health import Health
+from trainbeacon.exporter.health import Health
+from trainbeacon.exporter.http import pages
 from trainbeacon.exporter.http import server as module
 from trainbeacon.exporter.http.connections import REQUEST_SECONDS
-from trainbeacon.exporter.http.server import Application, Server, landing_page
+from trainbeacon.exporter.http.pages import Application, landing_page
+from trainbeacon.exporter.http.server import Server
 from trainbeacon.stack.ports import free_port
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
@@ -197,7 +199,7 @@ def test_threads_are_bounded_and_end(served: Served) -> None:
 def test_more_requests_than_can_wait_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the threads are busy and the queue is full, the next request gets 503 soon, and is counted."""
     over = threading.Event()
-    monkeypatch.setattr(module, "landing_page", lambda boxes: over.wait(20) and "")
+    monkeypatch.setattr(pages, "landing_page", lambda boxes: over.wait(20) and "")
     made = Served()
     made.server.start()
     try:
