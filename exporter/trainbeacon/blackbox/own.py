@@ -19,5 +19,5 @@ class OwnBox(Protocol):
         """Bytes of the box, fewer where it ends."""
 
 
-#: By device and inode. The writer adds a box before its file can be seen, and removes it once its lock is gone.
+#: By device and inode: added by the writer before the file can be seen, removed once its lock is gone.
 own_boxes: dict[tuple[int, int], OwnBox] = {}

@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
+    from trainbeacon.exporter.http.limits import Limits
     from trainbeacon.exporter.http.server import Server
     from trainbeacon.exporter.http.webconfig import WebConfigFile
     from trainbeacon.notify.service import MOST_BODY_BYTES, Bridge
@@ -69,8 +70,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
         arguments.host,
         arguments.port,
         web,
-        threads=THREADS,
-        most_body_bytes=MOST_BODY_BYTES,
+        limits=Limits(threads=THREADS, body_bytes=MOST_BODY_BYTES),
     )
     if server.moved:  # Alertmanager knows the port
         server.stop()

@@ -9,8 +9,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from trainbeacon.exporter.exposition import metrics_page
-from trainbeacon.exporter.http.pages import Environ, Gate, StartResponse, answer
+from trainbeacon.exporter.http.pages import Gate, answer
 from trainbeacon.exporter.http.webconfig import WebConfigFile
+from trainbeacon.exporter.http.wsgi import Environ, StartResponse
 
 from .counts import Counts
 from .delivery import Outbox, Post

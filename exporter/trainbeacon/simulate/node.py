@@ -14,8 +14,10 @@ from trainbeacon.exporter.collectors.health import HealthCollector
 from trainbeacon.exporter.collectors.ranks import RanksCollector
 from trainbeacon.exporter.collectors.user_metrics import UserMetricsCollector
 from trainbeacon.exporter.health import Health
-from trainbeacon.exporter.http.pages import Application, Environ, StartResponse, answer
+from trainbeacon.exporter.http.limits import Limits
+from trainbeacon.exporter.http.pages import Application, answer
 from trainbeacon.exporter.http.server import Server
+from trainbeacon.exporter.http.wsgi import Environ, StartResponse
 from trainbeacon.exporter.registry import GuardedCollectors, new_registry
 from trainbeacon.exporter.service import clean
 from trainbeacon.simulate.model.gpus import Gpu, Load, SimulatedGpus, load_of
@@ -133,7 +135,8 @@ class Node:
         """Open the port, with the real server."""
         registry = new_registry(self.collectors(), self.health)
         application = InTurn(Application(registry, self.health, self.boxes.scan, lambda: None), self._guard)
-        self.server = Server(application, self.health, "127.0.0.1", port or free_port(), threads=2)
+        limits = Limits(threads=2)
+        self.server = Server(application, self.health, "127.0.0.1", port or free_port(), limits=limits)
         self._port = self.server.port
         self.server.start()
 

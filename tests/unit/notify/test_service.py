@@ -16,6 +16,7 @@ import pytest
 
 from tests.unit.notify.payloads import alert, payload
 from trainbeacon.cli import main
+from trainbeacon.exporter.http.limits import Limits
 from trainbeacon.exporter.http.server import Server
 from trainbeacon.notify.service import MOST_BODY_BYTES, Bridge
 from trainbeacon.notify.services import post
@@ -78,7 +79,7 @@ def settings_file(tmp_path_factory: pytest.TempPathFactory, sink: Sink) -> Path:
 @pytest.fixture(scope="module")
 def address(settings_file: Path) -> Iterator[str]:
     bridge = Bridge(Settings.load(str(settings_file)), post)
-    server = Server(bridge, bridge.counts, "127.0.0.1", 0, threads=4, most_body_bytes=MOST_BODY_BYTES)
+    server = Server(bridge, bridge.counts, "127.0.0.1", 0, limits=Limits(body_bytes=MOST_BODY_BYTES))
     server.start()
     yield f"http://127.0.0.1:{server.port}"
     bridge.stop()

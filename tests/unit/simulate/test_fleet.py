@@ -18,7 +18,7 @@ import pytest
 
 from tests.simulated import READY, simulated
 from trainbeacon.cli import main
-from trainbeacon.exporter.http.pages import Environ, StartResponse
+from trainbeacon.exporter.http.wsgi import Environ, StartResponse
 from trainbeacon.simulate.fleet import Size
 from trainbeacon.simulate.history import seconds_of
 from trainbeacon.simulate.node import InTurn

@@ -1,239 +1,292 @@
-"""Connections that get a thread only for what is there: cheroot's, made patient with slow clients.
+"""One connection: TLS, requests as they arrive, answers; every wait has an end and none has a thread.
 
-A handshake or the head of a request takes no thread while it arrives, has a bounded time, and counts as
-refused if it comes to no good end. So many clients that say little do not keep a scraper from its answer.
+A coroutine on the event loop reads a request whole, within `Limits`, before a thread sees it. So clients
+that say little, or drip, or promise a body that never comes, cost some memory and no scrape its answer.
+HTTP itself is h11's.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import math
-import queue
 import socket
 import ssl
-import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
-from cheroot.makefile import MakeFile, StreamReader
-from cheroot.server import HTTPConnection, HTTPRequest
-from cheroot.wsgi import Server as WSGIServer
+import h11
 
-from trainbeacon.exporter.health import Health
-from trainbeacon.exporter.http.webconfig import WebConfigFile
+from trainbeacon.exporter.http.limits import Limits, Refusals
+from trainbeacon.exporter.http.webconfig import WebConfig
+from trainbeacon.exporter.http.workers import BusyError
+from trainbeacon.exporter.http.wsgi import Request, Response
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+_READ_BYTES = 16 * 1024
+#: What is read of a request that was refused, so that closing does not destroy the answer on its way.
+_DISCARDED_BYTES, _DISCARDING_SECONDS = 1024 * 1024, 1.0
+_TLS_HANDSHAKE = b"\x16"
+_WITHOUT_TLS = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nthis server speaks HTTPS only\n"
 
-#: How long a connection may be idle, and an answer may wait for its reader.
-TIMEOUT_SECONDS = 10
-#: How long the head of a request may take from its first byte on. It gets a thread when it is whole.
-REQUEST_SECONDS = 3
-MOST_HEADER_BYTES = 16 * 1024
-MOST_BODY_BYTES = 16 * 1024
-#: How long a TLS handshake may take; a connection has a thread only while it has sent something of it.
-HANDSHAKE_SECONDS = 5
-#: Connections that wait for their client; the one that has waited longest goes for the next.
-MOST_WAITING = 128
+Result = TypeVar("Result")
 
 
-class _TimedSocket(socket.SocketIO):
-    """Reads from a socket until a deadline, however many bytes drip in before it."""
+@dataclass
+class Desk:
+    """What the connections of a server share. Belongs to the event loop."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock, "rb")
-        self._socket = sock
-        self.deadline = math.inf
-
-    def readinto(self, buffer: WriteableBuffer) -> int | None:
-        """Read what is there. Raises TimeoutError at the deadline."""
-        remaining = self.deadline - time.monotonic()
-        self._socket.settimeout(min(TIMEOUT_SECONDS, max(0.001, remaining)))
-        return super().readinto(buffer)
+    limits: Limits
+    refusals: Refusals
+    answer: Callable[[Request], Awaitable[Response]]
+    """Has a thread answer. Raises BusyError."""
+    body_bytes: int = 0
+    """Bytes of bodies that wait in memory."""
 
 
-class _TimedReader(StreamReader):
-    """cheroot's reader of requests over a `_TimedSocket`."""
+class _RefusalError(Exception):
+    """A request that gets this status, and is the last one of its connection."""
 
-    def __init__(self, sock: socket.socket, size: int) -> None:
-        super(StreamReader, self).__init__(_TimedSocket(sock), size)
-        self.bytes_read = 0
-
-    def take_back(self) -> bytes:
-        """What was read and not used."""
-        left = bytes(self._read_buf[self._read_pos :])
-        self.give(b"")
-        return left
-
-    def give(self, data: bytes) -> None:
-        """Have this read next."""
-        self._read_buf, self._read_pos = data, 0
+    def __init__(self, status: int, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.status, self.reason, self.text = status, reason, text
 
 
-def _make_file(sock: socket.socket, mode: str, size: int) -> Any:
-    return _TimedReader(sock, size) if "r" in mode else MakeFile(sock, mode, size)
+class Connection:
+    """One accepted connection.
 
+    Attributes:
+        sock: what it was accepted as.
+        is_waiting: whether it waits for its client: to say something, or to take an answer.
+        since: when it began to wait, on the loop's clock.
+    """
 
-class _Request(HTTPRequest):
-    def parse_request(self) -> None:
-        """Read the head of a request, in bounded time."""
-        self.conn.rfile.raw.deadline = self.conn.head_end
+    def __init__(self, sock: socket.socket, address: str, web: WebConfig, desk: Desk) -> None:
+        self.sock = sock
+        self.is_waiting = True
+        self.since = asyncio.get_running_loop().time()
+        self._address = address
+        self._web = web
+        self._desk = desk
+        self._limits = desk.limits
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._is_opening = False
+        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=desk.limits.head_bytes)
+
+    async def serve(self) -> None:
+        """Serve until either side has enough."""
         try:
-            super().parse_request()
-        except (ValueError, NameError):  # what cheroot lets through and does not understand, and a slip in it
-            self.simple_response("400 Bad Request", "no proper HTTP")
-        self.conn.socket.settimeout(TIMEOUT_SECONDS)
+            if await self._is_opened():
+                while await self._exchange():
+                    self._waits()
+        except (OSError, asyncio.TimeoutError, h11.LocalProtocolError):
+            pass  # gone, or it does not take its answer
+        finally:
+            await self._close()
 
-    def simple_response(self, status: Any, msg: str = "") -> None:
-        """What cheroot answers by itself: a request that is no proper HTTP."""
-        self.server.health.refused("malformed")
-        super().simple_response(status, msg)
+    def release(self) -> None:
+        """Close the socket, unless the loop does: to be called when `serve` is over, or never began."""
+        if not self._is_opening:
+            self.sock.close()
 
+    def _waits(self) -> None:
+        self.is_waiting, self.since = True, _now()
 
-class _Connection(HTTPConnection):
-    """One connection. Handshakes and heads of requests grow as bytes arrive, and no thread waits for them."""
+    # Opening
 
-    RequestHandlerClass = _Request
-
-    def __init__(self, server: Any, sock: socket.socket, makefile: Any = None) -> None:
-        self._web = server.web.current
-        self._handshake_end = math.inf
-        if self._web.context is not None:
-            sock = self._web.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-            self._handshake_end = time.monotonic() + HANDSHAKE_SECONDS
-        super().__init__(server, sock, _make_file)
-        self.is_new = True
-        self.is_secured = self._web.context is None
-        self.sent_hello = self.is_told_to_go = False
-        self._head = b""
-        self._is_over = False
-        self.head_end = math.inf
-
-    def communicate(self) -> bool:
-        """Take what has arrived, and answer a request that is whole; whether the connection goes on."""
-        if not self.is_secured:
-            return self._shake_hands()
-        if not self._is_head_whole():
+    async def _is_opened(self) -> bool:
+        if self._web.context is None:
+            await self._open(None)
             return True
-        self.rfile.give(self._head)
-        self._head = b""
-        goes_on = bool(super().communicate())  # type: ignore[no-untyped-call]
-        self.head_end = math.inf
-        return goes_on
+        first = await self._first_byte()
+        if first == _TLS_HANDSHAKE:
+            return await self._is_secured(self._web.context)
+        if first:
+            self._desk.refusals.refused("tls")
+            with contextlib.suppress(OSError):
+                self.sock.recv(_READ_BYTES)  # unread bytes would reset the connection
+                self.sock.send(_WITHOUT_TLS)
+        return False  # with nothing said: a probe
 
-    def _is_head_whole(self) -> bool:
-        """Whether a request can be read without waiting for its client, or there is no more to wait for."""
-        arrived = self.rfile.take_back() + self._receive()
-        if not self._head and arrived:
-            self.head_end = time.monotonic() + REQUEST_SECONDS
-        self._head += arrived
-        ended = b"\n\r\n" in self._head or b"\n\n" in self._head
-        too_much = len(self._head) > MOST_HEADER_BYTES
-        return ended or too_much or self._is_over or time.monotonic() > self.head_end
-
-    def _receive(self) -> bytes:
-        self.socket.settimeout(0)
+    async def _first_byte(self) -> bytes:
+        """What the client begins with; empty if it says nothing in time, or goes."""
+        loop = asyncio.get_running_loop()
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self.sock, lambda: None if readable.done() else readable.set_result(None))
         try:
-            # A whole TLS record fits: what was left of one, decrypted, would make no socket readable.
-            received = bytes(self.socket.recv(MOST_HEADER_BYTES))
-        except (BlockingIOError, ssl.SSLWantReadError):
+            await asyncio.wait_for(readable, self._limits.handshake_seconds)
+            return self.sock.recv(1, socket.MSG_PEEK)
+        except (OSError, asyncio.TimeoutError):
             return b""
-        self._is_over = not received
-        return received
+        finally:
+            loop.remove_reader(self.sock)
 
-    def _shake_hands(self) -> bool:
+    async def _is_secured(self, context: ssl.SSLContext) -> bool:
+        left = self.since + self._limits.handshake_seconds - _now()
         try:
-            self.socket.settimeout(0)
-            self.socket.do_handshake()
-        except ssl.SSLWantReadError:
-            self.sent_hello = True
-            return time.monotonic() < self._handshake_end
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):  # which of them, depends on the Python
-            return False  # a TCP probe, unless it had said hello
-        except ssl.SSLError as error:
-            self.sent_hello = True
-            if getattr(error, "reason", "") == "HTTP_REQUEST":
-                self._answer_without_tls()
+            writer = await self._open(context, ssl_handshake_timeout=max(0.1, left))
+        except OSError:  # also ssl.SSLError and a handshake that takes too long
+            self._desk.refusals.refused("tls")
             return False
-        except OSError:
-            return False  # gone
-        self.sent_hello = True
-        self.is_secured = self._has_allowed_name()
-        self.socket.settimeout(TIMEOUT_SECONDS)
-        return self.is_secured
+        certificate = writer.get_extra_info("peercert") or {}
+        names = {name for _, name in certificate.get("subjectAltName", ())}
+        if self._web.allowed_sans is not None and not names & self._web.allowed_sans:
+            self._desk.refusals.refused("tls")
+            return False
+        return True
 
-    def _answer_without_tls(self) -> None:
-        """Say to a client of plain HTTP what is wrong, past the TLS of the socket."""
-        text = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nthis server speaks HTTPS only\n"
-        with contextlib.suppress(OSError):
-            socket.socket.recv(self.socket, MOST_HEADER_BYTES)  # unread bytes would reset the connection
-            socket.socket.send(self.socket, text)
+    async def _open(
+        self, context: ssl.SSLContext | None, ssl_handshake_timeout: float | None = None
+    ) -> asyncio.StreamWriter:
+        self._is_opening = True  # from here on the socket is the loop's, which closes it where this fails
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(_READ_BYTES)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol, self.sock, ssl=context, ssl_handshake_timeout=ssl_handshake_timeout
+        )
+        self._reader = reader
+        self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        return self._writer
 
-    def _has_allowed_name(self) -> bool:
-        allowed = self._web.allowed_sans
-        if allowed is None:
-            return True
-        certificate = self.socket.getpeercert() or {}
-        return any(name in allowed for _, name in certificate.get("subjectAltName", ()))
+    # Requests
 
-    def turn_away(self) -> None:
-        """Answer that there is too much to do, as far as that is possible without waiting, and close."""
-        with contextlib.suppress(OSError):
-            self.socket.settimeout(0)
-            if self.is_secured:
-                self.socket.recv(MOST_HEADER_BYTES)  # unread bytes would reset the connection
-                self.socket.send(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n")
-        self._head = b""
-        self.close()
-
-    def tell_to_go(self) -> None:
-        """Hang up; the end is seen, and the connection closed, where all others are looked after."""
-        self.is_told_to_go = True
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)  # ssl's own would drop its state
-
-    def close(self) -> None:
-        """Close it; a handshake or a request that was begun and came to no good end is counted."""
-        if self.sent_hello and not self.is_secured:
-            self.server.health.refused("tls")
-        elif self._head:
-            self.server.health.refused("malformed")
-        self.sent_hello, self._head = False, b""
-        super().close()
-
-
-class PatientServer(WSGIServer):
-    """Gives a connection to a thread only once it has sent something: idle ones take none."""
-
-    ConnectionClass = _Connection
-    max_request_header_size = MOST_HEADER_BYTES
-    max_request_body_size = MOST_BODY_BYTES
-    health: Health
-    web: WebConfigFile
-    _connections: Any
-
-    def process_conn(self, conn: _Connection) -> None:
-        """Take a connection that was accepted just now, or one that has something to read."""
-        if conn.is_new:
-            conn.is_new = False
-            self._make_room()
-            self.put_conn(conn)
-            return
+    async def _exchange(self) -> bool:
+        """Take one request and answer it; whether there may be another."""
         try:
-            self.requests.put(conn)
-        except queue.Full:
-            self.health.refused("busy")
-            conn.turn_away()
+            request = await self._request()
+            if request is None:
+                return False
+            self.is_waiting = False
+            response = await self._answer(request)
+            self._waits()
+            await self._send(response)
+        except h11.RemoteProtocolError as error:
+            await self._refuse(_RefusalError(error.error_status_hint, "malformed", "no proper HTTP\n"))
+        except _RefusalError as refusal:
+            await self._refuse(refusal)
+        if self._parser.our_state is not h11.DONE or self._parser.their_state is not h11.DONE:
+            await self._discard()
+            return False
+        self._parser.start_next_cycle()
+        return True
 
-    def _make_room(self) -> None:
-        """Keep the number of waiting connections bounded without turning a new one, a scrape, away."""
-        waiting = [
-            conn
-            for _, conn in self._connections._selector.connections
-            if conn is not self and not conn.is_told_to_go
-        ]
-        if len(waiting) >= MOST_WAITING:
-            self.health.refused("busy")
-            min(waiting, key=lambda conn: conn.last_used).tell_to_go()
+    async def _request(self) -> Request | None:
+        """The next request, whole; None if the client has no more. Raises _RefusalError."""
+        parser, limits = self._parser, self._limits
+        has_begun = bool(parser.trailing_data[0])
+        end = _now() + (limits.head_seconds if has_begun else limits.idle_seconds)
+        while (event := parser.next_event()) is h11.NEED_DATA:
+            try:
+                data = await self._read(end)
+            except asyncio.TimeoutError:
+                if not has_begun:
+                    return None
+                raise _RefusalError(408, "malformed", "the request took too long\n") from None
+            if data and not has_begun:
+                has_begun, end = True, _now() + limits.head_seconds
+            parser.receive_data(data)
+        if not isinstance(event, h11.Request):
+            return None
+        if event.http_version not in (b"1.0", b"1.1"):
+            raise _RefusalError(505, "malformed", "HTTP/1.1 is served\n")
+        return Request(event, await self._body(event), self._address, self._web.scheme)
 
-    def error_log(self, msg: str = "", level: int = 20, traceback: bool = False) -> None:
-        """Clients that hang up are everyday; cheroot would print them to the job's output."""
+    async def _body(self, head: h11.Request) -> bytes:
+        """All that follows the head, as far as there is room."""
+        limit = self._limits.body_bytes
+        promised = next((int(value) for name, value in head.headers if name == b"content-length"), 0)
+        if promised > limit:
+            raise _RefusalError(413, "malformed", f"at most {limit} bytes\n")
+        parser, body = self._parser, bytearray()
+        end = _now() + self._limits.body_seconds
+        try:
+            while not isinstance(event := parser.next_event(), h11.EndOfMessage):
+                if isinstance(event, h11.Data):
+                    self._keep(body, event.data)
+                elif event is h11.NEED_DATA:
+                    await self._let_go_on()
+                    parser.receive_data(await self._read(end))
+                else:
+                    break
+        except asyncio.TimeoutError:
+            raise _RefusalError(408, "malformed", "the request took too long\n") from None
+        finally:
+            self._desk.body_bytes -= len(body)
+        return bytes(body)
+
+    def _keep(self, body: bytearray, data: bytes) -> None:
+        limit = self._limits.body_bytes
+        if len(body) + len(data) > limit:
+            raise _RefusalError(413, "malformed", f"at most {limit} bytes\n")
+        if self._desk.body_bytes + len(data) > limit * self._limits.bodies_at_once:
+            raise _RefusalError(503, "busy", "too many requests at once\n")
+        body += data
+        self._desk.body_bytes += len(data)
+
+    async def _let_go_on(self) -> None:
+        if self._parser.they_are_waiting_for_100_continue:
+            writer = self._stream()
+            writer.write(self._parser.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+            await self._in_time(writer.drain())
+
+    async def _read(self, end: float) -> bytes:
+        assert self._reader is not None
+        return await asyncio.wait_for(self._reader.read(_READ_BYTES), max(0.0, end - _now()))
+
+    # Answers
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            return await self._desk.answer(request)
+        except BusyError:
+            raise _RefusalError(503, "busy", "too many requests at once\n") from None
+
+    async def _send(self, response: Response) -> None:
+        parser, writer = self._parser, self._stream()
+        head = h11.Response(status_code=response.status, reason=response.reason, headers=response.headers)
+        parts = [parser.send(head) or b""]
+        if response.body:
+            parts.append(parser.send(h11.Data(data=response.body)) or b"")
+        parts.append(parser.send(h11.EndOfMessage()) or b"")
+        writer.write(b"".join(parts))
+        await self._in_time(writer.drain())
+
+    async def _refuse(self, refusal: _RefusalError) -> None:
+        self._desk.refusals.refused(refusal.reason)
+        if self._parser.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            await self._send(Response.of_text(refusal.status, refusal.text))
+
+    async def _in_time(self, work: Awaitable[Result]) -> Result:
+        return await asyncio.wait_for(work, self._limits.answer_seconds)
+
+    def _stream(self) -> asyncio.StreamWriter:
+        assert self._writer is not None
+        return self._writer
+
+    # Closing
+
+    async def _discard(self) -> None:
+        """Take what still comes, for a moment: closing on unread bytes would destroy the answer."""
+        writer = self._stream()
+        if not writer.can_write_eof():
+            return
+        writer.write_eof()
+        left, end = _DISCARDED_BYTES, _now() + _DISCARDING_SECONDS
+        while left > 0 and (data := await self._read(end)):
+            left -= len(data)
+
+    async def _close(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        try:
+            await self._in_time(self._writer.wait_closed())  # what is left of an answer goes first
+        except (OSError, asyncio.TimeoutError):
+            pass  # it does not say goodbye
+        finally:
+            self._writer.transport.abort()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -14,9 +14,7 @@ from trainbeacon.exporter.exposition import metrics_page
 from trainbeacon.exporter.health import Health
 from trainbeacon.exporter.http.authentication import PasswordCheck
 from trainbeacon.exporter.http.webconfig import WebConfigFile
-
-Environ = dict[str, Any]
-StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+from trainbeacon.exporter.http.wsgi import Environ, StartResponse
 
 
 class Gate:

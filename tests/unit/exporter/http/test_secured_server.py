@@ -19,15 +19,16 @@ from prometheus_client import CollectorRegistry
 from tests.certificates import Authority, Pair
 from tests.serving import Answer, request, wait_for
 from trainbeacon.exporter.health import Health
-from trainbeacon.exporter.http import connections as module
+from trainbeacon.exporter.http.limits import Limits
 from trainbeacon.exporter.http.pages import Application
-from trainbeacon.exporter.http.server import THREADS, Server
+from trainbeacon.exporter.http.server import Server
 from trainbeacon.exporter.http.webconfig import WebConfigFile
 
 PASSWORD = "correct-horse-9173"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode()
 TLS = "tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n"
 CLIENTS = "  client_ca_file: authority.pem\n  client_auth_type: RequireAndVerifyClientCert\n"
+LIMITS = Limits()
 USERS = f"basic_auth_users:\n  prometheus: {HASH}\n"
 
 
@@ -57,13 +58,13 @@ def folder(tmp_path: Path, authority: Authority, pair: Pair) -> Path:
 class Served:
     """A server with a web config file, in this process."""
 
-    def __init__(self, folder: Path, text: str) -> None:
+    def __init__(self, folder: Path, text: str, limits: Limits) -> None:
         self.path = folder / "web.yml"
         self.path.write_text(text)
         self.web = WebConfigFile(str(self.path))
         self.health = Health()
         application = Application(CollectorRegistry(), self.health, list, lambda: None, self.web)
-        self.server = Server(application, self.health, "127.0.0.1", 0, self.web)
+        self.server = Server(application, self.health, "127.0.0.1", 0, self.web, limits=limits)
 
     def refused(self, reason: str) -> int:
         return self.health.counts()[1][reason]
@@ -82,12 +83,12 @@ class Served:
 
 
 @pytest.fixture
-def serve(folder: Path) -> Iterator[Callable[[str], Served]]:
+def serve(folder: Path) -> Iterator[Callable[..., Served]]:
     """Starts a server with this text as its web config file."""
     started: list[Served] = []
 
-    def start(text: str) -> Served:
-        started.append(Served(folder, text))
+    def start(text: str, limits: Limits = LIMITS) -> Served:
+        started.append(Served(folder, text, limits))
         started[-1].server.start()
         return started[-1]
 
@@ -98,7 +99,7 @@ def serve(folder: Path) -> Iterator[Callable[[str], Served]]:
 
 class TestTls:
     def test_a_client_that_knows_the_authority_is_served(
-        self, serve: Callable[[str], Served], authority: Authority
+        self, serve: Callable[..., Served], authority: Authority
     ) -> None:
         """Every page, one connection after the other, and several requests on one."""
         served = serve(TLS)
@@ -113,7 +114,7 @@ class TestTls:
                 assert b"ok\n" == connection.getresponse().read()
 
     def test_pipelined_requests_are_all_answered(
-        self, serve: Callable[[str], Served], authority: Authority
+        self, serve: Callable[..., Served], authority: Authority
     ) -> None:
         """Requests that came in one TLS record are not forgotten in what was decrypted already."""
         served = serve(TLS)
@@ -124,7 +125,7 @@ class TestTls:
                 answer += chunk
         assert 3 == answer.count(b"200 OK")
 
-    def test_plain_http_is_told_so(self, serve: Callable[[str], Served]) -> None:
+    def test_plain_http_is_told_so(self, serve: Callable[..., Served]) -> None:
         """A scrape configuration without `scheme: https` gets an answer that says what is wrong."""
         served = serve(TLS)
         answer = served.get()
@@ -132,14 +133,14 @@ class TestTls:
         assert "HTTPS only" in answer.text
         wait_for(lambda: served.refused("tls") == 1)
 
-    def test_a_client_that_does_not_trust_us_is_counted(self, serve: Callable[[str], Served]) -> None:
+    def test_a_client_that_does_not_trust_us_is_counted(self, serve: Callable[..., Served]) -> None:
         """A handshake that the client breaks off shows as refused."""
         served = serve(TLS)
         with pytest.raises(ssl.SSLCertVerificationError):
             served.get(tls=ssl.create_default_context())
         wait_for(lambda: served.refused("tls") == 1)
 
-    def test_old_versions_are_refused(self, serve: Callable[[str], Served], authority: Authority) -> None:
+    def test_old_versions_are_refused(self, serve: Callable[..., Served], authority: Authority) -> None:
         """min_version holds: with TLS13 a client of TLS 1.2 has no handshake."""
         served = serve(TLS + "  min_version: TLS13\n")
         old = authority.client_context()
@@ -150,7 +151,7 @@ class TestTls:
         wait_for(lambda: served.refused("tls") == 1)
 
     def test_a_tcp_probe_is_no_failed_handshake(
-        self, serve: Callable[[str], Served], authority: Authority
+        self, serve: Callable[..., Served], authority: Authority
     ) -> None:
         """The kubelet's TCP probe, every ten seconds for ever, does not look like an attack."""
         served = serve(TLS)
@@ -160,7 +161,7 @@ class TestTls:
         assert 0 == served.refused("tls")
 
     def test_a_new_certificate_is_shown_without_a_restart(
-        self, serve: Callable[[str], Served], folder: Path, authority: Authority
+        self, serve: Callable[..., Served], folder: Path, authority: Authority
     ) -> None:
         """After a rotation the next connection has the new certificate; half of one changes nothing."""
         served = serve(TLS)
@@ -183,7 +184,7 @@ class TestTls:
 
 class TestClientCertificates:
     def test_only_who_the_authority_signed(
-        self, serve: Callable[[str], Served], authority: Authority, tmp_path: Path
+        self, serve: Callable[..., Served], authority: Authority, tmp_path: Path
     ) -> None:
         """No certificate and one of another authority get no page; counted each time."""
         served = serve(TLS + CLIENTS)
@@ -195,7 +196,7 @@ class TestClientCertificates:
                 served.get(tls=context)
         wait_for(lambda: served.refused("tls") == 2)
 
-    def test_only_who_has_an_allowed_name(self, serve: Callable[[str], Served], authority: Authority) -> None:
+    def test_only_who_has_an_allowed_name(self, serve: Callable[..., Served], authority: Authority) -> None:
         """client_allowed_sans lets one service in of all that the authority has signed."""
         served = serve(TLS + CLIENTS + "  client_allowed_sans: [prometheus.example]\n")
         allowed = authority.issue("allowed", "DNS:prometheus.example", client=True)
@@ -208,7 +209,7 @@ class TestClientCertificates:
 
 class TestPasswords:
     @pytest.mark.parametrize("path", ["/metrics", "/", "/nothing"])
-    def test_no_page_without(self, path: str, serve: Callable[[str], Served]) -> None:
+    def test_no_page_without(self, path: str, serve: Callable[..., Served]) -> None:
         """A challenge, and nothing that tells what runs here."""
         served = serve(USERS)
         for headers in ({}, {"authorization": basic("wrong")}, {"authorization": basic(user="nobody")}):
@@ -219,13 +220,13 @@ class TestPasswords:
         assert 3 == served.refused("unauthorized")
         assert {200, 404} >= {served.get(path, authorization=basic()).status}
 
-    def test_probes_need_none(self, serve: Callable[[str], Served]) -> None:
+    def test_probes_need_none(self, serve: Callable[..., Served]) -> None:
         """/healthz says that the server lives and nothing else: a kubelet has no password to send."""
         served = serve(USERS)
         answer = served.get("/healthz")
         assert (200, "ok\n") == (answer.status, answer.text)
 
-    def test_a_new_password_holds_at_once(self, serve: Callable[[str], Served]) -> None:
+    def test_a_new_password_holds_at_once(self, serve: Callable[..., Served]) -> None:
         """After a reload the old password opens nothing, though it was right a moment ago."""
         served = serve(USERS)
         assert 200 == served.get(authorization=basic()).status
@@ -234,7 +235,7 @@ class TestPasswords:
         assert served.web.reload()
         assert [401, 200] == [served.get(authorization=basic(p)).status for p in (PASSWORD, "changed")]
 
-    def test_headers_of_the_file_are_on_every_answer(self, serve: Callable[[str], Served]) -> None:
+    def test_headers_of_the_file_are_on_every_answer(self, serve: Callable[..., Served]) -> None:
         """On the challenge too."""
         served = serve(f"{USERS}http_server_config: {{headers: {{X-Frame-Options: deny}}}}")
         for headers in ({}, {"authorization": basic()}):
@@ -263,15 +264,12 @@ class TestAttacks:
             for attacker in attackers:
                 attacker.join()
 
-    def test_slow_handshakes(
-        self, serve: Callable[[str], Served], authority: Authority, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_slow_handshakes(self, serve: Callable[..., Served], authority: Authority) -> None:
         """Clients that say half a hello and wait take no thread; their end is counted."""
-        monkeypatch.setattr("trainbeacon.exporter.http.server.TIMEOUT_SECONDS", 3)
         served = serve(TLS)
         trusting = authority.client_context()
         hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
-        clients = [served.connect() for _ in range(10 * THREADS)]
+        clients = [served.connect() for _ in range(10 * LIMITS.threads)]
         try:
             for client in clients:
                 client.sendall(hello)
@@ -281,20 +279,20 @@ class TestAttacks:
                     client.sendall(b"%c" % drip)
                 assert 200 == served.get(tls=trusting).status
             assert time.monotonic() - begun < 2
-            wait_for(lambda: served.refused("tls") >= len(clients), 3 * module.TIMEOUT_SECONDS)
+            wait_for(lambda: served.refused("tls") >= len(clients), 60)
             assert 200 == served.get(tls=trusting).status
         finally:
             for client in clients:
                 client.close()
 
     def test_half_requests_after_the_handshake(
-        self, serve: Callable[[str], Served], authority: Authority
+        self, serve: Callable[..., Served], authority: Authority
     ) -> None:
         """Slow loris within TLS takes no thread either."""
         served = serve(TLS)
         trusting = authority.client_context()
         with contextlib.ExitStack() as stack:
-            for _ in range(5 * THREADS):
+            for _ in range(5 * LIMITS.threads):
                 sock = stack.enter_context(served.connect())
                 client = stack.enter_context(trusting.wrap_socket(sock, server_hostname="127.0.0.1"))
                 client.sendall(b"GET /metrics HTTP/1.1\r\n")
@@ -302,12 +300,9 @@ class TestAttacks:
             assert 200 == served.get(tls=trusting).status
             assert time.monotonic() - begun < 1
 
-    def test_a_drip_does_not_keep_a_handshake_alive(
-        self, serve: Callable[[str], Served], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_drip_does_not_keep_a_handshake_alive(self, serve: Callable[..., Served]) -> None:
         """A byte now and then does not win time: a handshake has a bounded one."""
-        monkeypatch.setattr(module, "HANDSHAKE_SECONDS", 0.5)
-        served = serve(TLS)
+        served = serve(TLS, Limits(handshake_seconds=0.5))
         with served.connect() as client:
             client.sendall(b"\x16\x03\x01\x02\x00")
             begun = time.monotonic()
@@ -325,14 +320,14 @@ class TestAttacks:
 
     @pytest.mark.parametrize("text", ["", TLS], ids=["http", "https"])
     def test_more_connections_than_there_is_room(
-        self, text: str, serve: Callable[[str], Served], authority: Authority
+        self, text: str, serve: Callable[..., Served], authority: Authority
     ) -> None:
         """The one that has waited longest goes for a new one, so that a scrape always finds room."""
         served = serve(text)
         trusting = authority.client_context() if text else None
         clients = []
         try:
-            for _ in range(2 * module.MOST_WAITING):
+            for _ in range(2 * LIMITS.connections):
                 clients.append(served.connect())
                 clients[-1].sendall(b"\x16" if text else b"")
             begun = time.monotonic()
@@ -343,7 +338,7 @@ class TestAttacks:
             for client in clients:
                 client.close()
 
-    def test_a_storm_of_wrong_passwords(self, serve: Callable[[str], Served]) -> None:
+    def test_a_storm_of_wrong_passwords(self, serve: Callable[..., Served]) -> None:
         """A scraper whose password was right once is served while others are tried without pause."""
         served = serve(USERS)
         assert 200 == served.get(authorization=basic()).status
