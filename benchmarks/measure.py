@@ -20,7 +20,7 @@ from typing import Any
 Case = Callable[[int], float]
 
 PACKAGES = (
-    "trainbeacon", "prometheus-client", "cheroot", "torch", "numpy", "psutil",
+    "trainbeacon", "prometheus-client", "h11", "torch", "numpy", "psutil",
     "tensorboard", "mlflow-skinny", "wandb", "traceml-ai",
 )  # fmt: skip
 

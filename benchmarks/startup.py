@@ -23,7 +23,7 @@ beacon = trainbeacon.start(
 started = [clock() for clock in clocks]
 print(*[(after - before) * 1e3 for start, end in ((before, imported), (imported, started))
         for before, after in zip(start, end)])
-print(*[name for name in ("torch", "prometheus_client", "cheroot", "psutil", "yaml") if name in sys.modules])
+print(*[name for name in ("torch", "prometheus_client", "h11", "psutil", "yaml") if name in sys.modules])
 beacon.finish()
 """
 _PARTS = ("import, wall", "import, processor", "start, wall", "start, processor")

@@ -10,7 +10,7 @@ import pytest
 
 from trainbeacon import cli
 
-HEAVY = ("torch", "numpy", "prometheus_client", "cheroot", "pynvml", "rich")
+HEAVY = ("torch", "numpy", "prometheus_client", "h11", "pynvml", "rich")
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

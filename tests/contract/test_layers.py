@@ -202,7 +202,7 @@ def test_environment_is_read_in_two_places() -> None:
     assert readers <= {"config", "identity"}
 
 
-@pytest.mark.parametrize("heavy", ["torch", "numpy", "prometheus_client", "cheroot", "yaml"])
+@pytest.mark.parametrize("heavy", ["torch", "numpy", "prometheus_client", "h11", "yaml"])
 def test_importing_the_package_loads_nothing_heavy(heavy: str) -> None:
     """`import trainbeacon` needs no framework and takes no time from a script that may not use it."""
     program = "import json, sys, trainbeacon; trainbeacon.start; print(json.dumps(list(sys.modules)))"

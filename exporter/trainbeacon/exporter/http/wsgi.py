@@ -27,8 +27,8 @@ class Request:
     address: str
     scheme: str
 
-    def environ(self) -> Environ:
-        """What a WSGI application is given."""
+    def as_wsgi(self) -> Environ:
+        """What a WSGI application is given: PEP 3333's environ."""
         target = self.head.target.decode("latin-1")
         if not target.startswith("/"):  # as a proxy is asked, or the asterisk of OPTIONS
             target = "/" + target.partition("://")[2].partition("/")[2]
@@ -80,7 +80,7 @@ def call(application: Application, request: Request) -> Response:
     def start_response(status: str, headers: list[tuple[str, str]]) -> None:
         started.append((status, headers))
 
-    parts = application(request.environ(), start_response)
+    parts = application(request.as_wsgi(), start_response)
     body = b"".join(parts)
     status, headers = started[-1]
     code, _, reason = status.partition(" ")
