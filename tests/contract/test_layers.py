@@ -22,7 +22,8 @@ LAYERS = {
         "config blackbox",
         "recorder exporter",
         "integrations notify stack testing",
-        "simulate demo",
+        "simulate demo verdict",
+        "terminal",
         "cli",
     ),
     "trainbeacon.recorder": (

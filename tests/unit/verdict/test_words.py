@@ -1,0 +1,47 @@
+"""The words of each condition are those of the alert rule of its name, and so are its limits."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trainbeacon.verdict import conditions, limits
+from trainbeacon.verdict.alerts import rules, words_of
+
+RULES = sorted((Path(__file__).parents[3] / "prometheus/rules").glob("*/*.yml"))
+
+
+def test_words_are_those_of_the_rules() -> None:
+    """What `top` reads without a YAML parser is what Prometheus reads with one."""
+    expected = []
+    for path in RULES:
+        for group in yaml.safe_load(path.read_text())["groups"]:
+            for rule in group["rules"]:
+                if "alert" in rule:
+                    labels, notes = rule["labels"], rule["annotations"]
+                    of_whom = (rule["alert"], labels["severity"], labels.get("reason", ""))
+                    expected.append((*of_whom, notes["summary"], notes["action"]))
+    found = [(each.alert, each.severity, each.reason, each.summary, each.action) for each in rules()]
+    assert expected == found
+
+
+@pytest.mark.parametrize("name", limits.DEFAULTS)
+def test_limits_are_those_of_the_rules(name: str) -> None:
+    """A run is judged by the same limit with and without Prometheus."""
+    text = "\n".join(path.read_text() for path in RULES)
+    after = rf'training_threshold:max{{name="{name}"}}' + r"\s*or on \(cluster, namespace, run\)\s*"
+    # `0 * anything + LIMIT`, or `(another threshold or on (...) LIMIT + 0 * anything)`
+    plain, nested = r"0 \* [^\n]*? \+ ([\d.]+)", r"\([^\n]*? or on \([^)]*\) ([\d.]+) \+ "
+    found = re.findall(f"{after}(?:{nested}|{plain})", text)
+    assert {limits.DEFAULTS[name]} == {float(one or other) for one, other in found}
+
+
+def test_every_condition_has_its_alert() -> None:
+    """A sentence that no alert says would be a second wording."""
+    source = Path(conditions.__file__).read_text()
+    named = set(re.findall(r'"(Training\w+)"', source))
+    assert len(named) > 15
+    assert set() == {name for name in named if words_of(name).alert != name}
