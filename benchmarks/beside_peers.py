@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.hooked_step import BLOCK
-from benchmarks.measure import Case, compared, in_turns, load, significant, summary
+from benchmarks.measure import Case, Effort, compared, effort_of_script, in_turns, load, significant, summary
 from benchmarks.peers import LOGGERS, Peer
 from benchmarks.workers import SCRIPT, Worker, WorkerError, worker
 from trainbeacon.stack.ports import free_port
@@ -36,10 +36,10 @@ TRAINERS = {
 }
 
 
-def measure(quick: bool) -> dict[str, Any]:
+def measure(effort: Effort) -> dict[str, Any]:
     """Microseconds a step, processor time of the thread and wall time."""
     begun = load()
-    log, step = _log(12 if quick else 40), _step(15 if quick else 80)
+    log, step = _log(effort.choose(40, 12, 2)), _step(effort.choose(80, 15, 2))
     return {"load_average": [begun, load()], "log": log, "step": step}
 
 
@@ -111,6 +111,6 @@ def _traceml(folder: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    for part, cases in measure(quick=True).items():
+    for part, cases in measure(effort_of_script()).items():
         for name, figures in cases.items() if part in ("log", "step") else ():
             print(part, name, {key: value for key, value in figures.items() if key != "raw"}, sep="  ")

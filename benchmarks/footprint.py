@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 import trainbeacon
-from benchmarks.measure import load, significant, summary
+from benchmarks.measure import Effort, effort_of_script, load, significant, summary
 from benchmarks.peers import LOGGERS
 from benchmarks.scrape_interference import await_serving, count_series, scrape, started
 from benchmarks.workers import WorkerError, worker
@@ -28,13 +28,14 @@ SAME = "MLflow, sqlite, asynchronous"
 PARTS = ("wall", "processor", "mebibytes", "threads", "mebibytes_of_processes_started")
 
 
-def measure(quick: bool) -> dict[str, Any]:
+def measure(effort: Effort) -> dict[str, Any]:
     """Milliseconds, threads and mebibytes of resident memory."""
     begun = load()
+    scrapes = effort.choose(SCRAPES, SCRAPES, 5)
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in LOGGERS if name != SAME}
     absent: dict[str, dict[str, str]] = {}
     with _installed() as path:
-        for _ in range(1 if quick else 2):
+        for _ in range(effort.choose(2, 1, 1)):
             for name in [name for name in samples if name not in absent]:
                 try:
                     samples[name].append(_start_once(name, path))
@@ -43,7 +44,7 @@ def measure(quick: bool) -> dict[str, Any]:
     return {
         "load_average": [begun, load()],
         "start": {name: absent.get(name) or _told(found) for name, found in samples.items()},
-        "serving": {"trainbeacon": _exporter(), "prometheus-client": _prometheus()},
+        "serving": {"trainbeacon": _exporter(scrapes), "prometheus-client": _prometheus(scrapes)},
     }
 
 
@@ -71,7 +72,7 @@ def _told(samples: list[dict[str, float]]) -> dict[str, Any]:
     return {part: asdict(summary([sample[part] for sample in samples])) for part in PARTS} | {"raw": samples}
 
 
-def _exporter() -> dict[str, Any]:
+def _exporter(scrapes: int) -> dict[str, Any]:
     """The exporter as a program of its own over fifteen ranks' boxes: all of its memory."""
     base = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with (
@@ -79,7 +80,7 @@ def _exporter() -> dict[str, Any]:
         started("ranks", f"--directory={folder}", "--first=0"),
         _agent(folder) as (process, port),
     ):
-        return _scraped(process, port)
+        return _scraped(process, port, scrapes)
 
 
 @contextlib.contextmanager
@@ -99,18 +100,18 @@ def _agent(folder: str) -> Iterator[tuple[psutil.Process, int]]:
         process.wait()
 
 
-def _prometheus() -> dict[str, Any]:
+def _prometheus(scrapes: int) -> dict[str, Any]:
     """prometheus-client's thread server and some 1,200 series, in a process of nothing else."""
     port = free_port()
     with started("prometheus-client", f"--port={port}", "--idle") as process:
         await_serving(port)
-        return _scraped(psutil.Process(process.pid), port)
+        return _scraped(psutil.Process(process.pid), port, scrapes)
 
 
-def _scraped(process: psutil.Process, port: int) -> dict[str, Any]:
+def _scraped(process: psutil.Process, port: int, scrapes: int) -> dict[str, Any]:
     series = count_series(port)
     first = process.memory_info().rss
-    for _ in range(SCRAPES):
+    for _ in range(scrapes):
         scrape(port)
     last = process.memory_info().rss
     return {
@@ -122,7 +123,7 @@ def _scraped(process: psutil.Process, port: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    told = measure(quick=True)
+    told = measure(effort_of_script())
     for part in ("start", "serving"):
         for name, figures in told[part].items():
             print(part, name, {key: value for key, value in figures.items() if key != "raw"}, sep="  ")

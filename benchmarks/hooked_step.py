@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import trainbeacon
-from benchmarks.measure import Case, in_turns, load, significant, summary
+from benchmarks.measure import Case, Effort, effort_of_script, in_turns, load, significant, summary
 from benchmarks.recording import recording_beacon
 
 BLOCK = 10  # steps timed at once
@@ -26,7 +26,7 @@ Step = Callable[[nn.Module], AbstractContextManager[None]]
 Seen = Callable[[torch.Tensor], Any]
 
 
-def measure(quick: bool) -> dict[str, Any]:
+def measure(effort: Effort) -> dict[str, Any]:
     """Microseconds that a step takes more than a plain one, in processor time of the thread, pair by pair."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -37,7 +37,7 @@ def measure(quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, recording_beacon(folder) as beacon:
         beacon.watch(watched.model, watched.optimizer)
         cases = {name: (case, BLOCK) for name, case in _cases(beacon, plain, watched, wall).items()}
-        times = in_turns(cases, 25 if quick else 80)
+        times = in_turns(cases, effort.choose(80, 25, 2))
     bases = {name: "plain, clipped" if "clipped" in name else "plain" for name in times}
     told = {
         name: {
@@ -133,5 +133,5 @@ def _no_log(loss: torch.Tensor) -> None:
 
 
 if __name__ == "__main__":
-    for name, figures in measure(quick=True)["cases"].items():
+    for name, figures in measure(effort_of_script())["cases"].items():
         print(name, *[figures[key] for key in figures if key != "raw"], sep="  ")

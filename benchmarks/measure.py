@@ -6,6 +6,7 @@ once, in an order that rotates, and a ratio is that of two cases of the same rou
 
 from __future__ import annotations
 
+import argparse
 import gc
 import importlib.metadata
 import os
@@ -14,7 +15,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from enum import Enum
+from typing import Any, TypeVar
 
 #: Does a case `count` times and returns the seconds that it took.
 Case = Callable[[int], float]
@@ -23,6 +25,29 @@ PACKAGES = (
     "trainbeacon", "prometheus-client", "h11", "torch", "numpy", "psutil",
     "tensorboard", "mlflow-skinny", "wandb", "traceml-ai",
 )  # fmt: skip
+
+
+Amount = TypeVar("Amount")
+
+
+class Effort(Enum):
+    """How much to measure. The figures of a smoke run mean nothing: it only shows that everything runs."""
+
+    FULL = "full"
+    QUICK = "quick"
+    SMOKE = "smoke"
+
+    def choose(self, full: Amount, quick: Amount, smoke: Amount) -> Amount:
+        """The amount for this effort."""
+        return {Effort.FULL: full, Effort.QUICK: quick, Effort.SMOKE: smoke}[self]
+
+
+def effort_of_script() -> Effort:
+    """The effort of one part that is run as a script: quick unless it is given --full or --smoke."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--full", dest="effort", action="store_const", const=Effort.FULL)
+    parser.add_argument("--smoke", dest="effort", action="store_const", const=Effort.SMOKE)
+    return parser.parse_args().effort or Effort.QUICK
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import trainbeacon
-from benchmarks.measure import Case, compared, in_turns, load, repeat
+from benchmarks.measure import Case, Effort, compared, effort_of_script, in_turns, load, repeat
 from trainbeacon import catalogue
 from trainbeacon.recorder.core.timeline import PHASE
 
@@ -26,9 +26,9 @@ NUMBERS = 10
 PHASES = [PHASE[name] for name in ("data_wait", "other", "forward", "backward", "optimizer")]
 
 
-def measure(quick: bool) -> dict[str, Any]:
+def measure(effort: Effort) -> dict[str, Any]:
     """All figures of recording, in microseconds."""
-    rounds, count = (60, 60) if quick else (120, 100)
+    rounds, count = effort.choose((120, 100), (60, 60), (2, 5))
     begun = load()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -246,7 +246,7 @@ def _primitives(beacon: trainbeacon.Beacon, count: int) -> dict[str, tuple[Case,
         "two phase switches": two_phases,
         "end_step": timeline.end_step,
         "recorder.loss": lambda: recorder.loss(0.5, "train"),
-        "claim_steps": lambda: beacon.claim_steps("optimizer"),
+        "claim_steps": lambda: beacon.steps.claim("optimizer"),
         "guard of nothing": lambda: recorder.guard("hooks", nothing),
         "time.monotonic": time.monotonic,
     }
@@ -256,9 +256,9 @@ def _primitives(beacon: trainbeacon.Beacon, count: int) -> dict[str, tuple[Case,
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--worker", action="store_true", help="time steps on request, for multiprocess mode")
-    if parser.parse_args().worker:
+    if parser.parse_known_args()[0].worker:
         _worker()
     else:
-        for part, told in measure(quick=True).items():
+        for part, told in measure(effort_of_script()).items():
             for name, figures in told.items() if isinstance(told, dict) else ():
                 print(part, "|", name, *[figures[key] for key in figures if key != "raw"], sep="  ")

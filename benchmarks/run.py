@@ -2,6 +2,7 @@
 
 python -m benchmarks            # about five minutes
 python -m benchmarks --quick    # about three; rougher figures, only printed unless --write is given
+python -m benchmarks --smoke    # seconds: everything runs once, the figures mean nothing
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from benchmarks import beside_peers, footprint, hooked_step, recording, scrape_interference, startup
-from benchmarks.measure import surroundings
+from benchmarks.measure import Effort, surroundings
 from benchmarks.report import table, write_readme
 
 HERE = Path(__file__).resolve().parent
-PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[Effort], dict[str, Any]]] = {
     "recording": recording.measure,
     "hooked_step": hooked_step.measure,
     "beside_peers": beside_peers.measure,
@@ -33,34 +35,54 @@ PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
 def main() -> int:
     """Measure, print, and keep."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter repetitions")
+    efforts = parser.add_mutually_exclusive_group()
+    efforts.add_argument(
+        "--quick",
+        dest="effort",
+        action="store_const",
+        const=Effort.QUICK,
+        help="fewer and shorter repetitions",
+    )
+    efforts.add_argument(
+        "--smoke",
+        dest="effort",
+        action="store_const",
+        const=Effort.SMOKE,
+        help="only show that everything runs",
+    )
+    parser.set_defaults(effort=Effort.FULL)
     parser.add_argument("--only", choices=list(PARTS), help="run one part, print its raw data, write nothing")
     parser.add_argument("--write", action="store_true", help="write results and README even with --quick")
     arguments = parser.parse_args()
     if arguments.only:
-        print(json.dumps(PARTS[arguments.only](arguments.quick), indent=1))
+        print(json.dumps(PARTS[arguments.only](arguments.effort), indent=1))
         return 0
-    results = run(arguments.quick)
-    if arguments.write or not arguments.quick:
+    results = run(arguments.effort)
+    if arguments.write or arguments.effort is Effort.FULL:
         keep(results)
     print(table(results))
     return 0
 
 
-def run(quick: bool) -> dict[str, Any]:
+def run(effort: Effort) -> dict[str, Any]:
     """The raw data of all parts."""
     start = time.monotonic()
     results: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": _commit(),
-        "quick": quick,
+        "quick": effort is not Effort.FULL,
         "surroundings": surroundings(),
     }
-    for name, measure in PARTS.items():
+
+    def run_part(name: str) -> dict[str, Any]:
         print(f"{name} ...", file=sys.stderr, flush=True)
         begun = time.monotonic()
-        results[name] = measure(quick)
-        results[name]["seconds"] = round(time.monotonic() - begun)
+        part = PARTS[name](effort)
+        return {**part, "seconds": round(time.monotonic() - begun)}
+
+    # One after the other, so that none disturbs another's figures; those of a smoke run mean nothing anyway.
+    with ThreadPoolExecutor(effort.choose(1, 1, 3)) as parts:
+        results.update(zip(PARTS, parts.map(run_part, PARTS), strict=True))
     results["seconds"] = round(time.monotonic() - start)
     return results
 

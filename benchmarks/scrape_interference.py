@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.measure import load, percentile, significant, summary
+from benchmarks.measure import Effort, effort_of_script, load, percentile, significant, summary
 from trainbeacon.stack.ports import free_port
 
 SERVING = ("prometheus-client", "process", "thread")
@@ -129,17 +129,17 @@ class Figures:
         }
 
 
-def measure(quick: bool) -> dict[str, Any]:
+def measure(effort: Effort) -> dict[str, Any]:
     """Milliseconds, by what else keeps the machine busy and by mode."""
     begun = load()
-    rounds, seconds = (1, 3.8) if quick else (2, 4.5)
+    rounds, seconds = effort.choose((2, 4.5), (1, 3.8), (1, 1.0))
     with _trainers() as trainers:
         series = {mode: count_series(trainers[mode].port) for mode in SERVING}
         told = {
             "a core to spare": _in_rounds(trainers, MODES, "mixed", rounds, seconds),
             "holding the GIL": _in_rounds(trainers, SERVING, "gil", (rounds + 1) // 2, seconds),
         }
-        if not quick:
+        if effort is Effort.FULL:
             with started("burner"):
                 told["every core busy"] = _in_rounds(trainers, MODES, "mixed", 1, seconds)
     return {"load_average": [begun, load()], "series": series, "milliseconds": told}
@@ -258,7 +258,7 @@ def _distribution(values: Sequence[float]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    told = measure(quick="--full" not in sys.argv)
+    told = measure(effort_of_script())
     print(told["series"], told["load_average"])
     for kind, modes in told["milliseconds"].items():
         for mode, figures in modes.items():

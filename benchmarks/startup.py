@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.measure import load, significant, summary
+from benchmarks.measure import Effort, effort_of_script, load, significant, summary
 
 _TIMED = """
 import sys, time
@@ -30,7 +30,7 @@ _PARTS = ("import, wall", "import, processor", "start, wall", "start, processor"
 _LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|\s+(\S+)")
 
 
-def measure(quick: bool) -> dict[str, Any]:
+def measure(effort: Effort) -> dict[str, Any]:
     """Milliseconds of import and start, without torch, for `serve="off"` and `serve="process"` in turns.
 
     The byte code is there already, as with an installed package; the first import compiles and is told apart.
@@ -42,12 +42,12 @@ def measure(quick: bool) -> dict[str, Any]:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         first, _ = _start_once("off", environment)
-        for _ in range(5 if quick else 12):
+        for _ in range(effort.choose(12, 5, 1)):
             for serve, samples in times.items():
                 numbers, modules = _start_once(serve, environment)
                 samples.append(numbers)
                 loaded.update(modules)
-        parts = importtime(environment)
+        parts = importtime(environment, runs=effort.choose(5, 5, 1))
     return {
         "load_average": [begun, load()],
         "first_import_milliseconds": first[:2],
@@ -72,7 +72,7 @@ def _start_once(serve: str, environment: dict[str, str]) -> tuple[list[float], l
     return [significant(float(number), 4) for number in numbers.split()], modules.split()
 
 
-def importtime(environment: dict[str, str], runs: int = 5, most: int = 12) -> list[dict[str, Any]]:
+def importtime(environment: dict[str, str], runs: int, most: int = 12) -> list[dict[str, Any]]:
     """The modules that take longest by themselves in the import; the least of some runs for each."""
     bare = {name for _, _, name in _imports(environment, "")}
     least: dict[str, tuple[int, int]] = {}
@@ -101,7 +101,7 @@ def _python(environment: dict[str, str], *arguments: str) -> subprocess.Complete
 
 
 if __name__ == "__main__":
-    told = measure(quick=True)
+    told = measure(effort_of_script())
     for serve, figures in told.pop("milliseconds").items():
         print(serve, {part: values["median"] for part, values in figures.items() if part != "raw"})
     for name, value in told.items():
