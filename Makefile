@@ -3,9 +3,11 @@ PYTHON ?= python3
 IN_ENVIRONMENT = $(PYTHON) tools/environment.py
 SUITES ?= default
 JOBS ?= 2
+LOAD ?= 12
+RUNS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format generate dashboards robustness campaign bench scale tools helm
+.PHONY: help demo test soak lint format generate dashboards robustness campaign bench scale tools helm
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -13,13 +15,17 @@ help: ## this list
 demo: tools ## train a small model with metrics, alerts and a printed page; ARGS="--fault nan" and others
 	@$(IN_ENVIRONMENT) trainbeacon demo $(ARGS)
 
-test: tools helm ## all tests; ARGS="tests/unit -k name" for some
-	@$(IN_ENVIRONMENT) pytest -n $(JOBS) --dist loadfile $(ARGS)
+test: tools helm ## all tests, and the slowest of them; ARGS="tests/unit -k name" for some
+	@$(IN_ENVIRONMENT) pytest -n $(JOBS) --dist loadfile --durations=30 --durations-min=1 $(ARGS)
 
-lint: helm ## ruff, mypy, and whether generated files are up to date
+soak: tools helm ## all tests RUNS=10 times in a row beside LOAD=12 busy processes; takes hours
+	@$(IN_ENVIRONMENT) python tools/load.py --processes $(LOAD) --runs $(RUNS) -- \
+	  pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+lint: helm ## ruff, mypy, and whether generated files are up to date; ARGS=FILE for mypy of some files
 	@$(IN_ENVIRONMENT) ruff check .
 	@$(IN_ENVIRONMENT) ruff format --check .
-	@$(IN_ENVIRONMENT) mypy
+	@$(IN_ENVIRONMENT) mypy $(ARGS)
 	@$(IN_ENVIRONMENT) python tools/generate.py --check
 
 format: ## let ruff format the code and fix what it can
@@ -38,7 +44,7 @@ robustness: ## attacks, scarce machines, long runs; writes the figures of docs/r
 
 campaign: tools ## faults in real jobs, judged by the messages that arrive, and days of healthy history; two hours
 	@$(IN_ENVIRONMENT) python -m tests.campaign $(ARGS)
-	@$(IN_ENVIRONMENT) python -m tests.campaign.history
+	@$(IN_ENVIRONMENT) python -m tests.campaign.history $(HISTORY)
 	@$(IN_ENVIRONMENT) python -m tests.campaign --report
 
 bench: ## the figures of the README, measured here; PEERS=1 installs the other loggers to measure beside

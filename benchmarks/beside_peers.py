@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.hooked_step import BLOCK
-from benchmarks.measure import Case, Effort, compared, effort_of_script, in_turns, load, significant, summary
+from benchmarks.measure import Case, Effort, compared, in_turns, load, significant, summary
 from benchmarks.peers import LOGGERS, Peer
 from benchmarks.workers import SCRIPT, Worker, WorkerError, worker
 from trainbeacon.stack.ports import free_port
@@ -108,9 +108,3 @@ def _traceml(folder: str) -> list[str]:
     """As its users start it: `traceml run`, one process, its summary mode, loopback only."""
     options = [f"--aggregator-port={free_port()}", f"--master-port={free_port()}", f"--logs-dir={folder}"]
     return [sys.executable, "-m", "traceml_ai.launcher.cli", "run", *options, SCRIPT, "--args"]
-
-
-if __name__ == "__main__":
-    for part, cases in measure(effort_of_script()).items():
-        for name, figures in cases.items() if part in ("log", "step") else ():
-            print(part, name, {key: value for key, value in figures.items() if key != "raw"}, sep="  ")

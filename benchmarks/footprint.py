@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 import trainbeacon
-from benchmarks.measure import Effort, effort_of_script, load, significant, summary
+from benchmarks.measure import Effort, load, significant, summary
 from benchmarks.peers import LOGGERS
 from benchmarks.scrape_interference import await_serving, count_series, scrape, started
 from benchmarks.workers import WorkerError, worker
@@ -120,10 +120,3 @@ def _scraped(process: psutil.Process, port: int, scrapes: int) -> dict[str, Any]
         "mebibytes_after_200_scrapes": significant(last / 2**20, 4),
         "threads": process.num_threads(),
     }
-
-
-if __name__ == "__main__":
-    told = measure(effort_of_script())
-    for part in ("start", "serving"):
-        for name, figures in told[part].items():
-            print(part, name, {key: value for key, value in figures.items() if key != "raw"}, sep="  ")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import trainbeacon
-from benchmarks.measure import Case, Effort, effort_of_script, in_turns, load, significant, summary
+from benchmarks.measure import Case, Effort, in_turns, load, significant, summary
 from benchmarks.recording import recording_beacon
 
 BLOCK = 10  # steps timed at once
@@ -130,8 +130,3 @@ def _as_it_is(data: list[Batch]) -> list[Batch]:
 
 def _no_log(loss: torch.Tensor) -> None:
     pass
-
-
-if __name__ == "__main__":
-    for name, figures in measure(effort_of_script())["cases"].items():
-        print(name, *[figures[key] for key in figures if key != "raw"], sep="  ")

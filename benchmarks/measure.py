@@ -6,7 +6,6 @@ once, in an order that rotates, and a ratio is that of two cases of the same rou
 
 from __future__ import annotations
 
-import argparse
 import gc
 import importlib.metadata
 import os
@@ -40,14 +39,6 @@ class Effort(Enum):
     def choose(self, full: Amount, quick: Amount, smoke: Amount) -> Amount:
         """The amount for this effort."""
         return {Effort.FULL: full, Effort.QUICK: quick, Effort.SMOKE: smoke}[self]
-
-
-def effort_of_script() -> Effort:
-    """The effort of one part that is run as a script: quick unless it is given --full or --smoke."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--full", dest="effort", action="store_const", const=Effort.FULL)
-    parser.add_argument("--smoke", dest="effort", action="store_const", const=Effort.SMOKE)
-    return parser.parse_args().effort or Effort.QUICK
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import trainbeacon
-from benchmarks.measure import Case, Effort, compared, effort_of_script, in_turns, load, repeat
+from benchmarks.measure import Case, Effort, compared, in_turns, load, repeat
 from trainbeacon import catalogue
 from trainbeacon.recorder.core.timeline import PHASE
 
@@ -117,7 +116,7 @@ def _multiprocess() -> Iterator[Case]:
     """The same in another process in multiprocess mode; it waits while the others are timed."""
     with tempfile.TemporaryDirectory() as folder:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.recording", "--worker"],
+            [sys.executable, "-m", "benchmarks.recording"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -253,12 +252,5 @@ def _primitives(beacon: trainbeacon.Beacon, count: int) -> dict[str, tuple[Case,
     return {name: (repeat(work), count) for name, work in works.items()}
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--worker", action="store_true", help="time steps on request, for multiprocess mode")
-    if parser.parse_known_args()[0].worker:
-        _worker()
-    else:
-        for part, told in measure(effort_of_script()).items():
-            for name, figures in told.items() if isinstance(told, dict) else ():
-                print(part, "|", name, *[figures[key] for key in figures if key != "raw"], sep="  ")
+if __name__ == "__main__":  # times steps on request, for multiprocess mode
+    _worker()

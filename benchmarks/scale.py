@@ -104,9 +104,13 @@ def simulator(ranks: int, folder: Path) -> Iterator[None]:
 def prometheus(folder: Path, interval: int, suite: str) -> Iterator[str]:
     """A real Prometheus with the shipped rules that scrapes the fleet; its address."""
     port = free_port()
-    every = f"{interval}s"
+    every, timeout = f"{interval}s", f"{min(10, interval)}s"
     config = {
-        "global": {"scrape_interval": every, "scrape_timeout": "10s", "evaluation_interval": every},
+        "global": {
+            "scrape_interval": every,
+            "scrape_timeout": timeout,
+            "evaluation_interval": every,
+        },
         "rule_files": [str(path) for path in sorted(REPOSITORY.glob("prometheus/rules/*/*.yml"))],
         "scrape_configs": [
             {"job_name": "trainbeacon", "file_sd_configs": [{"files": [str(folder / "targets/*.json")]}]}

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.measure import Effort, effort_of_script, load, percentile, significant, summary
+from benchmarks.measure import Effort, load, percentile, significant, summary
 from trainbeacon.stack.ports import free_port
 
 SERVING = ("prometheus-client", "process", "thread")
@@ -255,13 +255,3 @@ def _distribution(values: Sequence[float]) -> dict[str, Any]:
     if not values:
         return {}
     return {**_summary(values), "p99": significant(percentile(values, 0.99) * 1e3, 4)}
-
-
-if __name__ == "__main__":
-    told = measure(effort_of_script())
-    print(told["series"], told["load_average"])
-    for kind, modes in told["milliseconds"].items():
-        for mode, figures in modes.items():
-            print(kind, "|", mode)
-            for name, values in figures.items():
-                print("   ", name, {key: value for key, value in values.items() if key != "raw"})

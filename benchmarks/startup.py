@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.measure import Effort, effort_of_script, load, significant, summary
+from benchmarks.measure import Effort, load, significant, summary
 
 _TIMED = """
 import sys, time
@@ -98,11 +98,3 @@ def _python(environment: dict[str, str], *arguments: str) -> subprocess.Complete
     return subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, check=True, env=environment, timeout=60
     )
-
-
-if __name__ == "__main__":
-    told = measure(effort_of_script())
-    for serve, figures in told.pop("milliseconds").items():
-        print(serve, {part: values["median"] for part, values in figures.items() if part != "raw"})
-    for name, value in told.items():
-        print(name, *(value if isinstance(value, list) else [value]), sep="\n  ")

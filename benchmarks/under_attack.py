@@ -1,12 +1,13 @@
 """Times of scrapes over TLS with a password while somebody on the network means ill: docs/security.md.
 
-    python -m benchmarks.under_attack
+    python -m benchmarks.under_attack [--scrapes 50]
 
 Needs the openssl program and the extra `auth`. Attackers, server and scraper share this machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import contextlib
 import http.client
@@ -28,7 +29,6 @@ from trainbeacon.blackbox.election import read_note
 from trainbeacon.testing import read_exposition
 
 PASSWORD = "benchmark"
-SCRAPES = 50
 HALF_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 
 
@@ -119,10 +119,10 @@ def attacked(attack: Callable[[threading.Event], None], clients: int) -> Iterato
             thread.join()
 
 
-def report(name: str, served: Target) -> None:
+def report(name: str, served: Target, scrapes: int) -> None:
     """Time some scrapes and print a line."""
     times, failed = [], 0
-    for _ in range(SCRAPES):
+    for _ in range(scrapes):
         begun = time.perf_counter()
         try:
             failed += served.scrape()[0] != 200
@@ -141,6 +141,9 @@ def void(result: object) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.under_attack")
+    parser.add_argument("--scrapes", type=int, default=50, help="during each attack (default 50)")
+    arguments = parser.parse_args()
     with target() as served:
         attacks: dict[str, tuple[Callable[[threading.Event], None], int]] = {
             "none": (lambda over: void(over.wait()), 1),
@@ -157,7 +160,7 @@ def main() -> None:
         }
         for name, (attack, clients) in attacks.items():
             with attacked(attack, clients):
-                report(name, served)
+                report(name, served, arguments.scrapes)
         refused = {
             key.label("reason"): value
             for key, value in read_exposition(served.scrape()[1]).items()

@@ -20,8 +20,8 @@ from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset
 
 import trainbeacon
+from trainbeacon.recorder.hangs import diagnosis
 from trainbeacon.recorder.hangs import stall_clock as stall
-from trainbeacon.recorder.hangs import verdict
 from trainbeacon.recorder.probes import activity, collectives
 
 #: The kinds that the victim does itself; `stopped` and `killed` are done to it by a signal.
@@ -65,7 +65,7 @@ def hasten(haste: float) -> None:
     """Make what is counted in seconds as much shorter as the job's time is, if a busy machine allows."""
     collectives.SETTLE_SECONDS /= haste
     activity.LOOK_AFTER_SECONDS /= haste
-    verdict.SILENT_SECONDS = max(2.5, verdict.SILENT_SECONDS / haste)
+    diagnosis.SILENT_SECONDS = max(2.5, diagnosis.SILENT_SECONDS / haste)
     stall.PATIENCE_FACTOR = 10 if haste == 1 else 2
 
 

@@ -12,12 +12,13 @@ import os
 import random
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trainbeacon
-from trainbeacon.recorder.background import helper
-from trainbeacon.recorder.goodput import accounting as accounting
+from trainbeacon.recorder.api import beacon as api
+from trainbeacon.recorder.goodput import accounting
 from trainbeacon.recorder.goodput import tracker as goodput
 
 Settings = dict[str, Any]
@@ -97,7 +98,7 @@ class Training:
 
 def main() -> None:
     settings: Settings = json.loads(sys.argv[1])
-    helper.INTERVAL_SECONDS = settings["turn"]
+    api.BackgroundLoop = partial(api.BackgroundLoop, interval=settings["turn"])
     goodput.LEAST_SECONDS = settings["write"]
     accounting.STALL_SECONDS = settings["stall_limit"]
     events = Events(settings["events"])
