@@ -1,8 +1,10 @@
-"""Prints each alert that Alertmanager sends, a line each; for compose. Needs nothing but Python."""
+"""Prints each alert that Alertmanager sends, a line each; for compose, in the image that has the package."""
 
-import json
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
+
+from trainbeacon.notify.webhook import Notification, PayloadError
+from trainbeacon.notify.wording import in_order, title
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -10,20 +12,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         """Print the message and say that it arrived."""
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
-        for alert in body["alerts"]:
-            labels, notes = alert["labels"], alert["annotations"]
-            words = [
-                alert["status"].upper(),
-                labels["alertname"],
-                labels.get("run", ""),
-                labels.get("rank", ""),
-            ]
+        try:
+            message = Notification.parse(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+        except (PayloadError, ValueError):
+            return self._answer(400)
+        for alert in in_order(message.alerts):
             print(
-                f"{body['receiver']}: {' '.join(filter(None, words))}: {notes.get('description', '')}",
+                f"{message.receiver}: {title([alert])}: {alert.annotations.get('description', '')}",
                 flush=True,
             )
-        self.send_response(200)
+        return self._answer(200)
+
+    def _answer(self, status):
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
         self.end_headers()
 
     def log_message(self, format, *arguments):

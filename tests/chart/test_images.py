@@ -170,7 +170,7 @@ def test_receiver_prints_what_alertmanager_sends() -> None:
     """Each alert of a message becomes a line with what, where and why."""
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-I", COMPOSE / "receiver.py", str(port)], stdout=subprocess.PIPE, text=True
+        [sys.executable, COMPOSE / "receiver.py", str(port)], stdout=subprocess.PIPE, text=True
     )
     labels = {"alertname": "TrainingRankLost", "run": "demo", "rank": "1"}
     alert = {"status": "firing", "labels": labels, "annotations": {"description": "It is gone."}}
@@ -178,7 +178,7 @@ def test_receiver_prints_what_alertmanager_sends() -> None:
     try:
         wait_for(lambda: _posted(port, body), 10, "receiver")
         assert process.stdout
-        assert "team: FIRING TrainingRankLost demo 1: It is gone.\n" == process.stdout.readline()
+        assert "team: Rank lost in demo: rank 1: It is gone.\n" == process.stdout.readline()
     finally:
         process.kill()
         process.communicate()

@@ -1,7 +1,8 @@
 """The way out: one outbox a receiver, which puts together what comes together and keeps to a rate.
 
 A ticket is settled only when each address of its receiver has taken the message. Where some have and
-some have not, the request fails, Alertmanager tries again, and only those that lack it get it then.
+some have not, the request fails, Alertmanager tries again, and only those that lack it get it then. The
+addresses are asked at the same time, each in a thread: one that hangs or breaks holds up no other.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
 from .counts import Counts
-from .message import Message, Notification, compose
+from .message import Message, compose
 from .settings import Receiver, SettingsError, addresses
+from .webhook import Notification
 
 log = logging.getLogger("trainbeacon.notify")
 
@@ -23,6 +25,8 @@ log = logging.getLogger("trainbeacon.notify")
 Post = Callable[[str, Message, str], bool]
 
 MINUTE = 60.0
+#: An address that has not answered by then has failed, for now; what it takes later is remembered.
+PATIENCE_SECONDS = 20.0
 #: For so long it is remembered who has a message that others lack; Alertmanager tries again within it.
 REMEMBERED_SECONDS = 3600.0
 _MOST_REMEMBERED = 10_000
@@ -43,6 +47,14 @@ class Ticket:
         """Say how it ended."""
         self.outcome = outcome
         self.done.set()
+
+
+class _Delivery:
+    """A message on its way to one address: the identities that it lacks, until it has them."""
+
+    def __init__(self, lacking: set[str]) -> None:
+        self.lacking = lacking
+        self.done = threading.Event()
 
 
 class Rate:
@@ -67,13 +79,23 @@ class Outbox:
     Args:
         receiver: its settings; the addresses are read from its file at each delivery.
         post: hands a message to one address.
-        counts: told of each message.
+        counts: counts each message.
+        grafana: address of Grafana for links, empty for none.
+        patience: seconds that an address has to take a message.
     """
 
     def __init__(
-        self, receiver: Receiver, post: Post, counts: Counts, clock: Callable[[], float] = time.monotonic
+        self,
+        receiver: Receiver,
+        post: Post,
+        counts: Counts,
+        clock: Callable[[], float] = time.monotonic,
+        grafana: str = "",
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         self.receiver = receiver
+        self._grafana = grafana
+        self._patience = patience
         self._post = post
         self._counts = counts
         self._clock = clock
@@ -82,6 +104,8 @@ class Outbox:
         self._changed = threading.Condition()
         self._over = False
         self._arrived: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._arrivals = threading.Lock()
+        self._busy: set[str] = set()
         self._thread = threading.Thread(target=self._run, name=f"notify-{receiver.name}", daemon=True)
         self._thread.start()
 
@@ -108,8 +132,8 @@ class Outbox:
         while batch := self._gather():
             try:
                 self._deliver(batch)
-            except Exception:
-                log.exception("receiver %s: a delivery failed", self.receiver.name)
+            except Exception as error:  # noqa: BLE001 - the thread lives on; the text may hold an address
+                log.error("receiver %s: a delivery failed: %s", self.receiver.name, type(error).__name__)
             finally:
                 for ticket in batch:
                     if not ticket.done.is_set():
@@ -146,9 +170,11 @@ class Outbox:
             log.error("%s", error)
             return
         self._rate.sent(self._clock())
-        lacking: set[str] = set()
-        for number, url in enumerate(urls, 1):
-            lacking |= self._deliver_to(url, number, batch)
+        deliveries = [self._begin(url, number, batch) for number, url in enumerate(urls, 1)]
+        end = time.monotonic() + self._patience
+        for delivery in deliveries:
+            delivery.done.wait(max(0.0, end - time.monotonic()))
+        lacking = set[str]().union(*(delivery.lacking for delivery in deliveries))
         now = self._clock()
         for ticket in batch:
             identity = ticket.notification.identity
@@ -159,28 +185,49 @@ class Outbox:
                 self._forget(identity)
             ticket.settle("delivered")
 
-    def _deliver_to(self, url: str, number: int, batch: Sequence[Ticket]) -> set[str]:
-        """Send one address what it lacks; returns the identities that it lacks afterwards."""
+    def _begin(self, url: str, number: int, batch: Sequence[Ticket]) -> _Delivery:
+        """Send one address what it lacks, in a thread; while one is still at it, no other is begun."""
         key = hashlib.sha256(url.encode()).hexdigest()
-        due = {
-            ticket.notification.identity: ticket.notification
-            for ticket in batch
-            if (ticket.notification.identity, key) not in self._arrived
-        }
-        if not due:
-            return set()
-        receiver = self.receiver
-        message = compose(list(due.values()), receiver.format, receiver.longest_text)
-        taken = self._post(url, message, receiver.format)
-        self._counts.message(receiver.name, "delivered" if taken else "failed", time.time())
+        with self._arrivals:
+            due = {
+                ticket.notification.identity: ticket.notification
+                for ticket in batch
+                if (ticket.notification.identity, key) not in self._arrived
+            }
+            delivery = _Delivery(set(due))
+            if not due or key in self._busy:
+                delivery.done.set()
+                return delivery
+            self._busy.add(key)
+        arguments = (url, number, key, list(due.values()), delivery)
+        threading.Thread(
+            target=self._deliver_to, args=arguments, name=f"{self._thread.name}-{number}", daemon=True
+        ).start()
+        return delivery
+
+    def _deliver_to(
+        self, url: str, number: int, key: str, due: Sequence[Notification], delivery: _Delivery
+    ) -> None:
+        receiver, taken = self.receiver, False
+        try:
+            message = compose(due, receiver.format, receiver.longest_text, self._grafana)
+            taken = self._post(url, message, receiver.format)
+        except Exception as error:  # noqa: BLE001 - whatever a library raises; its text may hold the address
+            log.error("receiver %s: address %d: %s", receiver.name, number, type(error).__name__)
+        finally:
+            self._counts.message(receiver.name, "delivered" if taken else "failed", time.time())
+            with self._arrivals:
+                self._busy.discard(key)
+                if taken:
+                    delivery.lacking.clear()
+                    for notification in due:
+                        self._remember(notification.identity, key)
+            delivery.done.set()
         if not taken:
             log.warning("receiver %s: address %d did not take a message", receiver.name, number)
-            return set(due)
-        for identity in due:
-            self._remember(identity, key)
-        return set()
 
     def _remember(self, identity: str, key: str) -> None:
+        """The lock on arrivals is held."""
         now = self._clock()
         self._arrived[identity, key] = now
         while self._arrived:
@@ -191,5 +238,6 @@ class Outbox:
 
     def _forget(self, identity: str) -> None:
         """Everybody has it: when it comes again it is a repetition that Alertmanager means."""
-        for pair in [pair for pair in self._arrived if pair[0] == identity]:
-            del self._arrived[pair]
+        with self._arrivals:
+            for pair in [pair for pair in self._arrived if pair[0] == identity]:
+                del self._arrived[pair]

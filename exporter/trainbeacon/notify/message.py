@@ -1,227 +1,216 @@
-"""What Alertmanager sends (its webhook, version 4), as one text for people."""
+"""What people get: one text of one or several notifications, within the length that its channel takes."""
 
 from __future__ import annotations
 
-import hashlib
-import html
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from urllib.parse import quote
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-#: Alerts of one notification that are read; more of them are only counted.
-MOST_ALERTS = 1000
-_LONGEST_LABEL = 2000
+from .markup import STYLES, Size, Style, inert, web_address
+from .webhook import Alert, Notification
+from .wording import (
+    NOT_KNOWN,
+    dashboard_url,
+    facts,
+    fault,
+    for_people,
+    in_order,
+    is_over,
+    silence_url,
+    state,
+    title,
+)
 
-
-class PayloadError(ValueError):
-    """What was sent is no notification of Alertmanager."""
-
-
-@dataclass(frozen=True)
-class Alert:
-    """One alert of a notification."""
-
-    firing: bool
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
-    starts_at: str
-
-    @property
-    def name(self) -> str:
-        """Its alertname."""
-        return self.labels.get("alertname", "alert")
+_LONGEST_TITLE = 200
+#: Shares of the room of a message: what happened first keeps what to do.
+_HEADING, _ACTION, _LINKS = 0.2, 0.3, 0.45
+_LONGEST = {"heading": 200, "action": 400, "description": 1000}
+#: Alerts that are shown: more of them are read by nobody, and are counted.
+_MOST_SHOWN = 8
+#: Of each alert after the first.
+_LONGEST_BRIEF = {"heading": 160, "action": 160, "description": 240}
 
 
 @dataclass(frozen=True)
-class Notification:
-    """One notification: the alerts of a group. `identity` is the same when it is sent again."""
+class Entry:
+    """An alert with its links, the best first."""
 
-    alerts: Sequence[Alert]
-    left_out: int
-    external_url: str
-    identity: str
-
-    @classmethod
-    def parse(cls, body: bytes) -> Notification:
-        """Read the JSON of a request. Raises PayloadError."""
-        try:
-            content = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise PayloadError(f"the request is no JSON: {error}") from None
-        if not isinstance(content, dict) or not isinstance(content.get("alerts"), list):
-            raise PayloadError('there is no list "alerts": send what Alertmanager\'s webhook sends')
-        listed = content["alerts"]
-        alerts = tuple(_alert(each) for each in listed[:MOST_ALERTS])
-        if not alerts:
-            raise PayloadError('the list "alerts" is empty')
-        left_out = len(listed) - len(alerts) + _whole(content.get("truncatedAlerts"))
-        return cls(alerts, left_out, _text(content.get("externalURL")), _identity(content))
+    alert: Alert
+    links: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Message:
-    """A text with a title, in the format of its receiver. `kind` is failure, warning, info or success."""
+    """A text with a title, in the format of its receiver.
+
+    Attributes:
+        kind: failure, warning, info or success.
+        entries: what the body says, for a service that has a style or a limit of its own.
+        left_out: further alerts, of which only the number is known.
+        longest: characters of the body at most.
+    """
 
     title: str
     body: str
     kind: str
+    entries: Sequence[Entry] = ()
+    left_out: int = 0
+    longest: int = 100_000
+
+    def written(self, style: Style, longest: int, size: Size = len) -> str:
+        """The body in another style, within `longest` as the service counts it and its own length."""
+        longest = min(longest, self.longest)
+        if not self.entries:
+            return style.cut(self.body, longest, size)
+        return _body(self.entries, self.left_out, style, longest, size)
 
 
-def compose(notifications: Sequence[Notification], format: str, longest: int) -> Message:
-    """One message of one or several notifications: firing alerts first, the worst of them on top."""
-    pairs = [(alert, each.external_url) for each in notifications for alert in each.alerts]
-    pairs.sort(key=lambda pair: _urgency(pair[0]))
-    alerts = [alert for alert, _ in pairs]
+def compose(notifications: Sequence[Notification], format: str, longest: int, grafana: str = "") -> Message:
+    """One message of one or several notifications: firing alerts first, the worst of them on top.
+
+    Args:
+        notifications: at least one.
+        format: a name in `STYLES`.
+        longest: characters of the body.
+        grafana: address of Grafana; without one there are no links to dashboards.
+    """
+    origin = {id(alert): each.external_url for each in notifications for alert in each.alerts}
+    alerts = in_order(alert for each in notifications for alert in each.alerts)
+    entries = [Entry(alert, _links(alert, origin[id(alert)], grafana)) for alert in alerts]
     left_out = sum(each.left_out for each in notifications)
-    parts = [_WRITERS[format](alert, url) for alert, url in pairs]
-    return Message(_title(alerts), _fitting(parts, longest, left_out), _kind(alerts))
-
-
-def _urgency(alert: Alert) -> tuple[bool, int, str, str]:
-    order = {"critical": 0, "warning": 1}
-    severity = order.get(alert.labels.get("severity", ""), 2)
-    return not alert.firing, severity, alert.labels.get("run", ""), alert.starts_at
-
-
-def _title(alerts: Sequence[Alert]) -> str:
-    firing = [alert for alert in alerts if alert.firing]
-    shown = firing or alerts
-    runs = _distinct(alert.labels.get("run", "") for alert in shown)
-    names = _distinct(alert.name for alert in shown)
-    where = f" run {runs[0]}" if len(runs) == 1 else f" {len(runs)} runs" if runs else ""
-    what = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"{'FIRING' if firing else 'RESOLVED'}{where}: {what}"[:250]
+    heading = STYLES["text"].cut(inert(title(alerts)), _LONGEST_TITLE)
+    message = Message(heading, "", _kind(alerts), entries, left_out, longest)
+    return replace(message, body=message.written(STYLES[format], longest))
 
 
 def _kind(alerts: Sequence[Alert]) -> str:
-    firing = [alert.labels.get("severity", "") for alert in alerts if alert.firing]
+    firing = [alert.severity for alert in alerts if alert.firing]
     if not firing:
-        return "success"
+        return "success" if is_over(alerts) else "info"
     return "failure" if "critical" in firing else "warning" if "warning" in firing else "info"
 
 
-def _fitting(parts: Sequence[str], longest: int, left_out: int) -> str:
-    kept: list[str] = []
-    room = longest
-    for part in parts:
-        if kept and len(part) + 2 > room:
-            break
-        kept.append(part[:longest])
-        room -= len(part) + 2
-    more = len(parts) - len(kept) + left_out
-    if more:
-        kept.append(f"... and {more} more.")
-    return "\n\n".join(kept)
-
-
-# The formats
-
-
-def _plain(alert: Alert, external_url: str) -> str:
-    lines = [f"{_state(alert)} {alert.annotations.get('summary', alert.name)}"]
-    lines += _unless_empty("", alert.annotations.get("description"))
-    if alert.firing:
-        lines += _unless_empty("First: ", alert.annotations.get("action"))
-        lines += [f"{label}: {url}" for label, url in _links(alert, external_url)]
-        lines += _unless_empty("Since: ", alert.starts_at)
-    return "\n".join(lines)
-
-
-def _markdown(alert: Alert, external_url: str) -> str:
-    lines = [f"**{_escaped(_state(alert))} {_escaped(alert.annotations.get('summary', alert.name))}**"]
-    lines += _unless_empty("", _escaped(alert.annotations.get("description", "")))
-    if alert.firing:
-        lines += _unless_empty("**First:** ", _escaped(alert.annotations.get("action", "")))
-        links = [f"[{label}]({url})" for label, url in _links(alert, external_url)]
-        lines += [" · ".join(links)] if links else []
-        lines += _unless_empty("Since ", alert.starts_at)
-    return "  \n".join(lines)  # two spaces: a new line, not a new paragraph
-
-
-def _html(alert: Alert, external_url: str) -> str:
-    lines = [
-        f"<b>{html.escape(_state(alert))} {html.escape(alert.annotations.get('summary', alert.name))}</b>"
-    ]
-    lines += _unless_empty("", html.escape(alert.annotations.get("description", "")))
-    if alert.firing:
-        lines += _unless_empty("<b>First:</b> ", html.escape(alert.annotations.get("action", "")))
-        links = [f'<a href="{html.escape(url)}">{label}</a>' for label, url in _links(alert, external_url)]
-        lines += [" &middot; ".join(links)] if links else []
-        lines += _unless_empty("Since ", html.escape(alert.starts_at))
-    return "<br/>\n".join(lines)
-
-
-_WRITERS: Mapping[str, Callable[[Alert, str], str]] = {"text": _plain, "markdown": _markdown, "html": _html}
-
-
-def _state(alert: Alert) -> str:
-    return f"[{alert.labels.get('severity', 'alert')}]" if alert.firing else "[resolved]"
-
-
-def _links(alert: Alert, external_url: str) -> list[tuple[str, str]]:
+def _links(alert: Alert, external_url: str, grafana: str) -> list[tuple[str, str]]:
     found = [
-        ("Runbook", alert.annotations.get("runbook_url")),
-        ("Dashboard", alert.annotations.get("dashboard_url")),
+        ("Dashboard", dashboard_url(grafana, alert)),
+        ("Runbook", alert.annotations.get("runbook_url", "")),
     ]
-    if external_url:
+    if external_url and alert.firing:
         found.append(("Silence", silence_url(external_url, alert.labels)))
-    return [(label, url) for label, url in found if url and url.startswith(("http://", "https://"))]
+    safe = ((label, web_address(url)) for label, url in found)
+    return [(label, url) for label, url in safe if url]
 
 
-def silence_url(external_url: str, labels: Mapping[str, str]) -> str:
-    """The page of Alertmanager's own that silences an alert with these labels."""
-    matchers = ", ".join(
-        f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in sorted(labels.items())
-    )
-    return f"{external_url.rstrip('/')}/#/silences/new?filter={quote('{' + matchers + '}', safe='')}"
+def _body(entries: Sequence[Entry], left_out: int, style: Style, longest: int, size: Size) -> str:
+    total = len(entries) + left_out
+    reserved = size(_count(list(entries), left_out, style)) + size(style.paragraph) if total > 1 else 0
+    parts = [_part(entries[0], style, longest - reserved, size)]
+    room = longest - reserved - size(parts[0])
+    for entry in entries[1:_MOST_SHOWN]:
+        part = _brief(entry, style, size)
+        room -= size(part) + size(style.paragraph)
+        if room < 0:
+            break
+        parts.append(part)
+    shown = len(parts)
+    if shown < total:
+        parts.append(_count(entries[shown:], left_out, style))
+    return style.paragraph.join(parts)
 
 
-def _escaped(text: str) -> str:
-    """Text in which nothing is taken for markdown."""
-    return "".join("\\" + each if each in "\\`*_[]<>#|~" else each for each in text)
+def _count(entries: Sequence[Entry], left_out: int, style: Style) -> str:
+    """What has no room: `... and 597 more.`, with the faults that are the most."""
+    faults = Counter(fault(entry.alert) for entry in entries).most_common(3)
+    named = ", ".join(f"{name} {count}" for name, count in faults)
+    return style.cut(f"... and {len(entries) + left_out} more.{f' ({named})' * bool(named)}", 200)
 
 
-def _unless_empty(label: str, text: str | None) -> list[str]:
-    return [f"{label}{text}"] if text else []
+def _part(entry: Entry, style: Style, room: int, size: Size) -> str:
+    """The first alert, with all there is to say of it."""
+    alert, limits = entry.alert, _LONGEST
+    lines = _Lines(style, room, size)
+    lines.add_bold(_heading(alert), min(limits["heading"], int(room * _HEADING)))
+    place_of_description = len(lines.lines)
+    action = alert.annotations.get("action", "") if alert.firing else ""
+    lines.add(action, min(limits["action"], int(room * _ACTION)), "Do first: ")
+    lines.add_links(entry.links, int(room * _LINKS))
+    lines.add_whole(facts(alert))
+    lines.add(_said(alert), limits["description"], at=place_of_description)
+    return style.newline.join(lines.lines)
 
 
-def _distinct(texts: Iterable[str]) -> list[str]:
-    return [text for text in dict.fromkeys(texts) if text]
+def _brief(entry: Entry, style: Style, size: Size) -> str:
+    """Another alert, in three lines."""
+    alert, limits = entry.alert, _LONGEST_BRIEF
+    lines = _Lines(style, 10**6, size)
+    lines.add_bold(f"{_severity(alert)}{inert(title([alert]))}", limits["heading"])
+    lines.add(_said(alert), limits["description"])
+    if alert.firing:
+        lines.add(alert.annotations.get("action", ""), limits["action"], "Do first: ")
+    return style.newline.join(lines.lines)
 
 
-# The payload
+def _heading(alert: Alert) -> str:
+    summary = alert.annotations.get("summary", "") or fault(alert)
+    return f"{_severity(alert) or state(alert)}{summary}"
 
 
-def _alert(content: object) -> Alert:
-    if not isinstance(content, dict):
-        raise PayloadError('"alerts" holds something that is no alert')
-    return Alert(
-        firing=content.get("status") != "resolved",
-        labels=_texts(content.get("labels")),
-        annotations=_texts(content.get("annotations")),
-        starts_at=_text(content.get("startsAt"))[:19].replace("T", " "),
-    )
+def _severity(alert: Alert) -> str:
+    return f"[{alert.severity or 'alert'}] " if alert.firing else ""
 
 
-def _texts(content: object) -> dict[str, str]:
-    return {str(name): _text(text) for name, text in content.items()} if isinstance(content, dict) else {}
+def _said(alert: Alert) -> str:
+    if alert.firing:
+        return for_people(alert.annotations.get("description", ""))
+    closed = alert.annotations.get("closed", "")
+    return for_people(f"Closed: {closed}") if closed else NOT_KNOWN
 
 
-def _text(content: object) -> str:
-    return content[:_LONGEST_LABEL] if isinstance(content, str) else ""
+class _Lines:
+    """Lines of one alert, each within what is left of the room."""
 
+    def __init__(self, style: Style, room: int, size: Size) -> None:
+        self.lines: list[str] = []
+        self._style = style
+        self._room = room
+        self._size = size
 
-def _whole(content: object) -> int:
-    return content if isinstance(content, int) and content > 0 else 0
+    def add(self, raw: str, longest: int, label: str = "", at: int | None = None) -> None:
+        """A text behind a bold label, cut to what has room."""
+        if not raw:
+            return
+        head = self._style.strong(label.rstrip()) + " " if label else ""
+        room = min(longest, self._left()) - self._size(head)
+        written = self._style.cut(raw, room, self._size)
+        if written:
+            self._insert(head + written, at)
 
+    def add_bold(self, raw: str, longest: int) -> None:
+        """A text in bold, cut."""
+        begin, end = self._style.bold
+        written = self._style.cut(raw, min(longest, self._left()) - self._size(begin + end), self._size)
+        if written:
+            self._insert(f"{begin}{written}{end}")
 
-def _identity(content: Mapping[str, object]) -> str:
-    """The same for the same group in the same state, so that a notification tried again is known."""
-    alerts = [
-        [each.get(key) for key in ("status", "labels", "startsAt")]
-        for each in content["alerts"]  # type: ignore[attr-defined]
-        if isinstance(each, dict)
-    ]
-    text = json.dumps([content.get("groupKey"), content.get("receiver"), alerts], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    def add_whole(self, raw: str) -> None:
+        """A text, if it has room as it is."""
+        written = self._style.text(raw)
+        if written and self._size(written) <= self._left():
+            self._insert(written)
+
+    def add_links(self, links: Sequence[tuple[str, str]], longest: int) -> None:
+        """Those of the links that have room, the first ones first; none is ever cut."""
+        between = self._style.newline if self._style is STYLES["text"] else " · "
+        written = ""
+        for label, url in links:
+            longer = between.join(filter(None, (written, self._style.link(label, url))))
+            if self._size(longer) <= min(longest, self._left()):
+                written = longer
+        if written:
+            self._insert(written)
+
+    def _left(self) -> int:
+        return self._room - sum(self._size(line + self._style.newline) for line in self.lines)
+
+    def _insert(self, line: str, at: int | None = None) -> None:
+        self.lines.insert(len(self.lines) if at is None else at, line)

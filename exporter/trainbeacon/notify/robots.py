@@ -20,19 +20,22 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from .markup import FEISHU, PLAIN_MARKDOWN, TEXT, Style
 from .message import Message
 
 log = logging.getLogger("trainbeacon.notify")
 
 TIMEOUT_SECONDS = 8.0
 _MOST_ANSWER_BYTES = 64 * 1024
-_WECOM_BYTES = 4096  # of a markdown text
+#: What the services take: WeCom bytes of a markdown text, DingTalk bytes, Feishu bytes of a request.
+_WECOM_BYTES, _DINGTALK_BYTES, _FEISHU_BYTES = 4096, 18_000, 18_000
 _COLOURS = {"failure": "red", "warning": "orange", "info": "blue", "success": "green"}
 
 
@@ -70,8 +73,10 @@ class Robot:
     def send(self, address: Address, message: Message, format: str) -> str:
         """Send one message. Returns why it was refused, empty if it was not; blocks for seconds.
 
+        A redirection is a refusal: the message would go, with its token, to who knows whom.
+
         Raises:
-            OSError: the service cannot be reached.
+            OSError, HTTPException, ValueError: the service cannot be reached, or answers no HTTP.
         """
         path, content = self.request(address, message, format, time.time())
         request = Request(  # noqa: S310 - the origin is ours
@@ -80,11 +85,11 @@ class Robot:
             headers={"Content-Type": "application/json; charset=utf-8"},
         )
         try:
-            with urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+            with _OPENER.open(request, timeout=TIMEOUT_SECONDS) as answer:
                 body = answer.read(_MOST_ANSWER_BYTES)
         except HTTPError as error:
             return f"HTTP status {error.code}"
-        return self._refusal(body)
+        return _without(address, self._refusal(body))
 
     def _refusal(self, body: bytes) -> str:
         try:
@@ -96,15 +101,30 @@ class Robot:
         return "" if code == 0 else f"code {code}: {text}"
 
 
+class _NoRedirection(HTTPRedirectHandler):
+    def redirect_request(self, *_arguments: Any) -> None:
+        """Follow none: urllib then raises HTTPError with its status."""
+
+
+_OPENER = build_opener(_NoRedirection)
+
+
+def _without(address: Address, text: str) -> str:
+    """A service's own words, without the parts of the address that it may repeat."""
+    for secret in sorted((address.token, address.secret, *address.targets), key=len, reverse=True):
+        text = text.replace(secret, "...") if secret else text
+    return text
+
+
 def post(url: str, message: Message, format: str, robots: Mapping[str, Robot] | None = None) -> bool | None:
-    """Hand a message to a robot; whether it took it, None if the address is none. Blocks for seconds."""
+    """Hand a message to a robot: whether it took it, None if the address is of none. Blocks for seconds."""
     scheme = url.partition("://")[0].lower()
     robot = (ROBOTS if robots is None else robots).get(scheme)
     if robot is None:
         return None
     try:
         refusal = robot.send(Address.parse(url), message, format)
-    except (OSError, ValueError) as error:  # the text of either may hold the address
+    except (OSError, ValueError, HTTPException) as error:  # the text of each may hold the address
         refusal = f"{type(error).__name__}: not reached"
     if refusal:
         log.warning("%s refused a message: %s", scheme, refusal)
@@ -122,10 +142,12 @@ def _dingtalk(address: Address, message: Message, format: str, now: float) -> tu
         path += f"&timestamp={timestamp}&sign={quote(sign, safe='')}"
     at = {"atMobiles": list(address.targets), "isAtAll": False}
     if format != "markdown":
-        return path, {"msgtype": "text", "text": {"content": f"{message.title}\n{message.body}"}, "at": at}
-    mentions = " ".join(f"@{phone}" for phone in address.targets)  # who is not in the text is not told
-    text = "\n\n".join(filter(None, (f"### {message.title}", message.body, mentions)))
-    return path, {"msgtype": "markdown", "markdown": {"title": message.title, "text": text}, "at": at}
+        text = _within(message, TEXT, "", _DINGTALK_BYTES)
+        return path, {"msgtype": "text", "text": {"content": text}, "at": at}
+    mentions = " ".join(f"@{phone}" for phone in address.targets)  # who is not in the text is not notified
+    parts = (_within(message, PLAIN_MARKDOWN, "### ", _DINGTALK_BYTES), mentions)
+    markdown = {"title": message.title, "text": "\n\n".join(filter(None, parts))}
+    return path, {"msgtype": "markdown", "markdown": markdown, "at": at}
 
 
 def _feishu(address: Address, message: Message, format: str, now: float) -> tuple[str, dict[str, Any]]:
@@ -135,24 +157,38 @@ def _feishu(address: Address, message: Message, format: str, now: float) -> tupl
         signed = {"timestamp": timestamp, "sign": signature(f"{timestamp}\n{address.secret}".encode(), b"")}
     path = f"/open-apis/bot/v2/hook/{quote(address.token, safe='')}"
     if format != "markdown":
-        text = {"text": f"{message.title}\n{message.body}"}
+        text = {"text": _within(message, _FEISHU_TEXT, "", _FEISHU_BYTES)}
         return path, {**signed, "msg_type": "text", "content": text}
     card = {
         "header": {
             "title": {"tag": "plain_text", "content": message.title},
             "template": _COLOURS[message.kind],
         },
-        "elements": [{"tag": "markdown", "content": message.body}],
+        "elements": [{"tag": "markdown", "content": message.written(FEISHU, _FEISHU_BYTES, _bytes)}],
     }
     return path, {**signed, "msg_type": "interactive", "card": card}
 
 
 def _wecom(address: Address, message: Message, format: str, now: float) -> tuple[str, dict[str, Any]]:
-    kind, heading = ("markdown", "### ") if format == "markdown" else ("text", "")
-    most = _WECOM_BYTES if format == "markdown" else _WECOM_BYTES // 2
-    content = f"{heading}{message.title}\n{message.body}".encode()[:most].decode(errors="ignore")
+    markdown = format == "markdown"
+    kind, heading = ("markdown", "### ") if markdown else ("text", "")
+    style, most = (PLAIN_MARKDOWN, _WECOM_BYTES) if markdown else (TEXT, _WECOM_BYTES // 2)
     path = f"/cgi-bin/webhook/send?key={quote(address.token, safe='')}"
-    return path, {"msgtype": kind, kind: {"content": content}}
+    return path, {"msgtype": kind, kind: {"content": _within(message, style, heading, most)}}
+
+
+def _within(message: Message, style: Style, heading: str, most: int) -> str:
+    """Title and body in so many bytes."""
+    head = f"{heading}{message.title}\n\n" if heading else f"{message.title}\n"
+    return head + message.written(style, most - _bytes(head), _bytes)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode())
+
+
+#: A text of Feishu's mentions by a tag.
+_FEISHU_TEXT = replace(TEXT, escape=PLAIN_MARKDOWN.escape)
 
 
 def signature(key: bytes, text: bytes) -> str:

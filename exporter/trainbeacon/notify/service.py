@@ -15,8 +15,8 @@ from trainbeacon.exporter.http.wsgi import Environ, StartResponse
 
 from .counts import Counts
 from .delivery import Outbox, Post
-from .message import Notification, PayloadError
 from .settings import Settings
+from .webhook import Notification, PayloadError
 
 log = logging.getLogger("trainbeacon.notify")
 
@@ -40,7 +40,8 @@ class Bridge:
         self.counts = Counts(settings.receivers)
         self._settings = settings
         self._outboxes = {
-            name: Outbox(receiver, post, self.counts) for name, receiver in settings.receivers.items()
+            name: Outbox(receiver, post, self.counts, grafana=settings.grafana_url)
+            for name, receiver in settings.receivers.items()
         }
         self._gate = Gate(web or WebConfigFile(None), self.counts)
         self._registry = CollectorRegistry(auto_describe=False)

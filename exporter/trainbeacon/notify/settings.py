@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from trainbeacon import catalogue
 from trainbeacon.config.validation import BadValueError, Reader, choice, nearest, path, whole
@@ -58,10 +59,12 @@ class Settings:
         receivers: by name.
         deadline_seconds: after so long a request is refused, and Alertmanager tries again; less than the
             `group_interval` of its routes, which is as long as it waits.
+        grafana_url: address of Grafana as people reach it; without one, messages link no dashboards.
     """
 
     receivers: Mapping[str, Receiver] = field(default_factory=dict)
     deadline_seconds: int = 25
+    grafana_url: str = ""
 
     @classmethod
     def load(cls, path: str) -> Settings:
@@ -81,7 +84,7 @@ class Settings:
     def of(cls, content: object, where: str) -> Settings:
         """The settings in what a YAML file holds. Raises SettingsError."""
         top = _mapping(content, where)
-        given = _read(top, {"deadline_seconds": _DEADLINE}, where, also=("receivers",))
+        given = _read(top, _TOP, where, also=("receivers",))
         receivers = _mapping(top.get("receivers"), f"{where}: receivers")
         if not 1 <= len(receivers) <= MOST_RECEIVERS:
             raise SettingsError(
@@ -137,7 +140,8 @@ def _read(
         try:
             given[name] = readers[name].check(value)
         except BadValueError as error:
-            raise SettingsError(f"{where}.{name} = {value!r}: {error.problem}. {error.fix}") from None
+            shown = "" if error.secret else f" = {value!r}"
+            raise SettingsError(f"{where}.{name}{shown}: {error.problem}. {error.fix}") from None
     return given
 
 
@@ -147,11 +151,21 @@ def _mapping(content: object, where: str) -> Mapping[str, object]:
     return {str(name): value for name, value in content.items()}
 
 
+def _web_url(value: object) -> str:
+    fix = "Give the address that people open in a browser, as https://grafana.example.org."
+    found = urlsplit(value) if isinstance(value, str) else None
+    if found is None or found.scheme not in ("http", "https") or not found.hostname:
+        raise BadValueError("it is not an address of the web", fix)
+    if "@" in found.netloc:
+        raise BadValueError("it holds a password, which every message would show", fix, secret=True)
+    return str(value).rstrip("/")
+
+
 def _whole(least: int, most: int) -> Reader:
     return whole(least, most, f"Give a whole number from {least} to {most}.")
 
 
-_DEADLINE = _whole(5, 300)
+_TOP: dict[str, Reader] = {"deadline_seconds": _whole(5, 300), "grafana_url": Reader(_web_url, _web_url)}
 _RECEIVER: dict[str, Reader] = {
     "urls_file": path(),
     "format": choice(*FORMATS),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Condition, Thread
 from types import TracebackType
-from typing import Any
+
+from trainbeacon.notify import webhook
 
 #: The alert that always fires: its notification proves the way.
 WATCHDOG = "Watchdog"
@@ -46,23 +46,21 @@ class Notification:
 
 def parse(payload: bytes) -> list[Notification]:
     """The alerts of one webhook message (version 4). Raises ValueError for anything else."""
-    try:
-        message = json.loads(payload)
-        return [_notification(message["receiver"], alert) for alert in message["alerts"]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a message of Alertmanager's: {error!r}") from error
+    message = webhook.Notification.parse(payload)
+    return [_notification(message.receiver, alert) for alert in message.alerts]
 
 
-def _notification(receiver: str, alert: Mapping[str, Any]) -> Notification:
-    labels = {str(name): str(value) for name, value in alert["labels"].items()}
+def _notification(receiver: str, alert: webhook.Alert) -> Notification:
+    if "alertname" not in alert.labels:
+        raise ValueError("an alert has no name")
     return Notification(
-        alert=labels["alertname"],
-        status=alert["status"],
+        alert=alert.name,
+        status="firing" if alert.firing else "resolved",
         receiver=receiver,
-        labels=labels,
-        annotations={str(name): str(value) for name, value in alert.get("annotations", {}).items()},
-        starts_at=alert.get("startsAt", ""),
-        fingerprint=alert.get("fingerprint", ""),
+        labels=alert.labels,
+        annotations=alert.annotations,
+        starts_at=alert.starts_at,
+        fingerprint=alert.fingerprint,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from trainbeacon.notify.message import Notification
+from trainbeacon.notify.webhook import Notification
 
 
 def alert(name: str = "TrainingStalled", status: str = "firing", **labels: str) -> dict[str, Any]:
@@ -14,14 +14,18 @@ def alert(name: str = "TrainingStalled", status: str = "firing", **labels: str) 
         "labels": {"alertname": name, "severity": "critical", "run": "gpt", **labels},
         "annotations": {
             "summary": "The training makes no steps.",
-            "description": "Run gpt: rank 3 (host node-7) has not joined.",
+            "description": "Run gpt: rank 3 (host node-7, GPU 0) has not joined.",
             "action": "Look at rank 3.",
             "runbook_url": "https://example.org/runbooks/TrainingStalled.md",
         },
         "startsAt": "2026-03-01T12:34:56.789Z",
-        "endsAt": "0001-01-01T00:00:00Z",
+        "endsAt": "2026-03-01T12:50:00Z" if status == "resolved" else "0001-01-01T00:00:00Z",
         "fingerprint": "c0ffee",
     }
+
+
+def annotated(made: dict[str, Any], **annotations: str) -> dict[str, Any]:
+    return {**made, "annotations": {**made["annotations"], **annotations}}
 
 
 def payload(*alerts: dict[str, Any], group: str = "gpt", **fields: Any) -> bytes:

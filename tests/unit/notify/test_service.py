@@ -99,8 +99,8 @@ def test_a_notification_arrives_through_apprise(address: str, sink: Sink) -> Non
     """Alertmanager's JSON goes in, the service gets title and text, and only then the answer is 200."""
     assert (200, "delivered\n") == asked(f"{address}/alerts/team", payload())
     got = sink.got.get_nowait()
-    assert "FIRING run gpt: TrainingStalled" == got["title"]
-    assert "rank 3 (host node-7)" in got["message"]
+    assert "Hang in gpt since 12:34 UTC: rank 3, node-7" == got["title"]
+    assert "rank 3 (host node-7, GPU 0)" in got["message"]
     assert "failure" == got["type"]
 
 
@@ -133,7 +133,7 @@ def test_what_trying_again_will_not_mend_is_a_client_error(
 def test_a_thousand_alerts_are_one_message(address: str, sink: Sink) -> None:
     """A dying cluster sends megabytes; people get one text that counts the rest."""
     assert 200 == asked(f"{address}/alerts/team", payload(*(alert(rank=str(n)) for n in range(1000))))[0]
-    assert sink.got.get_nowait()["message"].endswith(" more.")
+    assert sink.got.get_nowait()["message"].endswith("... and 992 more. (Hang 992)")
     assert sink.got.empty()
 
 

@@ -25,7 +25,8 @@ def test_a_receiver_needs_only_its_file(tmp_path: Path) -> None:
 def test_every_setting_is_taken(tmp_path: Path) -> None:
     """What the file says is what is done."""
     text = (
-        "deadline_seconds: 40\nreceivers:\n  on-call:\n    urls_file: a\n    format: html\n"
+        "deadline_seconds: 40\ngrafana_url: https://g.example/\nreceivers:\n  on-call:\n    urls_file: a\n"
+        "    format: html\n"
         "    messages_per_minute: 3\n    coalesce_seconds: 0\n    longest_text: 999\n"
     )
     expected = Receiver(
@@ -36,9 +37,9 @@ def test_every_setting_is_taken(tmp_path: Path) -> None:
         coalesce_seconds=0,
         longest_text=999,
     )
-    assert Settings(receivers={"on-call": expected}, deadline_seconds=40) == Settings.load(
-        written(tmp_path, text)
-    )
+    assert Settings(
+        receivers={"on-call": expected}, deadline_seconds=40, grafana_url="https://g.example"
+    ) == Settings.load(written(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,10 @@ def test_every_setting_is_taken(tmp_path: Path) -> None:
         ),
         ("receivers: {a: {urls_file: x, messages_per_minute: 0}}", ["= 0", "from 1 to 6000"]),
         ("deadline_seconds: 1\nreceivers: {a: {urls_file: x}}", ["deadline_seconds = 1", "from 5 to 300"]),
+        (
+            "grafana_url: grafana\nreceivers: {a: {urls_file: x}}",
+            ["grafana_url = 'grafana'", "https://grafana.example.org"],
+        ),
         ("receivers: [", ["is not valid YAML"]),
     ],
 )
@@ -93,3 +98,11 @@ def test_a_file_without_addresses_is_named(tmp_path: Path, content: bytes | None
         path.write_bytes(content)
     with pytest.raises(SettingsError, match=r"receivers\.team\.urls_file = .*team"):
         addresses(Receiver(name="team", urls_file=str(path)))
+
+
+def test_a_password_in_the_address_of_grafana_is_refused_and_not_shown(tmp_path: Path) -> None:
+    """It would stand in every message."""
+    text = "grafana_url: https://me:hush@g\nreceivers: {a: {urls_file: x}}"
+    with pytest.raises(SettingsError, match="password") as caught:
+        Settings.load(written(tmp_path, text))
+    assert "hush" not in str(caught.value)
