@@ -13,16 +13,16 @@ from functools import partial
 from typing import Any
 
 from trainbeacon.recorder.checkpoints.checkpoints import Checkpoints, Saving, is_future
-from trainbeacon.recorder.checkpoints.save_hooks import Ended, observed, target_of_distributed, target_of_save
+from trainbeacon.recorder.checkpoints.targets import Target, target_of_distributed, target_of_save
+from trainbeacon.recorder.core.patch import Ended, observe
 from trainbeacon.recorder.core.recorder import Recorder
 from trainbeacon.recorder.core.timeline import CHECKPOINT
 
 _DISTRIBUTED = "torch.distributed.checkpoint"
-_Target = Callable[[Sequence[Any], Mapping[str, Any]], "str | None"]
 
 
 class TorchSaveHooks:
-    """Our functions in the place of torch's, until `remove`. Made in the training thread."""
+    """Observes torch's functions that save, until `remove`. Made in the training thread."""
 
     def __init__(self, recorder: Recorder, checkpoints: Checkpoints) -> None:
         self._recorder = recorder
@@ -31,7 +31,7 @@ class TorchSaveHooks:
         self._step = -1
         self._over = False
         self._removals: list[Callable[[], None]] = []
-        self._replace(sys.modules["torch"], "save", target_of_save, anonymous=False)
+        self._observe(sys.modules["torch"], "save", target_of_save, anonymous=False)
         self._distributed = False
         self.poll()
 
@@ -46,41 +46,27 @@ class TorchSaveHooks:
         ):
             return
         self._distributed = True
-        self._replace(module, "save", target_of_distributed, anonymous=True)
-        self._replace(module, "async_save", target_of_distributed, anonymous=True)
+        self._observe(module, "save", target_of_distributed, anonymous=True)
+        self._observe(module, "async_save", target_of_distributed, anonymous=True)
 
     def remove(self) -> None:
-        """Put torch's own functions back."""
+        """Observe them no more."""
         self._over = True
         while self._removals:
             self._removals.pop()()
 
-    def _replace(self, module: Any, name: str, target: _Target, *, anonymous: bool) -> None:
-        original = getattr(module, name)
-
-        def begins(args: Sequence[Any], keywords: Mapping[str, Any]) -> Ended | None:
-            found: Ended | None = self._recorder.guard(
-                "hooks", self._begin, target, args, keywords, anonymous
-            )
-            return found
-
-        ours = observed(original, begins)
-        setattr(module, name, ours)
-
-        def restore() -> None:
-            if getattr(module, name) is ours:
-                setattr(module, name, original)
-
-        self._removals.append(restore)
+    def _observe(self, module: Any, name: str, target: Target, *, anonymous: bool) -> None:
+        started = self._recorder.guarded("hooks", partial(self._begin, target, anonymous))
+        self._removals.append(observe(module, name, started))
 
     def _begin(
-        self, target: _Target, args: Sequence[Any], keywords: Mapping[str, Any], anonymous: bool
+        self, target: Target, anonymous: bool, args: Sequence[Any], keywords: Mapping[str, Any]
     ) -> Ended | None:
         if self._over or threading.get_ident() != self._thread:
             return None
         within = self._checkpoints.current
         if within is not None:
-            return partial(self._recorder.guard, "hooks", _adopt, within) if anonymous else None
+            return self._recorder.guarded("hooks", partial(_adopt, within)) if anonymous else None
         path = target(args, keywords)
         if path is None and not anonymous:
             return None
@@ -89,7 +75,7 @@ class TorchSaveHooks:
         saving = self._checkpoints.begin(path, named=False, goes_on=step == self._step)
         self._step = step
         timeline.push_phase(CHECKPOINT)
-        return partial(self._recorder.guard, "hooks", self._end, saving)
+        return self._recorder.guarded("hooks", partial(self._end, saving))
 
     def _end(self, saving: Saving, result: Any, error: BaseException | None) -> None:
         if not self._over:

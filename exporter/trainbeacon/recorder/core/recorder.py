@@ -18,6 +18,7 @@ from trainbeacon.blackbox.machine import boot_id, pid_namespace
 from trainbeacon.blackbox.writer import Writer
 from trainbeacon.config.settings import Config, public_hyperparameters
 from trainbeacon.identity import Identity
+from trainbeacon.recorder.core.boundary import is_of_the_script
 from trainbeacon.recorder.core.timeline import Index, Timeline
 from trainbeacon.recorder.device.deferred import DeferredScalars
 from trainbeacon.recorder.device.events import DevicePhases
@@ -237,13 +238,36 @@ class Recorder:
             self._logged.add(kind)
             log.warning("%s: %s (training goes on; further ones of this kind are only counted)", where, error)
 
+    def takes(self, where: str, error: Exception) -> bool:
+        """Whether an exception is one of ours: then it is counted, else it is the script's, to be raised."""
+        if is_of_the_script(error):
+            return False
+        self.error(where, error)
+        return True
+
     def guard(self, where: str, work: Callable[..., Any], *args: Any) -> Any:
         """Do something of ours that must not reach the training loop if it fails."""
         try:
             return work(*args)
-        except Exception as error:  # noqa: BLE001 - this is the boundary
-            self.error(where, error)
+        except Exception as error:  # this is the boundary
+            if not self.takes(where, error):
+                raise
             return None
+
+    def guarded(self, where: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """`work` with `guard` around each call, for hooks. Does nothing where nothing is recorded."""
+
+        def call(*args: Any) -> Any:
+            if not self.recording:
+                return None
+            try:
+                return work(*args)
+            except Exception as error:  # as in `guard`, without its call
+                if not self.takes(where, error):
+                    raise
+                return None
+
+        return call
 
     # The box
 

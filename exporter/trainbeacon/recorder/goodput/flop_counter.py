@@ -1,9 +1,8 @@
-"""Counting FLOPs around calls. In a file of its own because `torch.compile` must not trace it (`graphs`)."""
+"""Counting FLOPs around calls."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 
@@ -46,18 +45,3 @@ class Counter:
             self.total += mode.get_total_flops()
         if stance is not None:
             stance.__exit__(None, None, None)
-
-
-def counted(
-    backward: Callable[..., Any], begins: Callable[[], None], ends: Callable[[], None]
-) -> Callable[..., Any]:
-    """`backward`, with `begins` called before it and `ends` after it. Neither may raise."""
-
-    def counting(*args: Any, **keywords: Any) -> Any:
-        begins()
-        try:
-            return backward(*args, **keywords)
-        finally:
-            ends()
-
-    return counting

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from trainbeacon.recorder.core.recorder import Recorder, log
-from trainbeacon.recorder.goodput.flop_counter import Counter, counted
 from trainbeacon.recorder.goodput.gpu_peaks import peak_of
 
 WINDOW_SECONDS = 10.0
@@ -30,33 +28,28 @@ class Flops:
         self._a_step = recorder.config.model_flops_per_step
         self._wanted = recorder.config.count_flops and self._a_step is None
         self._history: deque[tuple[float, int]] = deque(maxlen=MOST_SAMPLES)
-        self._counter: Counter | None = None
-        self._begun_at = 0
-        self._removals: list[Callable[[], bool]] = []  # tell whether it is gone
         if self._a_step is not None:
             recorder.set("training_model_flops_per_step", self._a_step)
 
-    def watch(self, model: Any) -> None:
-        """Learn the device of the model and, if that is wished, count its first whole step.
-
-        To be called after the other hooks are in place: this one goes first.
-        """
+    def watch(self, model: Any) -> bool:
+        """Learn the device of the model. Returns whether its first whole step is to be counted."""
         if self._peak is None:
             self._peak = _peak_under(model)
-        if not self._wanted or self._counter is not None:
-            return
+        if not self._wanted:
+            return False
+        self._wanted = False
         if _is_compiled(model):
             log.warning(
                 "FLOPs are not counted: torch's counter does not see into compiled modules. "
                 "Set model_flops_per_step, or count a run without torch.compile."
             )
-            self._wanted = False
-            return
-        self._count(model)
+            return False
+        return True
 
-    def remove(self) -> None:
-        """Take the hooks away; what lies under those of others does nothing until a later call."""
-        self._removals = [removal for removal in self._removals if not removal()]
+    def counted(self, flops: float) -> None:
+        """A whole step was counted."""
+        self._a_step = flops
+        self._recorder.set("training_model_flops_per_step", flops)
 
     def poll(self) -> None:
         """Bring the MFU up to date."""
@@ -70,57 +63,6 @@ class Flops:
         then, before = history[0]
         if a_step is not None and peak is not None and now > then:
             self._recorder.set("training_mfu_ratio", a_step * (steps - before) / (now - then) / peak)
-
-    # Counting
-
-    def _count(self, model: Any) -> None:
-        import torch
-
-        counter = self._counter = Counter()
-        guard = self._recorder.guard
-        self._begun_at = self._timeline.step_end[0]
-
-        def forward_begins(module: Any, inputs: Any) -> None:
-            if module.training:
-                guard("hooks", self._forward_begins, counter)
-
-        def forward_ends(module: Any, inputs: Any, output: Any) -> None:
-            guard("hooks", counter.end)
-
-        def backward_begins() -> None:
-            if (
-                counter.total and self._a_step is None
-            ):  # not of another model's, before the first forward pass
-                guard("hooks", counter.begin)
-
-        def backward_ends() -> None:
-            guard("hooks", counter.end)
-
-        original = torch.autograd.backward
-        ours = counted(original, backward_begins, backward_ends)
-        torch.autograd.backward = ours
-
-        def restore() -> bool:
-            if torch.autograd.backward is not ours:
-                return False
-            torch.autograd.backward = original
-            return True
-
-        before = model.register_forward_pre_hook(forward_begins)
-        after = model.register_forward_hook(forward_ends, always_call=True)
-        self._removals += [restore, lambda: before.remove() is None, lambda: after.remove() is None]
-
-    def _forward_begins(self, counter: Counter) -> None:
-        if counter.total and self._timeline.step_end[0] > self._begun_at:
-            self._take(counter.total)
-        elif self._a_step is None:
-            counter.begin()
-
-    def _take(self, total: int) -> None:
-        """A whole step was counted."""
-        self.remove()
-        self._a_step = float(total)
-        self._recorder.set("training_model_flops_per_step", self._a_step)
 
 
 def _is_enough(one: tuple[float, int], other: tuple[float, int]) -> bool:

@@ -8,17 +8,19 @@ then not told apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from trainbeacon.identity import Identity
 from trainbeacon.identity.devices import visible_gpu
+from trainbeacon.recorder.core.patch import Ended, observe
 from trainbeacon.recorder.core.recorder import Recorder
 from trainbeacon.recorder.core.timeline import FORWARD, OPTIMIZER, OTHER
 from trainbeacon.recorder.device.events import DevicePhases
 from trainbeacon.recorder.device.scalars import on_device
-from trainbeacon.recorder.hooks.backward import announced
+from trainbeacon.recorder.hooks.traced import Hook, reporting_outside_graphs
 from trainbeacon.recorder.hooks.waits import observe_waits, replica_in
 from trainbeacon.recorder.numerics.watch import GradientMonitor
 
@@ -65,7 +67,7 @@ class Hooks:
         if optimizers:
             self._watch_clipping()
         if recorder.probes("self_time"):
-            self._guard("hooks", observe_waits, self._timeline, self._replace)
+            self._removals += self._guard("hooks", observe_waits, recorder) or ()
         if scaler is not None:
             self._watch_scaler(scaler)
 
@@ -82,106 +84,73 @@ class Hooks:
     # The model
 
     def _watch_model(self, model: torch.nn.Module) -> None:
-        from torch.compiler import is_compiling
-
+        see, guarded, device = self._timeline.observe, self._recorder.guarded, self._device
         replica = self._guard("hooks", replica_in, model)
-        see, error, device = self._timeline.observe, self._recorder.error, self._device
+        replicated = weakref.ref(replica) if replica is not None else _nobody
 
         def forward_begins(module: Any, inputs: Any) -> None:
-            if not is_compiling() and module.training:
-                try:
-                    see(FORWARD)
-                    if device is not None:
-                        device.begin("forward")
-                    if replica is not None:
-                        self._hides = replica.require_backward_grad_sync  # not inside no_sync()
-                except Exception as problem:  # noqa: BLE001 - the boundary, as in `guard`, without its calls
-                    error("hooks", problem)
+            if module.training:
+                see(FORWARD)
+                if device is not None:
+                    device.begin("forward")
+                replica = replicated()
+                if replica is not None:
+                    self._hides = replica.require_backward_grad_sync  # not inside no_sync()
 
         def forward_ends(module: Any, inputs: Any, output: Any) -> None:
-            if not is_compiling() and module.training:
-                try:
-                    see(OTHER)
-                    if device is not None:
-                        device.end()
-                except Exception as problem:  # noqa: BLE001 - as above
-                    error("hooks", problem)
+            if module.training:
+                see(OTHER)
+                if device is not None:
+                    device.end()
 
-        self._removals.append(model.register_forward_pre_hook(forward_begins).remove)
-        self._removals.append(model.register_forward_hook(forward_ends).remove)
+        before = Hook(model, guarded("hooks", forward_begins))
+        after = Hook(model, guarded("hooks", forward_ends))
+        self._removals.append(model.register_forward_pre_hook(before).remove)
+        self._removals.append(model.register_forward_hook(after).remove)
         self._watch_backward()
 
     def _watch_backward(self) -> None:
         """See every `backward()` begin and end. A hook on the model's output would cost ten times as much."""
         import torch
 
-        timeline, error, device = self._timeline, self._recorder.error, self._device
-        look = self._numerics.poll
+        timeline, device, look = self._timeline, self._device, self._numerics.poll
 
-        def begins(loss: Any) -> bool:
-            outermost = False
-            try:
-                outermost = timeline.begin_backward()
-                if outermost:
-                    if device is not None:
-                        device.begin("backward")
-                    if look is not None:
-                        look(loss)
-            except Exception as problem:  # noqa: BLE001 - as above
-                error("hooks", problem)
-            return outermost
+        def begin(args: Sequence[Any], keywords: Mapping[str, Any]) -> Ended | None:
+            if not timeline.begin_backward():
+                return None
+            if device is not None:
+                device.begin("backward")
+            if look is not None:
+                self._guard("hooks", look, args[0] if args else keywords.get("tensors"))
+            return ended
 
-        def ends() -> None:
-            try:
-                timeline.end_backward(hides=self._hides)
-                if device is not None:
-                    device.end()
-            except Exception as problem:  # noqa: BLE001 - as above
-                error("hooks", problem)
+        def end(result: Any, error: BaseException | None) -> None:
+            timeline.end_backward(hides=self._hides)
+            if device is not None:
+                device.end()
 
-        self._replace(torch.autograd, "backward", announced(torch.autograd.backward, begins, ends))
-
-    def _replace(self, module: Any, name: str, ours: Callable[..., Any]) -> None:
-        """Put our function in the place of a module's, until `remove`, unless somebody did so after us."""
-        original = getattr(module, name)
-        setattr(module, name, ours)
-
-        def restore() -> None:
-            if getattr(module, name) is ours:
-                setattr(module, name, original)
-
-        self._removals.append(restore)
+        ended = self._recorder.guarded("hooks", end)
+        self._removals.append(observe(torch.autograd, "backward", self._recorder.guarded("hooks", begin)))
 
     # The optimizer
 
     def _watch_optimizer(self, optimizer: torch.optim.Optimizer, *, counts: bool) -> None:
-        from torch.compiler import is_compiling
-
-        see, before, after, error = (
-            self._timeline.observe,
-            self._before_step,
-            self._after_step,
-            self._recorder.error,
-        )
+        see, before, after = self._timeline.observe, self._before_step, self._after_step
+        guarded = self._recorder.guarded
 
         def step_begins(stepped: Any, inputs: Any, keywords: Any) -> None:
-            if not is_compiling():
-                try:
-                    see(OPTIMIZER)
-                    if counts:
-                        before()
-                except Exception as problem:  # noqa: BLE001 - as above
-                    error("hooks", problem)
+            see(OPTIMIZER)
+            if counts:
+                before()
 
         def step_ends(stepped: Any, inputs: Any, keywords: Any) -> None:
-            if counts and not is_compiling():
-                try:
-                    after(optimizer)
-                except Exception as problem:  # noqa: BLE001 - as above
-                    error("hooks", problem)
+            after(stepped)
 
-        self._removals.append(optimizer.register_step_pre_hook(step_begins).remove)
-        self._removals.append(optimizer.register_step_post_hook(step_ends).remove)
+        begins = Hook(optimizer, guarded("hooks", step_begins))
+        self._removals.append(optimizer.register_step_pre_hook(begins).remove)
+        if counts:
+            ends = Hook(optimizer, guarded("hooks", step_ends))
+            self._removals.append(optimizer.register_step_post_hook(ends).remove)
 
     def _before_step(self) -> None:
         norm = self._numerics.before_step(norm_is_known=self._norm_seen)
@@ -210,20 +179,17 @@ class Hooks:
 
     def _watch_clipping(self) -> None:
         """Read the norm that `clip_grad_norm_` works out, at the one place that all its callers pass."""
-        from torch.compiler import is_compiling
         from torch.nn.utils import clip_grad
 
-        name = "_clip_grads_with_norm_"
-        original = getattr(clip_grad, name, None)
-        if original is None:
-            return
+        def clip(args: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+            given = dict(zip(("parameters", "max_norm", "total_norm"), args, strict=False), **keywords)
+            self._clipped(given["max_norm"], given["total_norm"])
 
-        def clip(parameters: Any, max_norm: float, total_norm: Any, *args: Any, **keywords: Any) -> Any:
-            if not is_compiling():
-                self._guard("hooks", self._clipped, max_norm, total_norm)
-            return original(parameters, max_norm, total_norm, *args, **keywords)
-
-        self._replace(clip_grad, name, clip)
+        if hasattr(clip_grad, "_clip_grads_with_norm_"):
+            started = self._recorder.guarded("hooks", clip)
+            self._removals.append(
+                observe(clip_grad, "_clip_grads_with_norm_", started, reporting_outside_graphs)
+            )
 
     def _clipped(self, max_norm: float, total_norm: Any) -> None:
         total_norm = self._numerics.clipped(total_norm)
@@ -233,17 +199,23 @@ class Hooks:
         self._recorder.gradient_norm(total_norm, None if on_device(max_norm) else float(max_norm))
 
     def _watch_scaler(self, scaler: Any) -> None:
-        original = scaler.update
+        """See each update. A method of the object's own would go with every copy of it."""
+        watched = weakref.ref(scaler)
 
-        def update(*args: Any, **keywords: Any) -> Any:
+        def read(*_: Any) -> None:
+            self._read_scale(watched())
+
+        after = self._recorder.guarded("hooks", read)
+
+        def begin(args: Sequence[Any], keywords: Mapping[str, Any]) -> Ended | None:
+            if not args or args[0] is not watched():
+                return None
             if self._scale is None:
-                self._guard("hooks", self._read_scale, scaler)
-            result = original(*args, **keywords)
-            self._guard("hooks", self._read_scale, scaler)
-            return result
+                self._read_scale(args[0])
+            return after
 
-        scaler.update = update
-        self._removals.append(lambda: scaler.__dict__.pop("update", None))
+        owner = next(kind for kind in type(scaler).__mro__ if "update" in vars(kind))
+        self._removals.append(observe(owner, "update", self._recorder.guarded("hooks", begin)))
 
     def _read_scale(self, scaler: Any) -> None:
         """Read the scale as it is after an update; `get_scale` would wait for the device."""
@@ -257,6 +229,10 @@ class Hooks:
         if self._scale is not None and scale < self._scale:  # it backs off exactly when it left a step out
             self._recorder.add("training_optimizer_steps_skipped_total", 1.0)
         self._scale = scale
+
+
+def _nobody() -> None:
+    """In the place of a reference to a model that there is not."""
 
 
 def check_rank(identity: Identity) -> None:

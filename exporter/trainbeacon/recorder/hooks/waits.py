@@ -8,54 +8,47 @@ backward pass and out of sight. The replacements must be traced by `torch.compil
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from threading import get_ident
 from typing import Any
 
-from trainbeacon.recorder.core.timeline import Timeline
+from trainbeacon.recorder.core.patch import Ended, observe
+from trainbeacon.recorder.core.recorder import Recorder
+from trainbeacon.recorder.hooks.traced import reporting_outside_graphs
 
 #: Of `Work._get_op_type`: SEND, RECV, RECVANYSOURCE.
 _PAIRED_OPERATIONS = (12, 13, 14)
 
-Replace = Callable[[Any, str, Callable[..., Any]], None]
 
-
-def observe_waits(timeline: Timeline, replace: Replace) -> None:
-    """Have the training thread's waiting told to the timeline.
-
-    Args:
-        timeline: of the thread that calls this.
-        replace: puts a function in the place of an attribute, to be taken away later.
-    """
+def observe_waits(recorder: Recorder) -> list[Callable[[], None]]:
+    """Have the waiting of the calling thread told to the timeline. Returns what ends that."""
     from torch import distributed
 
     if not distributed.is_available():
-        return
-    work = distributed.Work
-    replace(work, "wait", _told(work.wait, timeline, _is_paired))
-    if hasattr(distributed, "_broadcast_coalesced"):
-        replace(distributed, "_broadcast_coalesced", _told(distributed._broadcast_coalesced, timeline))
-    functional: Any = getattr(distributed, "_functional_collectives", None)
-    if hasattr(functional, "wait_tensor"):
-        replace(functional, "wait_tensor", _told(functional.wait_tensor, timeline))
+        return []
+    thread, timeline = get_ident(), recorder.timeline
 
+    def end(paired: bool, result: Any, error: BaseException | None) -> None:
+        timeline.end_wait(paired=paired)
 
-def _told(
-    wait: Callable[..., Any], timeline: Timeline, is_paired: Callable[[Any], bool] | None = None
-) -> Callable[..., Any]:
-    from torch.compiler import is_compiling
+    ended = recorder.guarded("hooks", end)
+    paired, joint = partial(ended, True), partial(ended, False)
 
-    thread = get_ident()
+    def begin(args: Sequence[Any], keywords: Mapping[str, Any]) -> Ended | None:
+        if get_ident() != thread or not timeline.begin_wait():
+            return None
+        return paired if args and _is_paired(args[0]) else joint
 
-    def waiting(*args: Any, **keywords: Any) -> Any:
-        if is_compiling() or get_ident() != thread or not timeline.begin_wait():
-            return wait(*args, **keywords)
-        try:
-            return wait(*args, **keywords)
-        finally:
-            timeline.end_wait(paired=is_paired is not None and is_paired(args[0]))
-
-    return waiting
+    places: list[tuple[Any, str]] = [(distributed.Work, "wait")]
+    places += [(distributed, "_broadcast_coalesced")]
+    places += [(getattr(distributed, "_functional_collectives", None), "wait_tensor")]
+    started = recorder.guarded("hooks", begin)
+    return [
+        observe(owner, name, started, reporting_outside_graphs)
+        for owner, name in places
+        if hasattr(owner, name)
+    ]
 
 
 def _is_paired(work: Any) -> bool:

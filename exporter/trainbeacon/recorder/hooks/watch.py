@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from trainbeacon.recorder.checkpoints.torch_saves import TorchSaveHooks
+    from trainbeacon.recorder.hooks.flops import FlopHooks
     from trainbeacon.recorder.hooks.hooks import Hooks
 
 
@@ -32,7 +33,7 @@ class ModelWatcher:
         self._flops = flops
         self._saves: TorchSaveHooks | None = None
         self._watches_saves = False
-        self._removable: list[Hooks | TorchSaveHooks | Flops] = []
+        self._removable: list[Hooks | TorchSaveHooks | FlopHooks] = []
         self.hooks: list[Hooks] = []
 
     def watch(self, model: Any, optimizers: Sequence[torch.optim.Optimizer], scaler: Any) -> None:
@@ -48,8 +49,7 @@ class ModelWatcher:
         self.hooks.append(hooks)
         self._removable.append(hooks)
         if model is not None:
-            recorder.guard("hooks", self._flops.watch, model)
-            self._removable.append(self._flops)
+            recorder.guard("hooks", self._count_flops, model)
         if recorder.probes("checkpoints") and not self._watches_saves:
             self._watches_saves = True
             recorder.guard("hooks", self._watch_saves)
@@ -58,6 +58,12 @@ class ModelWatcher:
             recorder.rank_info(gpu, uuid)
         if identity.rank == 0:
             recorder.run_info()
+
+    def _count_flops(self, model: Any) -> None:
+        from trainbeacon.recorder.hooks.flops import FlopHooks
+
+        if self._flops.watch(model):
+            self._removable.append(FlopHooks(self._recorder, model, self._flops.counted))
 
     def _watch_saves(self) -> None:
         from trainbeacon.recorder.checkpoints.torch_saves import TorchSaveHooks

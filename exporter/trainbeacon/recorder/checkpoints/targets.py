@@ -1,35 +1,13 @@
-"""Seeing a checkpoint being saved. In a file of its own: `torch.compile` must not trace it (`graphs`)."""
+"""Where a call of one of torch's functions saves to, by its arguments."""
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-#: Told the end of a saving: what it returned, and what it raised.
-Ended = Callable[[Any, "BaseException | None"], None]
-#: Told the begin of a saving with its arguments; None if it is none that counts. Must not raise.
-Begins = Callable[[Sequence[Any], Mapping[str, Any]], "Ended | None"]
-
-
-def observed(save: Callable[..., Any], begins: Begins) -> Callable[..., Any]:
-    """`save`, with its begin and its end told. What it is given, returns and raises stays the same."""
-
-    @functools.wraps(save)
-    def saving(*args: Any, **keywords: Any) -> Any:
-        ended = begins(args, keywords)
-        if ended is None:
-            return save(*args, **keywords)
-        try:
-            result = save(*args, **keywords)
-        except BaseException as error:
-            ended(None, error)
-            raise
-        ended(result, None)
-        return result
-
-    return saving
+#: Reads the target from the arguments of a call; None where it is no file with a name.
+Target = Callable[[Sequence[Any], Mapping[str, Any]], "str | None"]
 
 
 def target_of_save(args: Sequence[Any], keywords: Mapping[str, Any]) -> str | None:
