@@ -31,7 +31,8 @@ from .releases import Ends
 HEARTBEAT_GRACE_SECONDS = 3.0
 
 _READ_TRIES = 8
-_TEXT_LIMIT = 256
+#: A label may be longer than what is served of it; whoever serves it cuts.
+_TEXT_LIMIT = 8192
 _STATES = {code: name for name, code in layout.STATE_CODES.items()}
 
 

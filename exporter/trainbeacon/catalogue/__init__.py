@@ -19,7 +19,7 @@ from .health import (
 )
 from .info import THRESHOLDS, WHO
 from .learning import LEARNING, MOST_LAYERS, SPLITS
-from .metric import LEVEL_LABELS, Label, Level, Metric
+from .metric import LABEL_NAME_BYTES, LABEL_VALUE_BYTES, LEVEL_LABELS, Label, Level, Metric
 from .training import (
     DEVICE_PHASES,
     FAILURE_KINDS,
@@ -48,6 +48,8 @@ __all__ = [
     "EXPORTER_PLACES",
     "FAILURE_KINDS",
     "GOODPUT_KINDS",
+    "LABEL_NAME_BYTES",
+    "LABEL_VALUE_BYTES",
     "LEVEL_LABELS",
     "MOST_GROUPS",
     "MOST_LAYERS",

@@ -14,6 +14,11 @@ Level = Literal["rank", "gpu", "node", "run"]
 Stability = Literal["stable", "experimental"]
 Source = Literal["ranks", "gpu", "host", "health", "notify"]
 
+#: Longest name and value of a label that is served, in bytes of UTF-8. The chart's monitor has the same
+#: limits, and Prometheus refuses the whole target beyond them.
+LABEL_NAME_BYTES = 128
+LABEL_VALUE_BYTES = 512
+
 #: The identity labels that every series of a level carries, before the metric's own labels.
 LEVEL_LABELS: dict[Level, tuple[str, ...]] = {
     "rank": ("run", "rank"),

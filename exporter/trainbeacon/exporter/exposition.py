@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
-from trainbeacon.exporter.collectors.base import NAME_SUFFIXES, is_ours
+from trainbeacon.exporter.collectors.base import NAME_SUFFIXES, is_ours, label_value
 
 #: Leaves a fifth to a tenth of a page; the default would take over four times as long.
 GZIP_LEVEL = 1
@@ -103,7 +103,9 @@ def _prefix(sample: Sample) -> str:
 def _new_prefix(sample: Sample) -> str:
     if not sample.labels:
         return str(sample.name)
-    labels = ",".join(f'{name}="{_escape(text)}"' for name, text in sorted(sample.labels.items()))
+    labels = ",".join(
+        f'{name}="{_escape(label_value(text))}"' for name, text in sorted(sample.labels.items())
+    )
     return f"{sample.name}{{{labels}}}"
 
 

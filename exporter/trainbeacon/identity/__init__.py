@@ -23,6 +23,7 @@ from .base import (
     digest,
     printable,
     run_name,
+    short,
 )
 from .kubernetes import kubernetes, kubernetes_job
 from .mpi import mpich, open_mpi
@@ -41,6 +42,7 @@ __all__ = [
     "printable",
     "read_facts",
     "script_name",
+    "short",
 ]
 
 #: What gives the processes of a run a common, stable name, the outermost first. Slurm comes before

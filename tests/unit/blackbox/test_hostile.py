@@ -202,6 +202,14 @@ def test_texts_that_cannot_be_encoded_do_not_reach_the_exposition() -> None:
     assert box.infos == (("training_run_tag_info", ("tag", "?")),)
 
 
+def test_long_names_are_no_damage() -> None:
+    """A layer deep in a model may have a long name: the rank is read, and whoever serves it cuts."""
+    writer = Writer.private(identity(run="r"))
+    layer = "blocks." * 100
+    writer.slots[writer.declare("training_metric", (layer, "train"))] = 1.0
+    assert {("training_metric", (layer, "train")): 1.0} == look(writer).values
+
+
 # Directories
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from typing import Any
 
 import pytest
@@ -84,6 +85,16 @@ def test_any_label_and_any_number_are_written_alike(text: str, number: float) ->
     for accept in (TEXT, OPENMETRICS):
         ours, theirs = _both(Source(*families), accept)
         assert ours == theirs
+
+
+@FORMATS
+def test_no_label_of_ours_is_too_long_for_a_scrape(accept: str) -> None:
+    """Every metric of the catalogue, with labels of 1,000 bytes: each is served with at most 512."""
+    encoder, content_type = choose_encoder(accept)
+    page = encode(_all_families(("模" * 333, "x" * 1000)), content_type, encoder).decode()
+    values = re.findall(r'="([^"]*)"', page)
+    assert 2 * len(catalogue.ALL) < len(values)
+    assert 512 == max(len(value.encode()) for value in values)
 
 
 @FORMATS

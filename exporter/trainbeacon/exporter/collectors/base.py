@@ -14,6 +14,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric as Family
 
 from trainbeacon import catalogue
+from trainbeacon.identity import short
 
 
 class Families:
@@ -112,6 +113,18 @@ def new_family(metric: catalogue.Metric) -> Family:
 def is_ours(family: Family) -> bool:
     """Whether a family is one of the catalogue, and so has its names, types and plain samples."""
     return f"{family.name}{NAME_SUFFIXES.get(family.type, '')}" in catalogue.BY_NAME
+
+
+def label_value(text: str) -> str:
+    """The text as it is served: one that is too long is cut, and ends with what tells it from its like.
+
+    Prometheus counts bytes, and refuses the whole target for one label that is too long.
+    """
+    if 4 * len(text) <= catalogue.LABEL_VALUE_BYTES or len(text.encode()) <= catalogue.LABEL_VALUE_BYTES:
+        return text
+    tail = f"...{short(text)}"
+    kept = text.encode()[: catalogue.LABEL_VALUE_BYTES - len(tail)]
+    return kept.decode(errors="ignore") + tail  # no half a character at the cut
 
 
 def _labels(metric: catalogue.Metric, values: Sequence[str]) -> dict[str, str]:

@@ -14,9 +14,10 @@ from prometheus_client.samples import Sample
 
 from trainbeacon.blackbox import textfile as sidefile
 from trainbeacon.blackbox.reader import Box
+from trainbeacon.catalogue import LABEL_NAME_BYTES
 from trainbeacon.exporter.health import Health
 
-from .base import Families
+from .base import Families, label_value
 
 log = logging.getLogger("trainbeacon")
 
@@ -24,7 +25,7 @@ log = logging.getLogger("trainbeacon")
 STALE_SECONDS = 120.0
 _LONGEST_LINE = 4096
 _MOST_LABELS = 12
-_LONGEST_TEXT = 256
+_LONGEST_NAME = 256
 _LONGEST_HELP = 1000
 _MOST_WARNINGS = 100
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -122,7 +123,7 @@ def parse(text: bytes) -> Iterator[Family]:
 def is_servable(family: Family) -> bool:
     """Whether any scraper would take it: names, types, labels, numbers."""
     suffixes = _SUFFIXES.get(family.type)
-    if suffixes is None or not _NAME.fullmatch(family.name) or len(family.name) > _LONGEST_TEXT:
+    if suffixes is None or not _NAME.fullmatch(family.name) or len(family.name) > _LONGEST_NAME:
         return False
     names = {family.name + suffix for suffix in suffixes}
     return all(
@@ -133,8 +134,8 @@ def is_servable(family: Family) -> bool:
 
 def _are_servable(labels: dict[str, str]) -> bool:
     return len(labels) <= _MOST_LABELS and all(
-        _NAME.fullmatch(name) and not name.startswith("__") and len(name) + len(value) <= _LONGEST_TEXT
-        for name, value in labels.items()
+        _NAME.fullmatch(name) and not name.startswith("__") and len(name) <= LABEL_NAME_BYTES
+        for name in labels
     )
 
 
@@ -153,11 +154,14 @@ def _is_number(text: str) -> bool:
 
 
 def identified(family: Family, run: str, rank: str) -> Family:
-    """The same with `run` and `rank` on every sample; labels of these names become `exported_`."""
+    """The same with `run` and `rank` on every sample, and no value too long for a scrape.
+
+    Labels of the user's own that have these names become `exported_`.
+    """
     own = Family(family.name, family.documentation[:_LONGEST_HELP], family.type)
     for sample in family.samples:
-        theirs = {_free(name, sample.labels): value for name, value in sample.labels.items()}
-        own.add_sample(sample.name, {"run": run, "rank": rank, **theirs}, float(sample.value))
+        theirs = {_free(name, sample.labels): label_value(value) for name, value in sample.labels.items()}
+        own.add_sample(sample.name, {"run": label_value(run), "rank": rank, **theirs}, float(sample.value))
     return own
 
 

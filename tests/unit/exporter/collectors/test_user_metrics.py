@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,21 @@ def test_names_of_others_are_refused_and_counted(served: Served, name: str) -> N
     assert 1 == served.health.series_dropped
 
 
+@pytest.mark.parametrize("letter", ["x", "é", "模", "🙂"])
+def test_long_labels_are_cut_where_prometheus_counts(served: Served, letter: str) -> None:
+    """A value that fits is served whole; one more byte, and it is cut; two that begin alike stay two."""
+    fits = letter * (512 // len(letter.encode()))
+    served.rank(f'a{{b="{fits}"}} 1\na{{b="{fits}{letter}"}} 2\na{{b="{fits}{letter}{letter}"}} 3\n')
+    found = {value: dict(labels)["b"] for (_, labels), value in served.collect().items()}
+    assert fits == found[1.0]
+    assert 3 == len(set(found.values()))
+    for cut in (found[2.0], found[3.0]):
+        kept, tail = cut[:-11], cut[-11:]
+        assert fits.startswith(kept)
+        assert 512 - 11 - 4 < len(kept.encode()) <= 512 - 11
+        assert re.fullmatch(r"\.\.\.[0-9a-f]{8}", tail)
+
+
 def test_ranks_share_a_family(served: Served) -> None:
     """One name is one family however many ranks have it, as the format demands."""
     for rank in range(3):
@@ -157,7 +173,7 @@ REFUSED = {
     "bucket without bound": "# TYPE a histogram\na_bucket 1\n",
     "bound that is none": '# TYPE a histogram\na_bucket{le="much"} 1\n',
     "unknown type": "# TYPE a stateset\na 1\n",
-    "long label": 'a{b="' + "x" * 300 + '"} 1\n',
+    "long name of a label": "a{" + "x" * 129 + '="b"} 1\n',
     "twice": "# TYPE a gauge\na 1\na 2\n",
     "many labels": "a{" + ",".join(f'l{number}="x"' for number in range(20)) + "} 1\n",
 }
