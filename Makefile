@@ -58,5 +58,5 @@ scale: tools ## what a fleet of up to 4,096 ranks costs Prometheus here; takes a
 tools: ## Prometheus and Alertmanager, from the PATH or unpacked; SUITES="default trixie sid" for later versions
 	@$(PYTHON) tools/stack.py $(SUITES)
 
-helm: ## helm for the chart, unpacked outside this folder
+helm: ## helm and kubectl for the chart, unpacked outside this folder
 	@$(IN_ENVIRONMENT) python tools/helm.py

@@ -33,6 +33,7 @@ def chart_files(dashboards: Mapping[str, str]) -> dict[str, str]:
         files[f"files/dashboards/{Path(path).name}"] = minified(text)
     files["files/routes.yaml"] = _routes()
     files["files/budgets.yaml"] = _budgets()
+    files["files/defaults.yaml"] = _defaults()
     return {f"{CHART}/{path}": text for path, text in files.items()}
 
 
@@ -46,6 +47,13 @@ def _budgets() -> str:
 
     head = _GENERATED.format(source="the metric catalogue")
     return head + "".join(f"{level}: {series}\n" for level, series in BUDGETS.items())
+
+
+def _defaults() -> str:
+    """The default values again: helm hides values.yaml from templates, and a null in other values takes a
+    default away."""
+    text = (REPOSITORY / CHART / "values.yaml").read_text("utf-8")
+    return _GENERATED.format(source="values.yaml") + yaml.safe_dump(yaml.safe_load(text), sort_keys=False)
 
 
 # Routes: from Alertmanager's form into that of an AlertmanagerConfig

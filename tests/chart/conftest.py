@@ -1,4 +1,4 @@
-"""Helm, for the tests of the chart."""
+"""Helm and kubectl, for the tests of the chart."""
 
 from __future__ import annotations
 
@@ -13,4 +13,13 @@ def helm() -> str:
     path = tool.find()
     if path is None:
         pytest.skip("helm is not available here: `make helm`, or put it on the PATH")
+    return path
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> str:
+    """The path of kubectl."""
+    path = tool.find("kubectl")
+    if path is None:
+        pytest.skip("kubectl is not available here: `make helm`, or put it on the PATH")
     return path

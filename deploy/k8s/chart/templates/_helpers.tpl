@@ -1,44 +1,142 @@
+{{/* Values */}}
+
+{{/*
+What every template begins with: values that are missing or null are the default ones (an empty key in a
+values file is a null, and takes helm's default away), and what cannot work together is refused.
+*/}}
+{{- define "trainbeacon.prepare" -}}
+{{- include "trainbeacon.fill" (list .Values (.Files.Get "files/defaults.yaml" | fromYaml)) -}}
+{{- if not .Values.enabled -}}
+{{- range $name := list "podMonitor" "prometheusRule" "dashboards" "alertmanagerConfig" "notify" "networkPolicy" "sampleJob" -}}
+{{- $_ := set (index $.Values $name) "enabled" false -}}
+{{- end -}}
+{{- $_ := set .Values.web.tls "enabled" false -}}{{- $_ := set .Values.web.auth "enabled" false -}}
+{{- $_ := set .Values.tests "prometheusUrl" "" -}}{{- $_ := set .Values "extraObjects" list -}}
+{{- end -}}
+{{- /* Defaults of maps with free keys are here: helm would merge what is given into those of values.yaml. */ -}}
+{{- if not .Values.dashboards.labels -}}{{- $_ := set .Values.dashboards "labels" (dict "grafana_dashboard" "1") -}}{{- end -}}
+{{- if not .Values.dashboards.annotations -}}{{- $_ := set .Values.dashboards "annotations" (dict "grafana_folder" "TrainBeacon") -}}{{- end -}}
+{{- if not .Values.notify.receivers -}}{{- $_ := set .Values.notify "receivers" (dict "team" dict) -}}{{- end -}}
+{{- if not .Values.networkPolicy.monitoringNamespaceSelector -}}
+{{- $_ := set .Values.networkPolicy "monitoringNamespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" "monitoring")) -}}
+{{- end -}}
+{{- $scrape := .Values.podMonitor -}}
+{{- $interval := include "trainbeacon.milliseconds" $scrape.interval | int64 -}}
+{{- $timeout := include "trainbeacon.milliseconds" $scrape.scrapeTimeout | int64 -}}
+{{- if or (lt $interval 1) (lt $timeout 1) -}}
+{{- fail (printf "podMonitor.interval=%s, podMonitor.scrapeTimeout=%s: neither can be zero." $scrape.interval $scrape.scrapeTimeout) -}}
+{{- end -}}
+{{- if gt $timeout $interval -}}
+{{- fail (printf "podMonitor.scrapeTimeout=%s is above podMonitor.interval=%s: the operator would leave the monitor out without a word. Set podMonitor.scrapeTimeout to at most %s." $scrape.scrapeTimeout $scrape.interval $scrape.interval) -}}
+{{- end -}}
+{{- range $name, $_ := .Values.commonLabels -}}
+{{- if or (eq $name $.Values.join.label) (has $name (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component")) -}}
+{{- fail (printf "commonLabels.%s: our selectors go by this label. Leave it out; nameOverride sets app.kubernetes.io/name." $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/*
+Set in the values what they lack of the defaults. Takes (list values defaults). Not within resources: there a
+null takes a request or a limit away, as everywhere in helm.
+*/}}
+{{- define "trainbeacon.fill" -}}
+{{- $values := index . 0 -}}
+{{- range $name, $default := index . 1 -}}
+{{- $given := index $values $name -}}
+{{- if kindIs "invalid" $given -}}
+{{- $_ := set $values $name (deepCopy $default) -}}
+{{- else if and (kindIs "map" $default) (not (has $name (list "resources" "agentResources"))) -}}
+{{- include "trainbeacon.fill" (list $given $default) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* A duration as Prometheus writes it, in milliseconds. */}}
+{{- define "trainbeacon.milliseconds" -}}
+{{- $sum := 0 -}}
+{{- range regexFindAll "[0-9]+(ms|s|m|h)" . -1 -}}
+{{- $unit := regexFind "[a-z]+" . -}}
+{{- $sum = add $sum (mul (trimSuffix $unit . | int64) (get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) $unit)) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end }}
+
 {{/* Names and labels */}}
 
+{{/*
+Name that all objects begin with, at most 40 characters that a Service may have: it begins with a letter and
+has no dots, as names of releases may. Where that changes the name, a hash keeps apart what was different.
+*/}}
 {{- define "trainbeacon.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- $whole := .Values.fullnameOverride | default (contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name)) -}}
+{{- $plain := regexReplaceAll "^([0-9])" (replace "." "-" $whole) "r${1}" -}}
+{{- if and (eq $plain $whole) (le (len $plain) 40) -}}
+{{- $plain -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
-{{- end -}}
+{{- printf "%s-%s" (regexReplaceAll "-+$" (trunc 31 $plain) "") (sha256sum $whole | trunc 8) -}}
 {{- end -}}
 {{- end }}
 
+{{- define "trainbeacon.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end }}
+
+{{/* The maps as one YAML map, so that no key stands twice: the later ones win. Takes a list. */}}
+{{- define "trainbeacon.merged" -}}
+{{- $all := dict -}}
+{{- range . -}}
+{{- range $name, $value := . -}}
+{{- if not (kindIs "invalid" $value) -}}{{- $_ := set $all $name $value -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $all -}}
+{{- end }}
+
+{{/* What Services, policies and monitors find our own pods by. Takes (list root component). */}}
 {{- define "trainbeacon.selectorLabels" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ default $root.Chart.Name $root.Values.nameOverride | trunc 63 | trimSuffix "-" | quote }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
+{{- with index . 1 }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
 {{- end }}
 
+{{/* Labels of an object: ours, then the user's. Takes (list root component more-labels...). */}}
 {{- define "trainbeacon.labels" -}}
-{{ include "trainbeacon.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/part-of: trainbeacon
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $root := index . 0 -}}
+{{- $own := include "trainbeacon.selectorLabels" (list $root (index . 1)) | fromYaml -}}
+{{- $chart := printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" -}}
+{{- $_ := set $own "app.kubernetes.io/version" ($root.Chart.AppVersion | replace "+" "_") -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" $root.Release.Service -}}
+{{- $_ := set $own "app.kubernetes.io/part-of" "trainbeacon" -}}
+{{- $_ := set $own "helm.sh/chart" $chart -}}
+{{- include "trainbeacon.merged" (concat (list $own $root.Values.commonLabels) (slice . 2)) -}}
 {{- end }}
 
-{{/* Labels of an object that the Prometheus Operator selects: ours, and those that it asks for. */}}
-{{- define "trainbeacon.operatorLabels" -}}
-{{ include "trainbeacon.labels" . }}
-{{- with .Values.operator.labels }}
-{{ toYaml . }}
+{{/* Labels of a pod: those that change with each version would be a new pod. Takes (list root component). */}}
+{{- define "trainbeacon.podLabels" -}}
+{{- $root := index . 0 -}}
+{{- $own := include "trainbeacon.selectorLabels" . | fromYaml -}}
+{{- include "trainbeacon.merged" (list (dict "app.kubernetes.io/part-of" "trainbeacon") $root.Values.commonLabels $own) -}}
 {{- end }}
+
+{{/* Labels of an object that the Prometheus Operator selects: also those that it asks for. */}}
+{{- define "trainbeacon.operatorLabels" -}}
+{{- include "trainbeacon.labels" (append . (index . 0).Values.operator.labels) -}}
+{{- end }}
+
+{{/* The reference of an image: its digest, if one is given, decides. Takes (list root image). */}}
+{{- define "trainbeacon.imageReference" -}}
+{{- $image := index . 1 -}}
+{{- $tag := default (index . 0).Chart.AppVersion $image.tag -}}
+{{- printf "%s:%s" $image.repository $tag -}}{{ with $image.digest }}@{{ . }}{{ end -}}
 {{- end }}
 
 {{- define "trainbeacon.image" -}}
-{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- include "trainbeacon.imageReference" (list . .Values.image) -}}
 {{- end }}
 
 {{/*
@@ -50,6 +148,19 @@ cluster knows its kind. Takes (list root switch kind).
 {{- if kindIs "bool" $switch -}}
 {{- if $switch }}true{{ end -}}
 {{- else if $root.Capabilities.APIVersions.Has $kind }}true{{ end -}}
+{{- end }}
+
+{{/*
+A comment in the place of an object that "auto" leaves out: `helm template` shows no notes, and knows no
+kinds of a cluster. Takes (list root switch-name switch kind).
+*/}}
+{{- define "trainbeacon.leftOut" -}}
+{{- $name := index . 1 -}}{{- $kind := index . 3 -}}
+{{- if and (not (kindIs "bool" (index . 2))) (not ((index . 0).Capabilities.APIVersions.Has $kind)) }}
+# LEFT OUT: {{ base $kind }}. {{ $name }}.enabled is "auto", and {{ $kind }} is not known here.
+# If your cluster has the Prometheus Operator: helm template --api-versions={{ $kind }},
+# or {{ $name }}.enabled=true. If it has not, docs/kubernetes.md says what to do without; false ends this comment.
+{{- end }}
 {{- end }}
 
 {{/* Restricted pod security */}}
@@ -110,11 +221,11 @@ basic_auth_users:
 {{- define "trainbeacon.probe" -}}
 {{- if and .Values.web.tls.enabled .Values.web.tls.clientCertificate.required -}}
 tcpSocket:
-  port: {{ .Values.join.port }}
+  port: {{ .Values.join.port | quote }}
 {{- else -}}
 httpGet:
   path: /healthz
-  port: {{ .Values.join.port }}
+  port: {{ .Values.join.port | quote }}
   scheme: {{ include "trainbeacon.scheme" . | upper }}
 {{- end }}
 {{- end }}
@@ -130,7 +241,7 @@ httpGet:
 {{- end }}
 
 {{- define "trainbeacon.notifyUrl" -}}
-http://{{ include "trainbeacon.fullname" . }}-notify.{{ .Release.Namespace }}.svc:{{ .Values.notify.port }}
+http://{{ include "trainbeacon.fullname" . }}-notify.{{ include "trainbeacon.namespace" . }}.svc:{{ .Values.notify.port }}
 {{- end }}
 
 {{/* Names of the groups of rules that are not switched off, one a line. */}}

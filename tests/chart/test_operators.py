@@ -1,0 +1,433 @@
+"""The chart as operators use it: as a part, over upgrades, under odd names, with values that overlap."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.chart.rendering import (
+    CHART,
+    SCENARIOS,
+    Object,
+    containers,
+    named,
+    objects_in,
+    of_kind,
+    pod_templates,
+    refusal,
+    render,
+    render_text,
+    run_helm,
+    sample_job,
+)
+from tests.chart.schemas import problems
+
+VALUES = Path(__file__).parent / "values"
+EVERYTHING = (
+    "--set=notify.enabled=true,sampleJob.enabled=true,sampleJob.pods=2,tests.prometheusUrl=http://x:9090",
+    "--set=alertmanagerConfig.enabled=true,alertmanagerConfig.namespaces={ml}",
+    "--set=networkPolicy.enabled=true,networkPolicy.trainingNamespaces={ml}",
+)
+
+
+# As a part of another chart
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Path:
+    """A chart that has ours as a part, under the condition that Helm's manual shows."""
+    shutil.copytree(CHART, tmp_path / "charts/trainbeacon")
+    part = {"name": "trainbeacon", "version": ">=0.0.0-0", "condition": "trainbeacon.enabled"}
+    about = {"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [part]}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(about))
+    return tmp_path
+
+
+def test_part_of_a_chart_has_a_condition(platform: Path, helm: str) -> None:
+    """`trainbeacon.enabled` is a value like any other: true installs the same objects, false none."""
+    (platform / "values.yaml").write_text("trainbeacon: {enabled: true}\n")
+    of_part = render(helm, chart=platform)
+    assert of_part == render(helm)
+    (platform / "values.yaml").write_text("trainbeacon: {enabled: false}\n")
+    assert [] == render(helm, "--set=global.x=1", chart=platform)
+    assert [] == render(helm, "--set=enabled=false", *EVERYTHING)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda path: path.stem)
+def test_part_of_a_chart_takes_the_same_values(platform: Path, helm: str, scenario: Path) -> None:
+    """What the values do to the chart by itself they do to it as a part, nulls included."""
+    own = yaml.safe_load(scenario.read_text()) or {}
+    (platform / "values.yaml").write_text(yaml.safe_dump({"trainbeacon": {"enabled": True, **own}}))
+    options = () if own else ("--set=global.scenario=defaults",)  # rendered text is kept by its options
+    rendered = render(helm, *options, f"--set=global.of={scenario.stem}", chart=platform)
+    assert _by_name(rendered) == _by_name(render(helm, "--values", scenario))
+
+
+def _by_name(objects: list[Object]) -> dict[tuple[str, str, str], Object]:
+    return {
+        (one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]): one for one in objects
+    }
+
+
+# Values that are missing
+
+
+@pytest.mark.parametrize(
+    "null",
+    [
+        "podMonitor",
+        "podMonitor.node",
+        "podMonitor.node.ranks",
+        "podMonitor.limits",
+        "prometheusRule.alertLabels",
+    ]
+    + [
+        "prometheusRule",
+        "prometheusRule.groups",
+        "join",
+        "join.portNumber",
+        "join.label",
+        "image",
+        "image.tag",
+    ]
+    + [
+        "notify.receivers",
+        "notify.port",
+        "web",
+        "web.tls",
+        "web.tls.authority",
+        "sampleJob.image",
+        "operator",
+    ]
+    + ["dashboards", "dashboards.labels", "commonLabels", "nameOverride", "tests", "extraObjects", "enabled"],
+)
+def test_empty_key_is_as_if_not_given(helm: str, null: str) -> None:
+    """A key without a value is a null, which takes helm's default away; the chart's default comes back."""
+    on = ("--set=notify.enabled=true,sampleJob.enabled=true",)
+    assert render(helm, *on) == render(helm, f"--set={null}=null", *on)
+
+
+def test_null_takes_a_limit_away(helm: str) -> None:
+    """Within resources a null means what it means everywhere in helm."""
+    off = "notify.enabled=true,notify.resources.limits=null"
+    (notify,) = of_kind(render(helm, "--set", off), "Deployment")
+    assert ["requests"] == list(notify["spec"]["template"]["spec"]["containers"][0]["resources"])
+
+
+def test_reused_values_of_an_older_chart_render(helm: str, tmp_path: Path) -> None:
+    """`helm upgrade --reuse-values` keeps values that lack what a later chart added: it renders as new."""
+    old = tmp_path / "chart"
+    shutil.copytree(CHART, old)
+    values = yaml.safe_load((old / "values.yaml").read_text())
+    for section, name in (("podMonitor", "histograms"), ("image", "digest"), ("podMonitor", "limits")):
+        del values[section][name]
+    del values["namespaceOverride"], values["enabled"]
+    (old / "values.yaml").write_text(yaml.safe_dump(values))
+    assert render(helm, *EVERYTHING) == render(helm, *EVERYTHING, chart=old)
+
+
+# Labels from several sides
+
+
+def test_overlapping_labels_stand_once_and_the_users_win(helm: str) -> None:
+    """No key stands twice (the loader of these tests refuses that), and a given label replaces ours."""
+    objects = render(helm, "--values", VALUES / "overlaps.yml")
+    assert {"ml-platform"} == {one["metadata"]["labels"]["app.kubernetes.io/part-of"] for one in objects}
+    monitor = named(objects, "PodMonitor", "trainbeacon")
+    assert ("kps", "2026") == tuple(
+        monitor["metadata"]["labels"][name] for name in ("release", "app.kubernetes.io/version")
+    )
+    dashboards = [
+        one["metadata"]["labels"] for one in of_kind(objects, "ConfigMap") if "-dashboard-" in str(one)
+    ]
+    assert {("yes", "graphs")} == {(one["grafana_dashboard"], one["team"]) for one in dashboards}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda path: path.stem)
+def test_selectors_find_the_pods_that_are_made(helm: str, scenario: Path) -> None:
+    """Whatever labels the user adds: each Service and Deployment matches the labels of its own pods."""
+    objects = render(helm, "--values", scenario)
+    pods = [pod["metadata"]["labels"] for one in objects for pod in pod_templates(one)]
+    for one in of_kind(objects, "Deployment"):
+        labels = one["spec"]["template"]["metadata"]["labels"]
+        assert one["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    for one in of_kind(objects, "Service"):
+        if "batch.kubernetes.io/job-name" not in one["spec"]["selector"]:  # which the cluster adds
+            assert [True] == [True for labels in pods if one["spec"]["selector"].items() <= labels.items()]
+
+
+def test_kustomize_takes_every_scenario(helm: str, kubectl: str, tmp_path: Path) -> None:
+    """kustomize, which Flux renders with too, reads what helm wrote and finds every object."""
+    for scenario in SCENARIOS:
+        text = render_text(helm, "--values", scenario)
+        wanted = objects_in(text)
+        if not wanted:
+            continue
+        (tmp_path / "all.yaml").write_text(text)
+        (tmp_path / "kustomization.yaml").write_text("resources: [all.yaml]\n")
+        done = subprocess.run([kubectl, "kustomize", tmp_path], capture_output=True, text=True)
+        assert done.returncode == 0, f"{scenario.name}: {done.stderr}"
+        assert len(wanted) == len(re.findall(r"^kind: ", done.stdout, re.MULTILINE))
+
+
+# Upgrades
+
+
+def _next_version(tmp_path: Path) -> Path:
+    """The chart as a later version would be, with another image and another line in its pods."""
+    chart = tmp_path / "later"
+    shutil.copytree(CHART, chart)
+    about = yaml.safe_load((chart / "Chart.yaml").read_text())
+    (chart / "Chart.yaml").write_text(yaml.safe_dump({**about, "version": "0.2.0", "appVersion": "0.2.0"}))
+    return chart
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "",
+        "sampleJob.seconds=60",
+        "image.tag=other",
+        "commonLabels.team=ml",
+        "sampleJob.pods=3",
+        "join.fsGroup=7",
+    ]
+    + ["sampleJob.resources.limits.memory=3Gi", "web.tls.enabled=true", "join.portNumber=9999"],
+)
+def test_upgrade_changes_no_field_that_cannot_be_changed(helm: str, tmp_path: Path, change: str) -> None:
+    """A Job's pods and completions, a selector, a Service's address: the same, or under another name."""
+    before = _immutable(render(helm, *EVERYTHING))
+    options = (f"--set={change}",) if change else ()
+    for after in (
+        _immutable(render(helm, *EVERYTHING, *options)),
+        _immutable(render(helm, *EVERYTHING, *options, chart=_next_version(tmp_path))),
+    ):
+        assert {name: before[name] for name in before.keys() & after.keys()} == {
+            name: after[name] for name in before.keys() & after.keys()
+        }
+        assert ("Deployment", "trainbeacon-notify") in before.keys() & after.keys()
+
+
+def _immutable(objects: list[Object]) -> dict[tuple[str, str], object]:
+    picked = {
+        "Job": ("template", "selector", "completions", "completionMode"),
+        "Deployment": ("selector",),
+        "Service": ("clusterIP",),
+    }
+    return {
+        (one["kind"], one["metadata"]["name"]): [one["spec"].get(field) for field in picked[one["kind"]]]
+        for one in objects
+        if one["kind"] in picked
+    }
+
+
+def test_chart_version_alone_starts_no_new_pods(helm: str, tmp_path: Path) -> None:
+    """A later chart with the same images leaves the sample and the bridge running."""
+    pinned = ("--set=image.tag=v1,sampleJob.image.tag=v1", *EVERYTHING)
+    before, after = (
+        {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] in ("Job", "Deployment")}
+        for objects in (render(helm, *pinned), render(helm, *pinned, chart=_next_version(tmp_path)))
+    )
+    assert before == after
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "release",
+    ["123", "1.5", "true", "null", "1e3", "a.b", "ml.trainbeacon.prod", "x" * 53, "trainbeacon-" + "y" * 41]
+    + ["0x10", "no", "1-2.3"],
+)
+def test_any_release_name_gives_objects_that_a_cluster_takes(helm: str, release: str) -> None:
+    """Numbers, words that YAML takes for other things, dots and length: names and labels stay texts."""
+    objects = render(helm, *EVERYTHING, release=release)
+    found = {f"{one['kind']}/{one['metadata']['name']}": problems(one, "1.33") for one in objects}
+    assert {} == {name: said for name, said in found.items() if said}
+    for one in objects:
+        assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", one["metadata"]["name"]), one["metadata"]
+        assert release == one["metadata"]["labels"]["app.kubernetes.io/instance"]
+    assert len(f"{sample_job(objects)['metadata']['name']}-999") <= 63  # the host name of a pod
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("x" * 45 + "a", "x" * 45 + "b"), ("a.b", "a-b"), ("1a", "r1a"), ("y" * 40, "y" * 41)]
+)
+def test_releases_whose_names_are_alike_share_no_object(helm: str, one: str, other: str) -> None:
+    """Two releases in one namespace, whose names differ past what fits or in what is changed."""
+    first, second = (
+        {(found["kind"], found["metadata"]["name"]) for found in render(helm, *EVERYTHING, release=release)}
+        for release in (one, other)
+    )
+    assert set() == first & second
+
+
+def test_namespace_and_digest_are_everywhere(helm: str) -> None:
+    """`namespaceOverride` moves all that has no namespace of its own, and a digest decides over a tag."""
+    objects = render(helm, "--values", VALUES / "pinned.yml")
+    assert {"observability", "ml"} == {one["metadata"]["namespace"] for one in objects}
+    digest = yaml.safe_load((VALUES / "pinned.yml").read_text())["image"]["digest"]
+    images = {
+        container["image"] for one in objects for pod in pod_templates(one) for container in containers(pod)
+    }
+    assert {f"trainbeacon:0.1.0@{digest}", f"trainbeacon-demo:0.1.0@{digest}"} == images
+    config = named(objects, "AlertmanagerConfig", "trainbeacon")
+    (url,) = {one["url"] for found in config["spec"]["receivers"] for one in found.get("webhookConfigs", ())}
+    assert url.startswith("http://trainbeacon-notify.observability.svc:")
+    assert "123" == render(helm, "--set-string=namespaceOverride=123")[0]["metadata"]["namespace"]
+
+
+# Maps that are replaced
+
+
+def test_given_maps_replace_ours(helm: str) -> None:
+    """A selector, a receiver or a label of the user's stands alone: helm would add ours to them."""
+    objects = render(helm, "--values", VALUES / "pinned.yml")
+    sources = [
+        peer["namespaceSelector"]
+        for policy in of_kind(objects, "NetworkPolicy")
+        for rule in policy["spec"]["ingress"]
+        for peer in rule.get("from", ())
+        if "namespaceSelector" in peer
+    ]
+    assert [{"matchLabels": {"team": "observability"}}] * 2 == sources
+    (bridge,) = [
+        one["data"]["notify.yml"] for one in of_kind(objects, "ConfigMap") if "notify.yml" in one["data"]
+    ]
+    assert {"team", "owner"} == yaml.safe_load(bridge)["receivers"].keys()
+    only = render(helm, "--set=notify.enabled=true,notify.receivers.owner.format=text")
+    (bridge,) = [
+        one["data"]["notify.yml"] for one in of_kind(only, "ConfigMap") if "notify.yml" in one["data"]
+    ]
+    assert {"owner"} == yaml.safe_load(bridge)["receivers"].keys()
+    for one in of_kind(objects, "ConfigMap"):
+        assert "grafana_dashboard" not in one["metadata"]["labels"]
+
+
+# What is refused, and said
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            "podMonitor.interval=5s",
+            "podMonitor.scrapeTimeout=10s is above podMonitor.interval=5s: the operator would leave the monitor out"
+            " without a word. Set podMonitor.scrapeTimeout to at most 5s.",
+        ),
+        ("podMonitor.scrapeTimeout=1m", "podMonitor.scrapeTimeout=1m is above podMonitor.interval=15s"),
+        ("podMonitor.interval=900ms,podMonitor.scrapeTimeout=1s", "scrapeTimeout=1s is above"),
+        ("podMonitor.interval=1m,podMonitor.scrapeTimeout=1m1s", "scrapeTimeout=1m1s is above"),
+        ("podMonitor.interval=0s,podMonitor.scrapeTimeout=0s", "neither can be zero"),
+        ("podMonitor.interval=5s1m", "interval"),
+        ("podMonitor.limits.labelValueLength=256", "labelValueLength"),
+        ("podMonitor.limits.labels=10", "labels"),
+        ("prometheusRule.alertLabels.my-team=ml", "my-team"),
+        ("prometheusRule.alertLabels.__name__=x", "__name__"),
+        ("prometheusRule.alertLabels.alertname=x", "alertname"),
+        ("prometheusRule.alerts.TrainingStalled.labels.a\\.b=x", "a.b"),
+        ("commonLabels.app\\.kubernetes\\.io/name=x", "commonLabels.app.kubernetes.io/name: our selectors"),
+        ("commonLabels.trainbeacon\\.github\\.io/scrape=x", "our selectors go by this label"),
+        ("commonLabels.team=a b", "team"),
+        ("operator.labels.-x=y", "-x"),
+        ("image.digest=latest", "digest"),
+        ("nameOverride=My_App", "nameOverride"),
+        (
+            "alertmanagerConfig.enabled=true,notify.enabled=true,alertmanagerConfig.matcherStrategy=None"
+            ",alertmanagerConfig.namespaces={a,b}",
+            "every message would come 2 times",
+        ),
+    ],
+)
+def test_values_that_cannot_work_are_refused(helm: str, values: str, said: str) -> None:
+    """Helm fails with the setting, its value and what to do, also where the kind is not even rendered."""
+    assert said in refusal(helm, "--set", values)
+    done = run_helm(helm, "template", "trainbeacon", CHART, "--set", values)
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    "good", ["interval=10s", "interval=1m,podMonitor.scrapeTimeout=60s", "scrapeTimeout=15s"]
+)
+def test_a_timeout_up_to_the_interval_is_taken(helm: str, good: str) -> None:
+    """Equal is allowed, however it is written."""
+    assert of_kind(render(helm, f"--set=podMonitor.{good}"), "PodMonitor")
+
+
+def test_template_says_what_auto_left_out(helm: str) -> None:
+    """`helm template` knows no cluster and shows no notes: comments stand where monitor and rules would."""
+    text = render_text(helm, operator=False)
+    comments = [line for line in text.splitlines() if line.startswith("# LEFT OUT")]
+    assert ["# LEFT OUT: PodMonitor", "# LEFT OUT: PrometheusRule"] == [
+        line.split(".")[0] for line in comments
+    ]
+    assert "helm template --api-versions=monitoring.coreos.com/v1/PodMonitor" in text
+    assert "LEFT OUT" not in render_text(helm)
+    off = "--set=podMonitor.enabled=false,prometheusRule.enabled=false"
+    assert "LEFT OUT" not in render_text(helm, off, operator=False)
+
+
+def _notes(helm: str, *options: str) -> str:
+    done = run_helm(helm, "install", "trainbeacon", CHART, "--dry-run=client", *options)
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout[done.stdout.index("NOTES:") :].split())
+
+
+def test_notes_follow_the_matcher_strategy(helm: str) -> None:
+    """Under each strategy the notes say which alerts each object sees, and what the Alertmanager must say."""
+    on = "--set=alertmanagerConfig.enabled=true,notify.enabled=true"
+    strategy = f"{on},alertmanagerConfig.matcherStrategy"
+    own = _notes(helm, f"{on},alertmanagerConfig.namespaces={{nlp,vision}}")
+    assert "sees the alerts of its own namespace only: nlp, vision." in own
+    everything = _notes(helm, f"{strategy}=None")
+    assert "in monitoring takes the alerts of all namespaces" in everything
+    assert "alertmanagerConfigMatcherStrategy: {type: None}" in everything
+    third = _notes(helm, f"{strategy}=OnNamespaceExceptForAlertmanagerNamespace")
+    assert "{type: OnNamespaceExceptForAlertmanagerNamespace}, and run in monitoring" in third
+    assert "type: None" not in third
+    elsewhere = _notes(
+        helm,
+        f"{strategy}=OnNamespaceExceptForAlertmanagerNamespace",
+        "--set=alertmanagerConfig.namespaces={nlp}",
+    )
+    assert "There is one in: nlp." in elsewhere
+    assert "Jobs in other namespaces than these have no route." in elsewhere
+
+
+def test_notes_say_what_was_not_made(helm: str) -> None:
+    """Monitor without rules and rules without monitor are named, and why."""
+    both = "podMonitor.enabled=true,prometheusRule.enabled=true"
+    assert "NO RULES WERE MADE" in _notes(helm, f"--set={both},prometheusRule.enabled=false")
+    assert "NO MONITOR WAS MADE" in _notes(helm, f"--set={both},podMonitor.enabled=false")
+    assert "WERE MADE" not in _notes(helm, f"--set={both}")
+    off = _notes(helm, "--set=podMonitor.enabled=false,prometheusRule.enabled=false")
+    assert "NO MONITOR AND NO RULES WERE MADE: they are switched off." in off
+
+
+def test_histograms_are_the_users_choice(helm: str) -> None:
+    """By default nothing is said of histograms, so that Prometheus' own settings decide."""
+    (monitor,) = of_kind(render(helm), "PodMonitor")
+    names = {"convertClassicHistogramsToNHCB", "scrapeClassicHistograms"}
+    assert not names & monitor["spec"].keys()
+    monitor = named(render(helm, "--values", VALUES / "pinned.yml"), "PodMonitor", "trainbeacon")
+    assert dict.fromkeys(names, True) == {name: monitor["spec"][name] for name in names}
+
+
+def test_nothing_listens_on_ipv4_only(helm: str) -> None:
+    """Agent and bridge listen on both families, and Services take what the cluster has."""
+    objects = render(helm, *EVERYTHING)
+    arguments = [
+        part
+        for one in objects
+        for pod in pod_templates(one)
+        for container in containers(pod)
+        for part in (*container.get("args", ()), *container.get("command", ()))
+    ]
+    assert "::" in arguments
+    assert "0.0.0.0" not in " ".join(arguments)
+    assert {"PreferDualStack"} == {one["spec"]["ipFamilyPolicy"] for one in of_kind(objects, "Service")}
