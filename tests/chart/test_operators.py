@@ -12,6 +12,7 @@ import yaml
 
 from tests.chart.rendering import (
     CHART,
+    REPOSITORY,
     SCENARIOS,
     Object,
     containers,
@@ -19,15 +20,15 @@ from tests.chart.rendering import (
     objects_in,
     of_kind,
     pod_templates,
-    refusal,
     render,
     render_text,
-    run_helm,
     sample_job,
 )
 from tests.chart.schemas import problems
+from trainbeacon._version import __version__
 
 VALUES = Path(__file__).parent / "values"
+GITOPS = REPOSITORY / "deploy/k8s/gitops"
 EVERYTHING = (
     "--set=notify.enabled=true,sampleJob.enabled=true,sampleJob.pods=2,tests.prometheusUrl=http://x:9090",
     "--set=alertmanagerConfig.enabled=true,alertmanagerConfig.namespaces={ml}",
@@ -85,8 +86,6 @@ def _by_name(objects: list[Object]) -> dict[tuple[str, str, str], Object]:
         "podMonitor.node.ranks",
         "podMonitor.limits",
         "prometheusRule.alertLabels",
-    ]
-    + [
         "prometheusRule",
         "prometheusRule.groups",
         "join",
@@ -94,8 +93,6 @@ def _by_name(objects: list[Object]) -> dict[tuple[str, str, str], Object]:
         "join.label",
         "image",
         "image.tag",
-    ]
-    + [
         "notify.receivers",
         "notify.port",
         "web",
@@ -103,8 +100,14 @@ def _by_name(objects: list[Object]) -> dict[tuple[str, str, str], Object]:
         "web.tls.authority",
         "sampleJob.image",
         "operator",
-    ]
-    + ["dashboards", "dashboards.labels", "commonLabels", "nameOverride", "tests", "extraObjects", "enabled"],
+        "dashboards",
+        "dashboards.labels",
+        "commonLabels",
+        "nameOverride",
+        "tests",
+        "extraObjects",
+        "enabled",
+    ],
 )
 def test_empty_key_is_as_if_not_given(helm: str, null: str) -> None:
     """A key without a value is a null, which takes helm's default away; the chart's default comes back."""
@@ -175,6 +178,40 @@ def test_kustomize_takes_every_scenario(helm: str, kubectl: str, tmp_path: Path)
         assert len(wanted) == len(re.findall(r"^kind: ", done.stdout, re.MULTILINE))
 
 
+def test_kustomize_builds_the_example(kubectl: str) -> None:
+    """The example has every manifest, with the label that the operator selects by, and its patch applied."""
+    manifests = sorted((REPOSITORY / "deploy/k8s/manifests").glob("*-*.yaml"))
+    built = _kustomized(kubectl, GITOPS)
+    assert len(manifests) == len(built)
+    selected = [one for one in built if one["apiVersion"].startswith("monitoring.coreos.com")]
+    assert {"kps"} == {one["metadata"]["labels"]["release"] for one in selected}
+    monitor = named(built, "PodMonitor", "trainbeacon")
+    assert ["kueue.x-k8s.io/queue-name"] == monitor["spec"]["podTargetLabels"]
+    assert {"trainbeacon-notify"} == {
+        one["metadata"]["name"] for one in _kustomized(kubectl, REPOSITORY / "deploy/k8s/manifests/notify")
+    }
+
+
+def _kustomized(kubectl: str, folder: Path) -> list[Object]:
+    done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return objects_in(done.stdout)
+
+
+def test_flux_finds_the_chart_and_helm_takes_its_values(helm: str, tmp_path: Path) -> None:
+    """The release's path is the chart's, its tag this version's, and its values render."""
+    source, release = yaml.safe_load_all((GITOPS / "flux.yaml").read_text())
+    assert {"tag": f"v{__version__}"} == source["spec"]["ref"]
+    chart = release["spec"]["chart"]["spec"]
+    assert CHART == REPOSITORY / chart["chart"]
+    assert source["metadata"]["name"] == chart["sourceRef"]["name"]
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(release["spec"]["values"]))
+    objects = render(helm, "--values", tmp_path / "values.yaml", release=release["spec"]["releaseName"])
+    assert ["nlp", "vision"] == [
+        one["metadata"]["namespace"] for one in of_kind(objects, "AlertmanagerConfig")
+    ]
+
+
 # Upgrades
 
 
@@ -196,8 +233,10 @@ def _next_version(tmp_path: Path) -> Path:
         "commonLabels.team=ml",
         "sampleJob.pods=3",
         "join.fsGroup=7",
-    ]
-    + ["sampleJob.resources.limits.memory=3Gi", "web.tls.enabled=true", "join.portNumber=9999"],
+        "sampleJob.resources.limits.memory=3Gi",
+        "web.tls.enabled=true",
+        "join.portNumber=9999",
+    ],
 )
 def test_upgrade_changes_no_field_that_cannot_be_changed(helm: str, tmp_path: Path, change: str) -> None:
     """A Job's pods and completions, a selector, a Service's address: the same, or under another name."""
@@ -241,8 +280,7 @@ def test_chart_version_alone_starts_no_new_pods(helm: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "release",
-    ["123", "1.5", "true", "null", "1e3", "a.b", "ml.trainbeacon.prod", "x" * 53, "trainbeacon-" + "y" * 41]
-    + ["0x10", "no", "1-2.3"],
+    ["123", "1.5", "true", "null", "1e3", "0x10", "no", "1-2.3", "a.b", "ml.trainbeacon.prod", "x" * 53],
 )
 def test_any_release_name_gives_objects_that_a_cluster_takes(helm: str, release: str) -> None:
     """Numbers, words that YAML takes for other things, dots and length: names and labels stay texts."""
@@ -307,106 +345,6 @@ def test_given_maps_replace_ours(helm: str) -> None:
     assert {"owner"} == yaml.safe_load(bridge)["receivers"].keys()
     for one in of_kind(objects, "ConfigMap"):
         assert "grafana_dashboard" not in one["metadata"]["labels"]
-
-
-# What is refused, and said
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        (
-            "podMonitor.interval=5s",
-            "podMonitor.scrapeTimeout=10s is above podMonitor.interval=5s: the operator would leave the monitor out"
-            " without a word. Set podMonitor.scrapeTimeout to at most 5s.",
-        ),
-        ("podMonitor.scrapeTimeout=1m", "podMonitor.scrapeTimeout=1m is above podMonitor.interval=15s"),
-        ("podMonitor.interval=900ms,podMonitor.scrapeTimeout=1s", "scrapeTimeout=1s is above"),
-        ("podMonitor.interval=1m,podMonitor.scrapeTimeout=1m1s", "scrapeTimeout=1m1s is above"),
-        ("podMonitor.interval=0s,podMonitor.scrapeTimeout=0s", "neither can be zero"),
-        ("podMonitor.interval=5s1m", "interval"),
-        ("podMonitor.limits.labelValueLength=256", "labelValueLength"),
-        ("podMonitor.limits.labels=10", "labels"),
-        ("prometheusRule.alertLabels.my-team=ml", "my-team"),
-        ("prometheusRule.alertLabels.__name__=x", "__name__"),
-        ("prometheusRule.alertLabels.alertname=x", "alertname"),
-        ("prometheusRule.alerts.TrainingStalled.labels.a\\.b=x", "a.b"),
-        ("commonLabels.app\\.kubernetes\\.io/name=x", "commonLabels.app.kubernetes.io/name: our selectors"),
-        ("commonLabels.trainbeacon\\.github\\.io/scrape=x", "our selectors go by this label"),
-        ("commonLabels.team=a b", "team"),
-        ("operator.labels.-x=y", "-x"),
-        ("image.digest=latest", "digest"),
-        ("nameOverride=My_App", "nameOverride"),
-        (
-            "alertmanagerConfig.enabled=true,notify.enabled=true,alertmanagerConfig.matcherStrategy=None"
-            ",alertmanagerConfig.namespaces={a,b}",
-            "every message would come 2 times",
-        ),
-    ],
-)
-def test_values_that_cannot_work_are_refused(helm: str, values: str, said: str) -> None:
-    """Helm fails with the setting, its value and what to do, also where the kind is not even rendered."""
-    assert said in refusal(helm, "--set", values)
-    done = run_helm(helm, "template", "trainbeacon", CHART, "--set", values)
-    assert said in done.stderr
-
-
-@pytest.mark.parametrize(
-    "good", ["interval=10s", "interval=1m,podMonitor.scrapeTimeout=60s", "scrapeTimeout=15s"]
-)
-def test_a_timeout_up_to_the_interval_is_taken(helm: str, good: str) -> None:
-    """Equal is allowed, however it is written."""
-    assert of_kind(render(helm, f"--set=podMonitor.{good}"), "PodMonitor")
-
-
-def test_template_says_what_auto_left_out(helm: str) -> None:
-    """`helm template` knows no cluster and shows no notes: comments stand where monitor and rules would."""
-    text = render_text(helm, operator=False)
-    comments = [line for line in text.splitlines() if line.startswith("# LEFT OUT")]
-    assert ["# LEFT OUT: PodMonitor", "# LEFT OUT: PrometheusRule"] == [
-        line.split(".")[0] for line in comments
-    ]
-    assert "helm template --api-versions=monitoring.coreos.com/v1/PodMonitor" in text
-    assert "LEFT OUT" not in render_text(helm)
-    off = "--set=podMonitor.enabled=false,prometheusRule.enabled=false"
-    assert "LEFT OUT" not in render_text(helm, off, operator=False)
-
-
-def _notes(helm: str, *options: str) -> str:
-    done = run_helm(helm, "install", "trainbeacon", CHART, "--dry-run=client", *options)
-    assert done.returncode == 0, done.stderr
-    return " ".join(done.stdout[done.stdout.index("NOTES:") :].split())
-
-
-def test_notes_follow_the_matcher_strategy(helm: str) -> None:
-    """Under each strategy the notes say which alerts each object sees, and what the Alertmanager must say."""
-    on = "--set=alertmanagerConfig.enabled=true,notify.enabled=true"
-    strategy = f"{on},alertmanagerConfig.matcherStrategy"
-    own = _notes(helm, f"{on},alertmanagerConfig.namespaces={{nlp,vision}}")
-    assert "sees the alerts of its own namespace only: nlp, vision." in own
-    everything = _notes(helm, f"{strategy}=None")
-    assert "in monitoring takes the alerts of all namespaces" in everything
-    assert "alertmanagerConfigMatcherStrategy: {type: None}" in everything
-    third = _notes(helm, f"{strategy}=OnNamespaceExceptForAlertmanagerNamespace")
-    assert "{type: OnNamespaceExceptForAlertmanagerNamespace}, and run in monitoring" in third
-    assert "type: None" not in third
-    elsewhere = _notes(
-        helm,
-        f"{strategy}=OnNamespaceExceptForAlertmanagerNamespace",
-        "--set=alertmanagerConfig.namespaces={nlp}",
-    )
-    assert "There is one in: nlp." in elsewhere
-    assert "Jobs in other namespaces than these have no route." in elsewhere
-
-
-def test_notes_say_what_was_not_made(helm: str) -> None:
-    """Monitor without rules and rules without monitor are named, and why."""
-    both = "podMonitor.enabled=true,prometheusRule.enabled=true"
-    assert "NO RULES WERE MADE" in _notes(helm, f"--set={both},prometheusRule.enabled=false")
-    assert "NO MONITOR WAS MADE" in _notes(helm, f"--set={both},podMonitor.enabled=false")
-    assert "WERE MADE" not in _notes(helm, f"--set={both}")
-    off = _notes(helm, "--set=podMonitor.enabled=false,prometheusRule.enabled=false")
-    assert "NO MONITOR AND NO RULES WERE MADE: they are switched off." in off
 
 
 def test_histograms_are_the_users_choice(helm: str) -> None:

@@ -69,8 +69,8 @@ class Config:
     """Whether anything is recorded; without it every call does nothing."""
     serve: Literal["process", "thread", "off"] = "process"
     """Who serves /metrics: a process of its own, a thread of the training process, or somebody else."""
-    host: str = "0.0.0.0"  # noqa: S104 - a scraper runs on another machine; loopback is one keyword away
-    """Address that the exporter listens on."""
+    host: str = "::"  # a scraper runs on another machine; loopback is one keyword away
+    """Address that the exporter listens on; `::` is every address of IPv6 and IPv4."""
     port: int = 9797
     """TCP port that the exporter listens on; 0 takes any free one."""
     directory: str | None = None
@@ -233,7 +233,7 @@ _READERS: dict[str, validation.Reader] = {
     "enabled": validation.flag(),
     "serve": validation.choice("process", "thread", "off"),
     "host": validation.address(
-        "Give an address: 0.0.0.0 for all interfaces, 127.0.0.1 for this machine only."
+        "Give an address: :: for all interfaces, 0.0.0.0 for those of IPv4, 127.0.0.1 for this machine only."
     ),
     "port": validation.whole(0, 65535, "Give a whole number from 0 to 65535; 0 takes any free port."),
     "directory": validation.path(),

@@ -57,7 +57,7 @@ class TestPrecedence:
         config = Config.load({}, {})
 
         assert Config() == config
-        assert ("process", "0.0.0.0", 9797, 60, 3600) == (
+        assert ("process", "::", 9797, 60, 3600) == (
             config.serve,
             config.host,
             config.port,

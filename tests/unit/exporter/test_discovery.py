@@ -23,6 +23,7 @@ def files(**settings: object) -> DiscoveryFiles:
         ({"host": "127.0.0.1"}, "127.0.0.1:9797"),
         ({"host": "::1"}, "[::1]:9797"),
         ({"host": "0.0.0.0"}, f"{socket.gethostname()}:9797"),
+        ({}, f"{socket.gethostname()}:9797"),
         ({"host": "0.0.0.0", "advertise": "node7.example"}, "node7.example:9797"),
         ({"host": "0.0.0.0", "advertise": "fd00::7"}, "[fd00::7]:9797"),
     ],

@@ -197,10 +197,14 @@ class Server:
 def _listen(host: str, port: int, backlog: int) -> socket.socket:
     """A listening socket on the wanted port, or the next free one when another program holds it."""
     last = min(65535, port + PORTS_TRIED - 1) if port else 0
+    if host == "::" and not _has_ipv6():
+        host = "0.0.0.0"  # noqa: S104 - it said all addresses
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in range(port, last + 1):
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
+            if host == "::":  # both families, whatever the system's default is
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, candidate))
             listener.listen(backlog)
@@ -214,6 +218,16 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
     raise OSError(
         errno.EADDRINUSE, f"port={port}: all ports up to {last} are taken on {host}; set another port"
     )
+
+
+def _has_ipv6() -> bool:
+    """Whether this machine lets a program listen on IPv6 at all."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
 
 
 def _close_in_child() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -329,6 +331,49 @@ def test_address_that_is_not_ours_names_the_setting() -> None:
     application = Application(CollectorRegistry(), Health(), list, lambda: None)
     with pytest.raises(OSError, match=r"host='192\.0\.2\.1', port="):
         Server(application, Health(), "192.0.2.1", free_port())
+
+
+#: In a network of its own, where all addresses are loopback's: who answers on "::", with and without IPv6.
+EVERYWHERE = """\
+import errno, fcntl, socket, struct, sys
+from urllib.request import urlopen
+from prometheus_client import CollectorRegistry
+from trainbeacon.exporter.health import Health
+from trainbeacon.exporter.http.pages import Application
+from trainbeacon.exporter.http.server import Server
+
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as up:
+    fcntl.ioctl(up, 0x8914, struct.pack("16sh14x", b"lo", 0x49))  # SIOCSIFFLAGS: up, running, loopback
+if "--without" in sys.argv:
+    class Socket(socket.socket):
+        def __init__(self, family=-1, *others, **more):
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, *others, **more)
+    socket.socket = Socket
+health = Health()
+pages = Application(CollectorRegistry(), health, lambda: [], lambda: None)
+server = Server(pages, health, "::", 9797)
+server.start()
+for host in ("127.0.0.1", "[::1]"):
+    try:
+        print(host, urlopen(f"http://{host}:9797/healthz", timeout=10).status)
+    except OSError:
+        print(host, "nobody")
+server.stop()
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "answered"),
+    [([], "127.0.0.1 200\n[::1] 200\n"), (["--without"], "127.0.0.1 200\n[::1] nobody\n")],
+)
+def test_all_addresses_are_those_of_both_families(options: list[str], answered: str) -> None:
+    """The default address takes IPv6 and IPv4; where the kernel has no IPv6, IPv4 alone."""
+    as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    command = ["unshare", "--net", *as_root, sys.executable, "-c", EVERYWHERE, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (0, answered) == (done.returncode, done.stdout), done.stderr
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
