@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.no_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 - hooks
 from tools import stack
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Examples may take as long as they do on a machine that is full; none is kept between runs.
+settings.register_profile("suite", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

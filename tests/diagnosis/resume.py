@@ -72,6 +72,8 @@ class Result:
     lost_steps: tuple[float, float]
     elapsed_said: float
     kills: Sequence[float]
+    #: Between the last writing of the state and the kill, of all kills: without the box nobody knows of it.
+    unseen: float
 
     def errors(self) -> dict[str, float]:
         """The greatest errors by kind, of run and process, as a share of their time."""
@@ -95,7 +97,7 @@ def crash_and_resume(
     small = {"write": 0.02, "turn": 0.02} if elsewhere else {}
     given = {**SETTINGS, **small, **settings, "state_file": str(folder / "state.json")}
     given["checkpoint"] = str(folder / "checkpoint")
-    truth, moments = Truth(), []
+    truth, moments, unseen = Truth(), [], 0.0
     for attempt in range(kills + 1):
         boxes = folder / (f"boxes-{attempt}" if elsewhere else "boxes")
         boxes.mkdir(exist_ok=True)
@@ -104,6 +106,8 @@ def crash_and_resume(
         moment = chance.uniform(1.0, 3.0) if attempt < kills else None
         ended = _attempt(given, moment)
         moments.append(moment or 0.0)
+        if elsewhere and ended is not None:
+            unseen += ended - (folder / "state.json").stat().st_mtime
         _add(truth, list(_events(events)), ended, given["stall_limit"])
     box = _last_box(boxes)
     return Result(
@@ -117,6 +121,7 @@ def crash_and_resume(
         lost_steps=(_said(box, "training_lost_steps_total"), float(truth.repeated)),
         elapsed_said=_said(box, "training_elapsed_seconds"),
         kills=moments[:kills],
+        unseen=unseen,
     )
 
 

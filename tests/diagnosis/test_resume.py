@@ -23,9 +23,11 @@ def test_accounts_of_a_run_that_was_killed_twice(
     """A real process, killed at random moments: every kind of time and every step made again is right.
 
     With the box of the dead attempt at hand, without it, and with a script that says nothing of a restart.
+    Without the box, what an attempt did since it last wrote its state is unknown, however long that was.
     """
     result = crash_and_resume(seed, tmp_path, kills=2, elsewhere=elsewhere, tells=tells, **SHORT)
-    assert {} == {kind: error for kind, error in result.errors().items() if error > 0.01}
+    allowed = 0.01 + result.unseen / result.elapsed
+    assert {} == {kind: error for kind, error in result.errors().items() if error > allowed}
     said, true = result.lost_steps
     assert true == pytest.approx(said, abs=2 if elsewhere else 0)  # what was made since the last writing
     assert result.elapsed == pytest.approx(result.elapsed_said, rel=0.01)

@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.blackbox.boxes import Bytes, bytes_of, identity, look
@@ -58,7 +58,6 @@ def test_all_that_a_rank_and_a_run_may_serve_has_a_slot(writer: Writer) -> None:
     assert writer.dropped == 0
 
 
-@settings(max_examples=100, deadline=None, database=None)
 @given(st.floats(allow_nan=False) | st.integers(-(2**53), 2**53).map(float))
 def test_a_number_is_read_back_to_the_bit(number: float) -> None:
     """Floats, infinities, minus zero, and integers up to 2^53 come back exactly, from slots and blocks."""

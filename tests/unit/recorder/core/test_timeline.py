@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.blackbox.boxes import identity, look
@@ -125,7 +125,6 @@ def perform(rank: Rank, operation: str, phase: int) -> None:
         rank.beat()
 
 
-@settings(max_examples=100, deadline=None, database=None)
 @given(OPERATIONS)
 def test_the_phases_add_up_to_the_life_of_the_process(operations: list[tuple[str, int, float]]) -> None:
     """Whatever phases begin, end and nest: their totals with the open one are the elapsed time exactly."""
@@ -143,7 +142,6 @@ def test_the_phases_add_up_to_the_life_of_the_process(operations: list[tuple[str
         rank.close()
 
 
-@settings(max_examples=100, deadline=None, database=None)
 @given(OPERATIONS, st.lists(st.booleans(), min_size=40, max_size=40))
 def test_no_served_total_ever_falls(operations: list[tuple[str, int, float]], late: list[bool]) -> None:
     """Between any heartbeats, switches and reads no phase's total goes down, also where the training

@@ -1,0 +1,256 @@
+"""In what short form each make target, script and quoted command line is run.
+
+What has no entry here fails a test. `Elsewhere` is for what can only run in another place; it says why, and
+what is tested of it instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command of the shell, run at the root of a copy of this checkout.
+
+    Attributes:
+        command: for bash. `{python}`, `{port}`, `{scratch}` (an empty folder) are filled in, here and below;
+            for quoted commands also `{boxes}`, `{exporter}` and `{targets}` of a rank that makes no steps.
+        until: the command runs until its output has this (a regular expression), and is then ended by Ctrl-C;
+            without it the command ends by itself.
+        meanwhile: another command that must succeed before the Ctrl-C.
+        files: what must lie there before, by path.
+        writes: a file that must be there afterwards.
+        needs: programs that this machine may lack.
+    """
+
+    command: str
+    until: str = ""
+    meanwhile: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    writes: str = ""
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Not run here, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """Covered by the make target of this name."""
+
+    name: str
+
+
+Form = Run | Elsewhere | Target
+
+#: A quick test, for the targets that run tests.
+_ONE_TEST = "-q -p no:cacheprovider tests/unit/tools/test_helm.py"
+#: Outcomes of a campaign that was played, in the form of its log: the campaign goes on where it stopped.
+_PLAYED = """
+import json
+from pathlib import Path
+outcomes = json.loads(Path("benchmarks/results/campaign.json").read_text())["outcomes"]
+Path("campaign.jsonl").write_text("".join(json.dumps(one) + "\\n" for one in outcomes))
+"""
+
+MAKE: dict[str, Form] = {
+    "help": Run("make help"),
+    "demo": Run(
+        'make demo ARGS="--ranks 2 --minutes 0.02 --port {port}"', needs=("prometheus", "alertmanager")
+    ),
+    "test": Run(f'make test JOBS=0 ARGS="{_ONE_TEST}"'),
+    "soak": Run(f'make soak JOBS=0 RUNS=1 LOAD=1 ARGS="{_ONE_TEST}"'),
+    "lint": Run("make lint ARGS=tools/helm.py"),
+    "format": Run("make format"),
+    "generate": Run("make generate"),
+    "dashboards": Run("make dashboards"),
+    "robustness": Run("make robustness ARGS=\"--short 'hostile texts'\""),
+    "campaign": Run(
+        "{python} played.py && make campaign"
+        ' ARGS="--kinds nan_loss=1 --minutes 0" HISTORY="--fleets 1 --runs 2 --hours 0.05"',
+        files={"played.py": _PLAYED},
+        needs=("prometheus", "alertmanager"),
+    ),
+    "bench": Run("make bench ARGS=--smoke"),
+    "scale": Run(
+        'make scale ARGS="--ranks 16 --interval 1 --minutes 0.05"',
+        writes="benchmarks/results/scale-16-1s-*.json",
+        needs=("prometheus",),
+    ),
+    "tools": Run("make tools"),
+    "helm": Run("make helm"),
+}
+
+_HISTORY = "trainbeacon simulate --history 0.2h --blocks {scratch}/data"
+
+#: What can be started in benchmarks/, examples/ and tools/.
+SCRIPTS: dict[str, Form] = {
+    "benchmarks/__main__.py": Target("bench"),
+    "benchmarks/recording.py": Target("bench"),
+    "benchmarks/peer_worker.py": Target("bench"),
+    "benchmarks/interference_worker.py": Target("bench"),
+    "benchmarks/scale.py": Target("scale"),
+    "benchmarks/rule_costs.py": Run(
+        _HISTORY + " && {python} -m benchmarks.rule_costs {scratch}/data --once",
+        needs=("prometheus", "promtool"),
+    ),
+    "benchmarks/under_attack.py": Run("{python} -m benchmarks.under_attack --scrapes 2", needs=("openssl",)),
+    "examples/torch_loop.py": Run(
+        "{python} examples/torch_loop.py",
+        until="epoch 0: validation loss",
+        meanwhile="curl --fail --silent --retry 60 --retry-delay 1 --retry-connrefused"
+        " 127.0.0.1:{port}/metrics",
+        writes="torch-loop.pt",
+        needs=("curl",),
+    ),
+    "tools/environment.py": Elsewhere(
+        "it fetches 200 MB; a fresh clone does so in .ci/run. Its way to a command in a ready environment is"
+        " run by test_environment_that_is_ready"
+    ),
+    "tools/generate.py": Target("generate"),
+    "tools/helm.py": Target("helm"),
+    "tools/load.py": Target("soak"),
+    "tools/stack.py": Target("tools"),
+}
+
+_CLUSTER = Elsewhere("needs a Kubernetes cluster; what it acts on is rendered and judged in tests/chart")
+_DOCKER = Elsewhere("needs a container daemon; images and compose are judged in tests/chart")
+_NOTIFY = {
+    "{scratch}/notify.yaml": "receivers: {ml-oncall: {urls_file: {scratch}/urls}}",
+    "{scratch}/urls": "json://127.0.0.1:{port}/\n",
+    "{scratch}/receiver.py": """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Receiver(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.send_response(200)
+        self.end_headers()
+server = HTTPServer(("127.0.0.1", {port}), Receiver)
+server.timeout = 60
+server.handle_request()
+""",
+}
+
+#: Command lines quoted on pages. The first pattern that matches the whole line says how it is run; a text is
+#: the template of a `Run`.
+QUOTED: tuple[tuple[str, str | Form], ...] = (
+    # Names of commands, mentioned without the rest of their line.
+    (r"trainbeacon \w+", r"\g<0> --help"),
+    (r"promtool (tsdb create-blocks-from \w+|check rules)", Run(r"\g<0> --help", needs=("promtool",))),
+    (r"python -m|helm (test|template)|srun -.*", Elsewhere("a program's name")),
+    (r"kubectl (logs|describe pod|get events)", Elsewhere("a program's name")),
+    # Ours.
+    (r"make (\w+).*", Target(r"\1")),
+    (r"trainbeacon simulate --list", r"\g<0>"),
+    (r"trainbeacon simulate --history 24h --blocks data (.*)", Run(_HISTORY + r" \1", needs=("promtool",))),
+    (r"trainbeacon simulate (.*)", r"cd {scratch} && trainbeacon simulate \1 --duration 1"),
+    (
+        r"trainbeacon agent --directory \w+",
+        Run("trainbeacon agent --directory {scratch}/boxes --port {port} --host 127.0.0.1", until="serving"),
+    ),
+    (
+        r"trainbeacon agent --web-config web.yml",
+        Run(
+            "cd {scratch} && exec trainbeacon agent --web-config web.yml --directory {scratch}/boxes"
+            " --port {port} --host 127.0.0.1",
+            until="serving",
+            files={"{scratch}/web.yml": "basic_auth_users: {}\n"},
+        ),
+    ),
+    (r"trainbeacon bundle DIR", Run("trainbeacon bundle {scratch}/bundle", writes="{scratch}/bundle/*")),
+    (r"trainbeacon catalogue --json", r"\g<0>"),
+    (r"trainbeacon top node1:9797 node2:9797", "trainbeacon top {exporter} --once"),
+    (r"trainbeacon top /shared/targets", "trainbeacon top {targets} --once"),
+    (r"trainbeacon top /dev/shm/trainbeacon-1000", "trainbeacon top {boxes} --once"),
+    (r"trainbeacon top --once", r"\g<0> {boxes}"),
+    (r"trainbeacon top .*--prometheus .*", Elsewhere("asks the Prometheus of a cluster: tests/unit/cli")),
+    (r"trainbeacon stacks( --ask)? --rank \w+", r"trainbeacon stacks\1 --rank 0"),
+    (
+        r"trainbeacon notify --config notify.yaml",
+        Run(
+            "exec trainbeacon notify --config {scratch}/notify.yaml --port {port}",
+            until="listening",
+            files=_NOTIFY,
+        ),
+    ),
+    (
+        r"trainbeacon notify --config notify.yaml --check",
+        Run("trainbeacon notify --config {scratch}/notify.yaml --check", files=_NOTIFY),
+    ),
+    (
+        r"trainbeacon notify --config notify.yaml --test ml-oncall",
+        Run(
+            "{python} {scratch}/receiver.py & sleep 1;"
+            " trainbeacon notify --config {scratch}/notify.yaml --test ml-oncall",
+            files=_NOTIFY,
+        ),
+    ),
+    (r"trainbeacon notify --test RECEIVER", Elsewhere("as with --config, which it reads from its variable")),
+    (r"python -m tests\.(campaign|campaign\.history)", Target("campaign")),
+    (r"python -m benchmarks\.scale", Target("scale")),
+    (r"python -m benchmarks\.under_attack", Elsewhere("a script: see SCRIPTS")),
+    # Campaigns over real jobs of minutes and hours: their options are read; tests/diagnosis plays some jobs.
+    (r"(python -m tests\.diagnosis\.\w+ .*)--count \d+(.*)", r"\1--count 0\2"),
+    (r"python -m tests\.diagnosis\.resume", r"\g<0> --runs 0"),
+    (r"python -m tests\.diagnosis\.nonfinite", r"\g<0> --help"),
+    (r"python -m tests\.diagnosis\.failures", r"\g<0> 0"),
+    (
+        r"python -m tests\.chart\.remote_write /path/to/victoria-metrics",
+        "python -m tests.chart.remote_write --help",
+    ),
+    (r"pytest -m gpu tests/gpu", r"\g<0> --collect-only -q -p no:cacheprovider"),
+    # Others' programs.
+    (r"curl 127\.0\.0\.1:9797/metrics", Elsewhere("asked of examples/torch_loop.py: see SCRIPTS")),
+    (r"curl -s http://127\.0\.0\.1:9797/healthz", Elsewhere("for an exporter that is blind: tests/contract")),
+    (r"curl -s localhost:9090/.*", Elsewhere("an address of Prometheus' own")),
+    (r"python -c \"import bcrypt.*", r"echo secret | \g<0>"),
+    (
+        r"promtool check web-config web.yml",
+        Run(
+            "promtool check web-config {scratch}/web.yml",
+            files={"{scratch}/web.yml": "basic_auth_users: {}\n"},
+            needs=("promtool",),
+        ),
+    ),
+    (
+        r"prometheus --config\.file=prometheus\.yml --storage\.tsdb\.path=data",
+        Run(
+            "exec prometheus --config.file=prometheus/prometheus.yml --storage.tsdb.path={scratch}/data"
+            " --web.listen-address=127.0.0.1:{port}",
+            until="Server is ready",
+            needs=("prometheus",),
+        ),
+    ),
+    (
+        r"amtool (check-config alertmanager\.yml|config routes test --config\.file=alertmanager\.yml .*)",
+        Run(r"cd alertmanager && \g<0>", needs=("amtool",)),
+    ),
+    (
+        r"amtool (alert query alertname=Watchdog|silence query)",
+        Elsewhere("asks the Alertmanager of its configuration"),
+    ),
+    (
+        r"pip install 'trainbeacon\[(\w+)\]'",
+        Elsewhere("needs a package index; that the extra exists is tested"),
+    ),
+    (r"install -d -m 2770 -g training .*", "install -d -m 2770 {scratch}/training"),
+    (r"install -d -m 1777 /shared(.*)", r"install -d -m 1777 {scratch}\1"),
+    (r"helm install trainbeacon (.*)", Run(r"helm template trainbeacon \1", needs=("helm",))),
+    (
+        r"helm upgrade trainbeacon (.*) --reuse-values (.*)",
+        Run(r"helm template trainbeacon \1 \2", needs=("helm",)),
+    ),
+    (
+        r"helm template x deploy/k8s/chart -f values\.yaml .*",
+        Run(r"\g<0>", files={"values.yaml": "{}\n"}, needs=("helm",)),
+    ),
+    (r"helm install kps .*|helm upgrade dcgm-exporter .*", Elsewhere("installs another project's chart")),
+    (r"helm test .*|kubectl .*", _CLUSTER),
+    (r"docker .*", _DOCKER),
+    (r"sbatch .*", Elsewhere("needs Slurm; the script is run with stand-ins in tests/chart/test_slurm.py")),
+)
