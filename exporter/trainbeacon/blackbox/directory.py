@@ -7,7 +7,6 @@ import stat
 import tempfile
 
 BOX_SUFFIX = ".box"
-TEMPORARY_PREFIX = ".new-"
 EXPORTER_LOCK = "exporter.lock"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from functools import lru_cache
 
 
 def pid_namespace() -> int:
@@ -13,6 +15,7 @@ def pid_namespace() -> int:
         return 0
 
 
+@lru_cache(maxsize=1)
 def boot_id() -> str:
     """Identity of this boot of the machine, empty where the system tells none."""
     try:
@@ -20,3 +23,9 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+def seconds_since_boot() -> float:
+    """Seconds since this boot, sleep included: what no change of the clock changes. 0 where it is unknown."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return 0.0 if clock is None else time.clock_gettime(clock)

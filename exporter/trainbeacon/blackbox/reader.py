@@ -23,6 +23,7 @@ from trainbeacon import catalogue
 
 from . import format as layout
 from .directory import BOX_SUFFIX
+from .machine import boot_id
 from .own import OwnBox, own_boxes
 from .releases import Ends
 
@@ -50,6 +51,8 @@ class BoxIdentity:
     pid: int = 0
     pid_namespace: int = 0
     boot_id: str = ""
+    #: Seconds between the boot and the start, 0 where the box does not say.
+    since_boot: float = 0.0
 
 
 #: A slot's name: a metric of the catalogue, or a name of ours, and its label values.
@@ -72,6 +75,8 @@ class Box:
     held: bool = False
     #: Unix time at which its lock was seen to come free.
     released: float | None = None
+    #: Seconds since its last sign of life by the clock that nobody sets; None of another boot or machine.
+    silent: float | None = None
 
     def number(self, metric: str, *labels: str) -> float | None:
         """The value of one slot, None if it was never written."""
@@ -79,8 +84,35 @@ class Box:
 
     @property
     def last_sign(self) -> float:
-        """Unix time of the last sign of life."""
-        return self.number("training_heartbeat_timestamp_seconds") or self.identity.start
+        """Unix time of the last sign of life, by the clock of the process then."""
+        heartbeat = self.number("training_heartbeat_timestamp_seconds")
+        return heartbeat if heartbeat is not None and math.isfinite(heartbeat) else self.identity.start
+
+    def silence(self, now: float) -> float:
+        """Seconds since the last sign of life.
+
+        Args:
+            now: the Unix time; what counts where the two clocks cannot be compared otherwise. A sign of
+                life that lies in the future then is as far away as one in the past: a clock was set.
+        """
+        return abs(now - self.last_sign) if self.silent is None else self.silent
+
+    @property
+    def phase(self) -> str | None:
+        """The phase that the rank was in when it last said so, None if that makes no sense."""
+        number = self.number(layout.PHASE_INDEX)
+        known = number is not None and 0 <= number < len(catalogue.PHASES)
+        return catalogue.PHASES[int(number)] if known and number is not None else None
+
+    @property
+    def step(self) -> float | None:
+        """Number of the last completed step, None before the first."""
+        return self.number("training_step") or None
+
+    def seconds_without_step(self, now: float) -> float:
+        """Seconds since the last completed step, or since the start."""
+        since = self.number("training_last_step_timestamp_seconds") or self.identity.start
+        return max(0.0, now - since) if math.isfinite(since) else 0.0
 
     @property
     def end(self) -> float | None:
@@ -162,9 +194,10 @@ class BoxFile:
             raise InvalidBoxError(f"unknown state {words[layout.STATE]}")
         recent = _ring(source, words) if ring else ()
         box = Box(self.name, identity, state, held, values, journal.infos, recent, held)
+        box = replace(box, silent=_silent(box))
         if state != "running" or held:
             return box
-        if abs(time.time() - box.last_sign) < HEARTBEAT_GRACE_SECONDS:
+        if box.silence(time.time()) < HEARTBEAT_GRACE_SECONDS:
             return replace(box, alive=True)
         return replace(box, state="crashed")
 
@@ -251,6 +284,15 @@ class BoxDirectory:
             self.invalid_total += 1
 
 
+def _silent(box: Box) -> float | None:
+    """Seconds since the heartbeat, where its monotonic clock is ours too."""
+    heartbeat = box.number(layout.HEARTBEAT)
+    if heartbeat is None or not box.identity.boot_id or box.identity.boot_id != boot_id():
+        return None
+    # Not of a time to come: of a box that lies, or of a container with a time namespace.
+    return age if math.isfinite(age := time.monotonic() - heartbeat) and age >= 0 else None
+
+
 def _read_values(source: Source) -> tuple[array[int], array[float], array[float]]:
     """Header words, slots, and a block that is whole: tried a bounded number of times."""
     for _ in range(_READ_TRIES):
@@ -331,7 +373,13 @@ def _identity(fields: dict[str, object]) -> BoxIdentity:
         pid=pid if isinstance(pid, int) and 0 < pid < 1 << 31 else 0,
         pid_namespace=namespace if isinstance(namespace, int) else 0,
         boot_id=_text(fields.get("boot_id", "")),
+        since_boot=_seconds(fields.get("since_boot", 0)),
     )
+
+
+def _seconds(value: object) -> float:
+    number = float(value) if isinstance(value, (int, float)) else 0.0
+    return number if math.isfinite(number) and number > 0 else 0.0
 
 
 def _keep(into: list[tuple[Name, int]], metric: object, labels: tuple[str, ...], index: int) -> None:

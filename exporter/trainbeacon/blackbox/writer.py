@@ -18,7 +18,8 @@ from array import array
 from collections.abc import Mapping, Sequence
 
 from . import format as layout
-from .directory import BOX_SUFFIX, TEMPORARY_PREFIX, default_directory, open_directory
+from .directory import BOX_SUFFIX, default_directory, open_directory
+from .files import TEMPORARY_PREFIX
 from .own import own_boxes
 
 _ALL = slice(None)

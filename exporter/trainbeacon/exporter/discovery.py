@@ -7,6 +7,7 @@ import json
 import os
 import socket
 
+from trainbeacon.blackbox import files
 from trainbeacon.config.settings import Config
 
 
@@ -15,7 +16,7 @@ class DiscoveryFiles:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._written: list[str] = []
+        self._written: dict[str, tuple[int, int]] = {}
         self._pid = os.getpid()
 
     def write(self, port: int, scheme: str = "http") -> None:
@@ -26,17 +27,21 @@ class DiscoveryFiles:
         text = json.dumps([{"targets": [address], "labels": labels}], indent=1) + "\n"
         for path in self._paths(name, port):
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-            self._written.append(path)
-            replace_file(path, text)
+            files.replace(path, text.encode(), mode=0o644)  # Prometheus is another user
+            self._written[path] = _identity(path)
 
     def remove(self) -> None:
-        """Take the files away: the target is gone. In a forked child they are the parent's."""
+        """Take the files away: the target is gone. A file that another exporter has replaced stays.
+
+        In a forked child they are the parent's.
+        """
         if os.getpid() != self._pid:
             return
-        for path in self._written:
+        for path, identity in self._written.items():
             with contextlib.suppress(OSError):
-                os.unlink(path)
-        self._written = []
+                if _identity(path) == identity:
+                    os.unlink(path)
+        self._written = {}
 
     def _paths(self, name: str, port: int) -> list[str]:
         paths = [self._config.sd_file] if self._config.sd_file else []
@@ -46,12 +51,9 @@ class DiscoveryFiles:
         return paths
 
 
-def replace_file(path: str, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new one, never half of it."""
-    temporary = f"{path}.{os.getpid()}.new"
-    with open(temporary, "w") as file:
-        file.write(text)
-    os.replace(temporary, path)
+def _identity(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
 
 
 def _address_of(host: str) -> str:

@@ -11,8 +11,9 @@ import threading
 import time
 
 from trainbeacon._version import __version__
-from trainbeacon.blackbox import textfile as sidefile
-from trainbeacon.blackbox.directory import BOX_SUFFIX, TEMPORARY_PREFIX, open_directory
+from trainbeacon.blackbox import files, textfile
+from trainbeacon.blackbox.attempts import latest_started
+from trainbeacon.blackbox.directory import BOX_SUFFIX, open_directory
 from trainbeacon.blackbox.election import ExporterLock, ExporterNote
 from trainbeacon.blackbox.reader import Box, BoxDirectory
 from trainbeacon.config.settings import Config, ConfigError
@@ -216,15 +217,12 @@ def clean(folder: int, boxes: list[Box], now: float, retention_seconds: float) -
 
     Files that are no boxes are let be: the directory may be somebody else's too.
     """
-    newest: dict[tuple[str, int], float] = {}
+    latest = latest_started(boxes, now)
     for box in boxes:
-        key = (box.identity.run, box.identity.rank)
-        newest[key] = max(newest.get(key, 0.0), box.identity.start)
-    for box in boxes:
-        superseded = box.identity.start < newest[box.identity.run, box.identity.rank]
-        if not box.alive and (superseded or now - box.last_sign > retention_seconds):
-            _remove(folder, box.name)
-            _remove(folder, sidefile.beside(box.name))
+        superseded = latest[box.identity.run, box.identity.rank] is not box
+        if not box.alive and (superseded or box.silence(now) > retention_seconds):
+            files.remove(folder, box.name)
+            files.remove(folder, textfile.beside(box.name))
     _clean_leftovers(folder, now, retention_seconds)
 
 
@@ -233,14 +231,9 @@ def _clean_leftovers(folder: int, now: float, retention_seconds: float) -> None:
     names = set(os.listdir(folder))
     for name in names:
         is_orphan = (
-            name.endswith(sidefile.SUFFIX) and name.removesuffix(sidefile.SUFFIX) + BOX_SUFFIX not in names
+            name.endswith(textfile.SUFFIX) and name.removesuffix(textfile.SUFFIX) + BOX_SUFFIX not in names
         )
-        if name.startswith(TEMPORARY_PREFIX) or is_orphan:
-            status = sidefile.look(folder, name)
+        if name.startswith(files.TEMPORARY_PREFIX) or is_orphan:
+            status = files.look(folder, name)
             if status is not None and now - status.st_mtime > retention_seconds:
-                _remove(folder, name)
-
-
-def _remove(folder: int, name: str) -> None:
-    with contextlib.suppress(OSError):  # another user's, or gone already
-        os.unlink(name, dir_fd=folder)
+                files.remove(folder, name)

@@ -12,7 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from trainbeacon.exporter.discovery import replace_file
+from trainbeacon.blackbox import files
 from trainbeacon.exporter.exposition import make_room
 from trainbeacon.simulate.model.rank import Place, Rank
 from trainbeacon.simulate.model.run import Run
@@ -160,7 +160,8 @@ def write_targets(folder: str, fleet: Fleet) -> str:
     """Write the targets into `folder` for `file_sd_configs`. Returns the path."""
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, SD_FILE)
-    replace_file(path, json.dumps(fleet.targets(), indent=1) + "\n")
+    text = json.dumps(fleet.targets(), indent=1) + "\n"
+    files.replace(path, text.encode(), mode=0o644)
     return path
 
 

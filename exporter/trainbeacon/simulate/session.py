@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from trainbeacon.exporter.discovery import replace_file
+from trainbeacon.blackbox import files
 
 from .fleet import Fleet, Size, remove_targets, write_targets
 from .scenarios import Injection, Plan
@@ -153,4 +153,5 @@ class Session:
 
 def write_truth(path: str, injections: Sequence[Injection]) -> None:
     """Write what is amiss, when and where, as JSON."""
-    replace_file(path, json.dumps([one.as_json() for one in injections], indent=1) + "\n")
+    text = json.dumps([one.as_json() for one in injections], indent=1) + "\n"
+    files.replace(path, text.encode(), mode=0o644)

@@ -17,7 +17,7 @@ from trainbeacon.blackbox.machine import boot_id, pid_namespace
 from trainbeacon.blackbox.reader import Box, BoxDirectory
 from trainbeacon.blackbox.writer import Writer
 from trainbeacon.recorder.hangs.stack_signal import SIGNAL_SLOT
-from trainbeacon.recorder.hangs.store import Store, evidence_directory
+from trainbeacon.recorder.hangs.store import DIRECTORY_SLOT, Store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux")
 
@@ -156,7 +156,7 @@ def test_stall_leaves_evidence_that_is_shown(node: Node, capsys: pytest.CaptureF
     assert 1.0 == written
     assert 0 == stacks(node)
     said = capsys.readouterr().out
-    (path,) = Path(evidence_directory(str(node.folder))).glob("*.evidence.json")
+    (path,) = (node.folder / "evidence").glob("*.evidence.json")
     assert f"evidence in {path}" in rank.errors
     assert str(path) in said
     assert "in obey" in said
@@ -166,13 +166,13 @@ def test_stall_leaves_evidence_that_is_shown(node: Node, capsys: pytest.CaptureF
 def test_probe_can_be_switched_off(node: Node) -> None:
     """Then there is no directory, and no handler either."""
     node.rank(probes_off=["evidence"], stacks_signal="SIGUSR1")
-    assert not Path(evidence_directory(str(node.folder))).exists()
+    assert not (node.folder / "evidence").exists()
 
 
 def test_end_of_the_run_leaves_no_empty_files(node: Node) -> None:
     """What was prepared for a hang that did not come is gone."""
     rank = node.rank(stacks_signal="SIGUSR1")
-    folder = Path(evidence_directory(str(node.folder)))
+    folder = node.folder / "evidence"
     assert 2 == len([*folder.iterdir()])
     rank.end()
     assert [] == [*folder.iterdir()]
@@ -187,7 +187,7 @@ def test_evidence_outlives_the_boxes(node: Node, capsys: pytest.CaptureFixture[s
             "op_id": 7,
             "input_sizes": [[4]],
         }
-        store = Store.make(evidence_directory(str(node.folder)), "old", rank)
+        store = Store.beside(str(node.folder), "old", rank)
         store.write(
             {"time": 1.0, "run": "old", "rank": rank, "class": "collectives_mismatched", "open": [waits]}
         )
@@ -204,3 +204,62 @@ def test_empty_directory_is_said(node: Node, capsys: pytest.CaptureFixture[str])
     """With the place that was looked at and how to name another."""
     assert 1 == stacks(node)
     assert f"no black box in {node.folder}: name the folder with --directory" in capsys.readouterr().err
+
+
+def evidence(node: Node, **fields: Any) -> None:
+    """Evidence of a rank of run r, with whatever fields."""
+    document = {"time": 1.0, "run": "r", "rank": 1, "class": "unknown", "reason": "because", **fields}
+    Store.beside(str(node.folder), "r", 1).write(document)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"open": 5},
+        {"open": ["a", None, {"group": [1], "input_sizes": {}}]},
+        {"workers": ["a", 3]},
+        {"workers": {"pid": 1}},
+        {"main_thread": [1]},
+        {"stacks": 7},
+        {"stacks": [None, ["x"], {"y": 1}]},
+        {"reason": "\ud800"},
+        {"class": {"a": []}, "phase": [], "phase_seconds": "x", "seconds_without_step": None},
+    ],
+)
+def test_evidence_of_any_form_is_shown(
+    fields: dict[str, Any], node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is not as it should be is left out; the rest is shown."""
+    evidence(node, **fields)
+    assert 0 == stacks(node)
+    assert "evidence of rank 1" in capsys.readouterr().out
+
+
+def test_terminal_gets_no_escapes(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither evidence nor the texts of a box can move the cursor, rename the window or hide a line."""
+    evil = "\x1b]0;owned\x07\x1b[2J\x1b[8mhidden\r\n\u202eleft"
+    evidence(node, reason=evil, stacks=[evil], phase=evil, run=evil)
+    writer = Writer.create(str(node.folder), {"run": evil, "rank": 0, "start": 2.0, "pid": 1})
+    writer.slots[writer.declare(DIRECTORY_SLOT, [f"/tmp/{evil}"])] = 1.0
+    stacks(node)
+    stacks(node, "--ask")
+    said = capsys.readouterr().out
+    assert "hidden" in said
+    assert [] == [c for c in said if not c.isprintable() and c != "\n"]
+
+
+def test_directory_that_a_box_names_is_not_read(
+    node: Node, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever writes a box cannot have this user read elsewhere; the user who names it can."""
+    Store.make(str(tmp_path / "theirs"), "r", 0).write(
+        {"time": 1.0, "run": "r", "rank": 0, "reason": "secret"}
+    )
+    writer = Writer.create(str(node.folder), {"run": "r", "rank": 0, "start": 1.0})
+    writer.slots[writer.declare(DIRECTORY_SLOT, [str(tmp_path / "theirs")])] = 1.0
+    assert 1 == stacks(node)
+    said = capsys.readouterr().out
+    assert "secret" not in said
+    assert f"--evidence-dir {tmp_path / 'theirs'}" in said
+    assert 0 == stacks(node, "--evidence-dir", str(tmp_path / "theirs"))
+    assert "secret" in capsys.readouterr().out

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Sequence
 
 from trainbeacon._version import __version__
+from trainbeacon.blackbox.attempts import latest_started
 from trainbeacon.blackbox.reader import Box, BoxDirectory
 from trainbeacon.exporter.health import Health
 
@@ -55,8 +57,9 @@ def collisions(boxes: Sequence[Box]) -> dict[str, int]:
             ranks.setdefault((box.identity.run, box.identity.rank), []).append(box)
     found: dict[str, int] = {}
     for (run, _), claimants in ranks.items():
-        newest = max(claimants, key=lambda box: box.identity.start)
-        overlap_from = newest.identity.start + OVERLAP_SECONDS
-        extra = sum(box is not newest and box.last_sign > overlap_from for box in claimants)
+        now = time.time()
+        (last,) = latest_started(claimants, now).values()
+        overlap_from = last.identity.start + OVERLAP_SECONDS
+        extra = sum(box is not last and now - box.silence(now) > overlap_from for box in claimants)
         found[run] = found.get(run, 0) + extra
     return found

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from trainbeacon import catalogue
 from trainbeacon.blackbox import format as layout
+from trainbeacon.blackbox.attempts import newest
 from trainbeacon.blackbox.machine import pid_namespace
 from trainbeacon.blackbox.reader import Box, BoxDirectory, Name
 
@@ -64,16 +65,14 @@ def select(boxes: Sequence[Box], now: float, linger_seconds: float) -> list[Box]
     A dead rank stays as long as its run has a live rank here, since it may be what the others wait
     for, and for the linger after that.
     """
-    newest: dict[tuple[str, int], Box] = {}
-    for box in boxes:
-        key = (box.identity.run, box.identity.rank)
-        if key not in newest or box.identity.start > newest[key].identity.start:
-            newest[key] = box
-    live_runs = {box.identity.run for box in newest.values() if box.alive}
+    chosen = newest(boxes, now)
+    live_runs = {box.identity.run for box in chosen.values() if box.alive}
     return [
-        box
-        for _, box in sorted(newest.items())
-        if box.alive or box.identity.run in live_runs or now - box.last_sign < linger_seconds
+        chosen[key]
+        for key in sorted(chosen)
+        if chosen[key].alive
+        or chosen[key].identity.run in live_runs
+        or chosen[key].silence(now) < linger_seconds
     ]
 
 
@@ -81,7 +80,7 @@ def _add_box(families: Families, box: Box, now: float) -> None:
     run, rank = box.identity.run, str(box.identity.rank)
     buckets = [0.0] * (len(catalogue.STEP_BUCKETS) + 1)
     total = 0.0
-    silent = now - box.last_sign > RATES_LAST_SECONDS
+    silent = box.silence(now) > RATES_LAST_SECONDS
     for (name, labels), number in _values(box).items():
         metric = catalogue.BY_NAME.get(name)
         if metric is None or name == _END or not (box.alive or metric.survives):
@@ -115,7 +114,7 @@ def _values(box: Box) -> Mapping[Name, float]:
     The training process adds a phase to its total when it leaves it. Without this a phase of minutes
     would show as nothing and then as a leap.
     """
-    total = (_PHASE_TOTALS, (present_phase(box) or "",))
+    total = (_PHASE_TOTALS, (box.phase or "",))
     if total not in box.values:
         return box.values
     return {**box.values, total: box.values[total] + _open_phase_seconds(box)}
@@ -128,17 +127,8 @@ def _open_phase_seconds(box: Box) -> float:
     return max(0.0, heartbeat - start)
 
 
-def present_phase(box: Box) -> str | None:
-    """The phase that the rank was in when it last said so, None if that makes no sense."""
-    number = box.number(layout.PHASE_INDEX)
-    if number is None or not 0 <= number < len(catalogue.PHASES):
-        return None
-    return catalogue.PHASES[int(number)]
-
-
 def _add_phase(families: Families, box: Box) -> None:
-    present = present_phase(box)
     for phase in catalogue.PHASES:
         families.add(
-            "training_phase", float(phase == present), box.identity.run, str(box.identity.rank), phase
+            "training_phase", float(phase == box.phase), box.identity.run, str(box.identity.rank), phase
         )

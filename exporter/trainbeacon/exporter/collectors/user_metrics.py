@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from trainbeacon.blackbox import textfile as sidefile
+from trainbeacon.blackbox import files, textfile
 from trainbeacon.blackbox.reader import Box
 from trainbeacon.catalogue import LABEL_NAME_BYTES
 from trainbeacon.exporter.health import Health
@@ -62,9 +62,9 @@ class UserMetricsCollector:
 
     def collect(self, families: Families) -> None:
         """Read the files that changed, and add the families of all live ranks."""
-        there = {name for name in os.listdir(self._folder) if name.endswith(sidefile.SUFFIX)}
+        there = {name for name in os.listdir(self._folder) if name.endswith(textfile.SUFFIX)}
         boxes = [box for box in self._served() if box.alive] if there else []
-        names = {sidefile.beside(box.name): box for box in boxes}
+        names = {textfile.beside(box.name): box for box in boxes}
         self._parsed = {name: parsed for name, parsed in self._parsed.items() if name in names}
         merged = _Merged()
         for name in filter(there.__contains__, names):
@@ -75,7 +75,7 @@ class UserMetricsCollector:
             families.add_foreign(family)
 
     def _families(self, name: str, box: Box) -> list[Family]:
-        status = sidefile.look(self._folder, name)
+        status = files.look(self._folder, name)
         if status is None or time.time() - status.st_mtime > STALE_SECONDS:
             return []
         version = (status.st_ino, status.st_mtime_ns, status.st_size)
@@ -87,7 +87,7 @@ class UserMetricsCollector:
     def _parse(self, name: str, box: Box) -> list[Family]:
         kept = []
         try:
-            for family in parse(sidefile.read(self._folder, name)):
+            for family in parse(textfile.read(self._folder, name)):
                 if _TAKEN.fullmatch(family.name) or not is_servable(family):
                     self._refuse(name, family)
                 else:
@@ -115,8 +115,8 @@ def parse(text: bytes) -> Iterator[Family]:
     lines = text.decode().split("\n")
     if any(len(line) > _LONGEST_LINE for line in lines):
         raise ValueError(f"a line of more than {_LONGEST_LINE} characters")
-    if sum(1 for line in lines if line and not line.startswith("#")) > sidefile.MOST_SERIES:
-        raise ValueError(f"more than {sidefile.MOST_SERIES} series")
+    if sum(1 for line in lines if line and not line.startswith("#")) > textfile.MOST_SERIES:
+        raise ValueError(f"more than {textfile.MOST_SERIES} series")
     return iter(list(text_string_to_metric_families("\n".join(lines))))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from trainbeacon import catalogue
 from trainbeacon._version import __version__
 from trainbeacon.blackbox import format as layout
-from trainbeacon.blackbox.machine import boot_id, pid_namespace
+from trainbeacon.blackbox.machine import boot_id, pid_namespace, seconds_since_boot
 from trainbeacon.blackbox.writer import Writer
 from trainbeacon.config.settings import Config, public_hyperparameters
 from trainbeacon.identity import Identity
@@ -281,6 +281,7 @@ class Recorder:
             "pid": os.getpid(),
             "pid_namespace": pid_namespace(),
             "boot_id": boot_id(),
+            "since_boot": seconds_since_boot(),
             "version": __version__,
         }
         if not self.config.enabled:

@@ -6,17 +6,16 @@ file. Steps are numbers of the run, seconds those of `catalogue.RUN_KINDS`.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
-import secrets
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from trainbeacon import catalogue
+from trainbeacon.blackbox import files
 
 FORM = 1
 MOST_BYTES = 64 * 1024
@@ -141,16 +140,8 @@ def read(path: str) -> RunState | None:
 
 
 def write(path: str, state: RunState) -> None:
-    """Replace the file, so that a reader sees the old one or the new one. Raises OSError."""
-    temporary = f"{path}.{secrets.token_hex(6)}"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(state.to_bytes())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    """Replace the file: a reader sees the old one or the new one, after a crash too. Raises OSError."""
+    files.replace(path, state.to_bytes(), mode=None, durable=True)
 
 
 def _state(found: dict[str, object]) -> RunState:

@@ -10,8 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trainbeacon import catalogue
-from trainbeacon.blackbox import format as layout
+from trainbeacon.blackbox.attempts import newest
 from trainbeacon.blackbox.reader import Box
 
 LOST = "rank_lost"
@@ -117,8 +116,6 @@ def _named(ranks: Sequence[RankView]) -> str:
 
 def view(box: Box) -> RankView:
     """A rank as its black box has it now."""
-    phase = box.number(layout.PHASE_INDEX)
-    known = phase is not None and 0 <= phase < len(catalogue.PHASES)
     groups = {
         labels[0]: (enqueued, box.number(_COMPLETED, *labels) or 0.0)
         for (metric, labels), enqueued in box.values.items()
@@ -127,19 +124,13 @@ def view(box: Box) -> RankView:
     return RankView(
         rank=box.identity.rank,
         state=box.state,
-        silent_seconds=max(0.0, time.time() - box.last_sign),
-        phase=catalogue.PHASES[int(phase)] if known and phase is not None else "",
+        silent_seconds=box.silence(time.time()),
+        phase=box.phase or "",
         groups=groups,
     )
 
 
 def views(boxes: Iterable[Box], run: str) -> list[RankView]:
     """The ranks of a run, each by its newest box."""
-    newest: dict[int, Box] = {}
-    for box in boxes:
-        rank = box.identity.rank
-        if box.identity.run == run and (
-            rank not in newest or box.identity.start > newest[rank].identity.start
-        ):
-            newest[rank] = box
-    return [view(newest[rank]) for rank in sorted(newest)]
+    chosen = newest((box for box in boxes if box.identity.run == run), time.time())
+    return [view(chosen[key]) for key in sorted(chosen)]

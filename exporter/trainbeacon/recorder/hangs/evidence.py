@@ -17,7 +17,7 @@ from trainbeacon.recorder.core.recorder import Recorder, log
 from trainbeacon.recorder.hangs import collect, diagnosis
 from trainbeacon.recorder.hangs.stack_signal import StackSignal
 from trainbeacon.recorder.hangs.stall_clock import StallClock
-from trainbeacon.recorder.hangs.store import DIRECTORY_SLOT, HELD_SUFFIX, Store, evidence_directory
+from trainbeacon.recorder.hangs.store import DIRECTORY_SLOT, HELD_SUFFIX, Store
 from trainbeacon.recorder.hangs.watchdog import Watchdog
 from trainbeacon.recorder.probes.collectives import CollectivesProbe
 
@@ -41,16 +41,23 @@ class HangReporter:
         self._recorder = recorder
         self._collectives = collectives
         self._boxes = config.directory or default_directory()
-        directory = evidence_directory(self._boxes, config.evidence_dir)
-        self._store = Store.make(directory, recorder.run, recorder.identity.rank)
+        self._store = self._open_store()
+        directory = self._store.directory
         self._clock = StallClock(config.evidence_seconds, time.monotonic())
-        self._watchdog = Watchdog(self._store.path(HELD_SUFFIX))
+        self._watchdog = Watchdog(*self._store.create(HELD_SUFFIX))
         self._writes: threading.Thread | None = None
         if len(directory) <= _LABEL_LIMIT:
             recorder.writer.slots[recorder.writer.declare(DIRECTORY_SLOT, [directory])] = 1.0
         self._signal = StackSignal.install(recorder, self._store)
         if self._watchdog.stands_down:
             log.info("faulthandler's timer is in use: a held interpreter will leave no stacks of this rank")
+
+    def _open_store(self) -> Store:
+        recorder = self._recorder
+        named, rank = recorder.config.evidence_dir, recorder.identity.rank
+        if named:
+            return Store.make(named, recorder.run, rank)
+        return Store.beside(self._boxes, recorder.run, rank)
 
     def poll(self) -> None:
         """Look whether the rank stands still; for the background thread, once a second."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -14,6 +15,7 @@ from trainbeacon.recorder.hangs.store import ASKED_SUFFIX, Store
 #: A slot with this name holds the number of the signal and has the file of the stacks as its label.
 SIGNAL_SLOT = "_stacks_signal"
 _LABEL_LIMIT = 256
+_NAME_LENGTH = 96
 
 #: Where the handler writes to: one of the process, as the handler is.
 _descriptors: list[int] = []
@@ -42,12 +44,10 @@ class StackSignal:
         if not in_main_thread or signal.getsignal(number) is not signal.SIG_DFL:
             log.warning("stacks_signal=%s: the script has a handler for it, so ours is left out", name)
             return None
-        path = store.path(ASKED_SUFFIX)
-        if len(path) > _LABEL_LIMIT:
+        if len(store.directory) + _NAME_LENGTH > _LABEL_LIMIT:
             log.warning("stacks_signal=%s: the path of the evidence directory is too long for it", name)
             return None
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o600)
+        descriptor, path = store.create(ASKED_SUFFIX)
         faulthandler.register(number, file=descriptor, all_threads=True, chain=False)
         while _descriptors:  # of an earlier run of this process
             os.close(_descriptors.pop())
@@ -59,4 +59,5 @@ class StackSignal:
     def remove(self) -> None:
         """Leave the handler in place, since a signal may be on its way and would end the process; no more."""
         if os.fstat(self.descriptor).st_size == 0:
-            os.unlink(self.path)
+            with contextlib.suppress(OSError):  # gone with its folder
+                os.unlink(self.path)

@@ -1,19 +1,26 @@
-"""The evidence directory: private, written at once, bounded in size and number."""
+"""The evidence directory: private, written at once, bounded in size and number.
+
+By default it lies in the folder of the black boxes, which other users may share: it is opened relative to
+that folder and without following links, and a user whose `evidence` is another user's has `evidence-<uid>`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import re
 import secrets
+import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainbeacon.blackbox.directory import TEMPORARY_PREFIX
+from trainbeacon.blackbox import files
 
-#: A slot with this name has the evidence directory as its label, so that `trainbeacon stacks` finds it.
+#: A slot with this name has the evidence directory as its label, so that `trainbeacon stacks` can name it.
 DIRECTORY_SLOT = "_evidence"
 SUFFIX = ".evidence.json"
 #: Stacks of a rank whose interpreter was held, as the timer writes them; and those that were asked for.
@@ -22,59 +29,123 @@ MOST_BYTES = 256 * 1024
 #: Files of one rank of a run, and of all runs in a directory.
 MOST_FILES_A_RANK = 5
 MOST_FILES = 200
+#: Evidence that is read of one directory: the newest, as far as both bounds go.
+MOST_READ, MOST_BYTES_READ = 50_000, 64 * 1024 * 1024
 
-
-def evidence_directory(box_directory: str, named: str | None = None) -> str:
-    """Where evidence is kept: as the user says, else beside the black boxes."""
-    return os.path.abspath(named or os.path.join(box_directory, "evidence"))
+_DEFAULT = "evidence"
+_DEFAULTS = re.compile(rf"{_DEFAULT}(-\d{{1,10}})?")
 
 
 @dataclass(frozen=True)
 class Store:
-    """The evidence of one rank of a run. `prefix` begins the names of its files."""
+    """The evidence of one rank of a run. `prefix` begins the names of its files.
+
+    Threads: may be used from any.
+    """
 
     directory: str
     prefix: str
+    is_beside_boxes: bool = False
 
     @classmethod
     def make(cls, directory: str, run: str, rank: int) -> Store:
-        """Make the directory if absent (0700). Raises OSError."""
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in run[:40])
-        return cls(directory, f"{plain or 'run'}.{rank}.")
+        """In a directory that the user names, made if absent (0700). Raises OSError."""
+        return cls(os.path.abspath(directory), _prefix(run, rank))._swept()
 
-    def path(self, suffix: str) -> str:
-        """A new name for a file of this rank; a later one sorts after an earlier one."""
-        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        return os.path.join(self.directory, f"{self.prefix}{moment}-{secrets.token_hex(3)}{suffix}")
+    @classmethod
+    def beside(cls, box_directory: str, run: str, rank: int) -> Store:
+        """In the folder of the black boxes. Raises OSError."""
+        path = os.path.join(os.path.abspath(box_directory), _DEFAULT)
+        try:
+            return cls(path, _prefix(run, rank), True)._swept()
+        except OSError:  # another user's, or a trap
+            return cls(f"{path}-{os.geteuid()}", _prefix(run, rank), True)._swept()
+
+    def create(self, suffix: str) -> tuple[int, str]:
+        """A new empty file to append to: its descriptor and its path. Raises OSError.
+
+        It counts as in use, and is kept while it is empty, until every copy of the descriptor is closed.
+        """
+        name = self._name(suffix)
+        with self._opened() as folder:
+            descriptor = files.create(folder, name, append=True)
+        with contextlib.suppress(OSError):  # a file system without locks keeps it a little longer
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return descriptor, os.path.join(self.directory, name)
 
     def write(self, document: Mapping[str, Any]) -> str:
         """Write evidence, so that a reader sees all of it or nothing. Returns the path. Raises OSError."""
-        text = bounded(document)
-        path = self.path(SUFFIX)
-        temporary = os.path.join(self.directory, f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(text)
-            os.rename(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        self._prune()
-        return path
+        name = self._name(SUFFIX)
+        with self._opened() as folder:
+            files.replace_in(folder, name, bounded(document), mode=0o600)
+            self._prune(folder, SUFFIX)
+        return os.path.join(self.directory, name)
 
-    def _prune(self) -> None:
-        """Remove the oldest files beyond the bounds."""
-        names = [name for name in os.listdir(self.directory) if name.endswith(SUFFIX)]
+    def _name(self, suffix: str) -> str:
+        """A new name for a file of this rank; a later one sorts after an earlier one."""
+        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        return f"{self.prefix}{moment}-{secrets.token_hex(3)}{suffix}"
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        if self.is_beside_boxes:
+            boxes = os.open(os.path.dirname(self.directory), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                folder = files.open_folder(boxes, os.path.basename(self.directory))
+            finally:
+                os.close(boxes)
+        else:
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield folder
+        finally:
+            os.close(folder)
+
+    def _swept(self) -> Store:
+        """The same, once the directory is there and what killed ranks have left empty is gone."""
+        with self._opened() as folder:
+            for suffix in (HELD_SUFFIX, ASKED_SUFFIX):
+                for name in _names(folder, suffix):
+                    status = files.look(folder, name)
+                    if status is not None and status.st_size == 0 and not _is_in_use(folder, name):
+                        files.remove(folder, name)
+                self._prune(folder, suffix)
+        return self
+
+    def _prune(self, folder: int, suffix: str) -> None:
+        """Remove the oldest files of a kind beyond the bounds."""
+        names = _names(folder, suffix)
         own = sorted(name for name in names if name.startswith(self.prefix))
-        others = sorted(set(names) - set(own), key=lambda name: name.rpartition(".evidence")[0][-22:])
+        others = sorted(set(names) - set(own), key=lambda name: name.rpartition(suffix)[0][-22:])
         surplus = own[:-MOST_FILES_A_RANK] + others[: max(0, len(names) - MOST_FILES)]
         for name in surplus:
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self.directory, name))
+            if suffix == SUFFIX or not _is_in_use(folder, name):
+                files.remove(folder, name)
+
+
+def _prefix(run: str, rank: int) -> str:
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in run[:40])
+    return f"{plain or 'run'}.{rank}."
+
+
+def _names(folder: int, suffix: str) -> list[str]:
+    return [name for name in os.listdir(folder) if name.endswith(suffix)]
+
+
+def _is_in_use(folder: int, name: str) -> bool:
+    """Whether a live process has the file open, as `Store.create` does."""
+    try:
+        descriptor = files.open_regular(folder, name, owner=os.geteuid())
+    except OSError:
+        return True  # not ours to judge
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def bounded(document: Mapping[str, Any]) -> bytes:
@@ -93,19 +164,65 @@ def bounded(document: Mapping[str, Any]) -> bytes:
 
 def read(directory: str) -> list[dict[str, Any]]:
     """All evidence of a directory, oldest first, each with its `path`; what is damaged is left out."""
+    try:
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        return _in_order(_read_folder(folder, directory))
+    finally:
+        os.close(folder)
+
+
+def read_beside(boxes: int, path: str) -> list[dict[str, Any]]:
+    """The same of every default evidence directory in a folder of boxes.
+
+    Args:
+        boxes: descriptor of the folder.
+        path: what it is called, for the paths of the documents.
+    """
+    found: list[dict[str, Any]] = []
+    for name in sorted(filter(_DEFAULTS.fullmatch, os.listdir(boxes))):
+        with contextlib.suppress(OSError):
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            folder = os.open(name, flags, dir_fd=boxes)
+            try:
+                found += _read_folder(folder, os.path.join(path, name))
+            finally:
+                os.close(folder)
+    return _in_order(found)
+
+
+def _in_order(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(documents, key=lambda document: float(document["time"]))
+
+
+def _read_folder(folder: int, path: str) -> Iterator[dict[str, Any]]:
+    """What is evidence among the newest files; whatever else lies there is passed over."""
     found = []
-    with contextlib.suppress(OSError):
-        for name in os.listdir(directory):
-            if name.endswith(SUFFIX):
-                with contextlib.suppress(OSError, ValueError):
-                    found.append(_read(os.path.join(directory, name)))
-    return sorted(found, key=lambda document: float(document["time"]))
+    for name in _names(folder, SUFFIX):
+        status = files.look(folder, name)
+        if status is not None and stat.S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES:
+            found.append((status.st_mtime_ns, name, status.st_size))
+    left = MOST_BYTES_READ
+    for _, name, size in sorted(found, reverse=True)[:MOST_READ]:
+        left -= size
+        if left < 0:
+            return
+        with contextlib.suppress(OSError, ValueError, RecursionError, OverflowError):
+            yield {**_document(folder, name), "path": os.path.join(path, name)}
 
 
-def _read(path: str) -> dict[str, Any]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+def _document(folder: int, name: str) -> dict[str, Any]:
+    # Of the folder's owner: in a directory that many share, another user may put a file beside it.
+    descriptor = files.open_regular(folder, name, owner=os.fstat(folder).st_uid)
     with open(descriptor, "rb") as file:
         document = json.loads(file.read(MOST_BYTES + 1))
-    if not isinstance(document, dict) or not isinstance(document.get("time"), int | float):
+    if not isinstance(document, dict) or not _is_moment(document.get("time")):
         raise ValueError("no evidence")
-    return {**document, "path": path}
+    return document
+
+
+def _is_moment(value: object) -> bool:
+    """Whether it is a Unix time that a calendar has."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= float(value) < 1e11

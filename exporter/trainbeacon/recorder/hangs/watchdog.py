@@ -11,6 +11,7 @@ ever (tried on 3.11). So the timer is off while the process forks.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import threading
@@ -31,16 +32,13 @@ class Watchdog:
     """The timer, with the file that it writes to.
 
     Args:
-        path: made at once, private; removed by `stop` if nothing was written.
-
-    Raises:
-        OSError: the file cannot be made.
+        descriptor: of an empty file that is open for reading and appending; closed by `stop`.
+        path: where it lies; removed by `stop` if nothing was written.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, descriptor: int, path: str) -> None:
         self.path = path
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(path, flags, 0o600)
+        self._descriptor = descriptor
         self._foreign = not os.path.isdir(_TASKS) or _somebody_else_has_it()
         self._use = threading.Lock()  # the run may end while the background thread looks
         self._tasks: set[str] = set()
@@ -81,7 +79,8 @@ class Watchdog:
             self._foreign = True
             if self._descriptor >= 0:
                 if os.fstat(self._descriptor).st_size == 0:
-                    os.unlink(self.path)
+                    with contextlib.suppress(OSError):  # gone with its folder
+                        os.unlink(self.path)
                 os.close(self._descriptor)
                 self._descriptor = -1
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from trainbeacon.blackbox import textfile as sidefile
+from trainbeacon.blackbox import files, textfile
 
 INTERVAL_SECONDS = 5.0
 SHARE_OF_TIME = 0.001
@@ -36,7 +36,7 @@ class UserMetrics:
     def __init__(
         self, box: str, on_error: Callable[[Exception], None], on_dropped: Callable[[int], None]
     ) -> None:
-        self._path = sidefile.beside(box)
+        self._path = textfile.beside(box)
         self._on_error = on_error
         self._on_dropped = on_dropped
         self._dropped = 0
@@ -61,7 +61,7 @@ class UserMetrics:
         try:
             text = self._encode()
             if not self._over.is_set():
-                sidefile.replace(self._path, text)
+                files.replace(self._path, text)
         except Exception as error:  # noqa: BLE001 - a full disk must not end the thread
             self._on_error(error)
         return time.thread_time() - begun
@@ -79,7 +79,7 @@ class UserMetrics:
     def _encode(self) -> bytes:
         """Whole families as long as there is room for them: half a histogram is worse than none."""
         texts: list[bytes] = []
-        room, series, dropped = sidefile.MOST_BYTES, sidefile.MOST_SERIES, 0
+        room, series, dropped = textfile.MOST_BYTES, textfile.MOST_SERIES, 0
         for collector in _collectors():
             for family, text in self._families(collector):
                 if len(family.samples) > series or len(text) > room:

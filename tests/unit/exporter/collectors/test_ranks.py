@@ -43,9 +43,9 @@ def test_newest_attempt_of_each_rank_is_served() -> None:
     assert [("r", 0, -20), ("r", 1, -10), ("s", 0, -40)] == selected(*boxes)
 
 
-def test_newer_dead_attempt_hides_an_older_living_one() -> None:
-    """The newest start is the truth of a rank even when it died: an older one is a process that hangs on."""
-    assert [("r", 0, -10)] == selected(box("r", 0, NOW - 10), box("r", 0, NOW - 30, alive=True))
+def test_living_attempt_is_served_before_a_dead_one() -> None:
+    """Whatever their clocks say: one that trains must not be hidden for as long as a clock was wrong."""
+    assert [("r", 0, -30)] == selected(box("r", 0, NOW - 10), box("r", 0, NOW - 30, alive=True))
 
 
 def test_dead_rank_stays_as_long_as_its_run_lives() -> None:

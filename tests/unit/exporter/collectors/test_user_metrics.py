@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trainbeacon import catalogue
-from trainbeacon.blackbox import textfile as sidefile
+from trainbeacon.blackbox import files, textfile
 from trainbeacon.blackbox.reader import Box, BoxIdentity
 from trainbeacon.exporter.collectors import user_metrics
 from trainbeacon.exporter.collectors.base import Families
@@ -36,7 +36,7 @@ class Served:
     def rank(self, text: str | bytes, rank: int = 0, alive: bool = True) -> Path:
         box = Box(f"r.{rank}.box", BoxIdentity("r", rank, 1.0), "running", alive, {}, ())
         self.boxes = [*(each for each in self.boxes if each.name != box.name), box]
-        path = self.folder / sidefile.beside(box.name)
+        path = self.folder / textfile.beside(box.name)
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         return path
 
@@ -91,7 +91,7 @@ def test_a_changed_file_is_read_again(served: Served) -> None:
     """Each scrape shows the file as it is now."""
     path = served.rank("a 1\n")
     assert {of("a"): 1.0} == served.collect()
-    sidefile.replace(str(path), b"a 2\n")
+    files.replace(str(path), b"a 2\n")
     assert {of("a"): 2.0} == served.collect()
 
 
@@ -149,8 +149,8 @@ HOSTILE = {
     "a line without end": "a" * 60_000,
     "escapes without end": 'a{b="' + '\\"' * 30_000 + '"} 1\n',
     "labels without end": "a{" + 'b="c",' * 9_000 + "} 1\n",
-    "too many series": "".join(f"a{number} 1\n" for number in range(sidefile.MOST_SERIES + 1)),
-    "too long": b"#" * (sidefile.MOST_BYTES + 1),
+    "too many series": "".join(f"a{number} 1\n" for number in range(textfile.MOST_SERIES + 1)),
+    "too long": b"#" * (textfile.MOST_BYTES + 1),
     "reserved label": 'a{__name="x"} 1\n',
     "double label": 'a{b="1",b="2"} 1\n',
     "type without name": "# TYPE\n# HELP\n# TYPE a\n",

@@ -13,7 +13,7 @@ from trainbeacon import catalogue
 from trainbeacon.blackbox import format as layout
 from trainbeacon.blackbox.reader import Box
 from trainbeacon.blackbox.writer import Writer
-from trainbeacon.exporter.collectors.ranks import _values, present_phase
+from trainbeacon.exporter.collectors.ranks import _values
 from trainbeacon.recorder.core import timeline
 from trainbeacon.recorder.core.timeline import CHECKPOINT, EVALUATE, PHASE, Timeline
 
@@ -95,7 +95,7 @@ def rank() -> Iterator[Rank]:
 def test_a_rank_begins_in_init(rank: Rank) -> None:
     """Before anything is seen the phase is init; phases, steps and durations are 0, not unset."""
     box = rank.box()
-    assert present_phase(box) == "init"
+    assert box.phase == "init"
     assert box.number("training_steps_total") == 0.0
     assert set(rank.served().values()) == {0.0}
     assert box.number("training_phase_start_timestamp_seconds") == rank.began + WALL_OFFSET
@@ -174,7 +174,7 @@ def test_the_first_step_is_warm_up(rank: Rank) -> None:
     for phase, seconds in ((DATA_WAIT, 2.0), (FORWARD, 4.0), (BACKWARD, 8.0)):
         rank.timeline.observe(phase)
         rank.wait(seconds)
-    assert present_phase(rank.box()) == "warmup"
+    assert rank.box().phase == "warmup"
     rank.timeline.end_step()
     assert rank.phases() == {"init": 1.0, "data_wait": 2.0, "warmup": 12.0}
     rank.timeline.observe(FORWARD)
@@ -190,7 +190,7 @@ def test_phases_nest(rank: Rank) -> None:
     rank.timeline.push_phase(BACKWARD)
     rank.wait(2.0)
     rank.timeline.pop_phase()
-    assert present_phase(rank.box()) == "forward"
+    assert rank.box().phase == "forward"
     rank.wait(4.0)
     rank.timeline.pop_phase()
     assert rank.phases() == {"forward": 5.0, "backward": 2.0}

@@ -17,7 +17,7 @@ watchdog.LEAST_SECONDS = 0.3
 """
 
 HELD = """
-dog = watchdog.Watchdog(sys.argv[1])
+dog = watchdog.Watchdog(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), sys.argv[1])
 dog.keep(0.3)
 def holds_it():
     ctypes.PyDLL(None).usleep(700_000)
@@ -28,7 +28,7 @@ print(os.path.exists(sys.argv[1]))
 """
 
 KEPT = """
-dog = watchdog.Watchdog(sys.argv[1])
+dog = watchdog.Watchdog(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), sys.argv[1])
 end = time.monotonic() + 0.9
 while time.monotonic() < end:
     dog.keep(0.3)
@@ -42,7 +42,7 @@ print(os.path.exists(sys.argv[1]))
 FOREIGN = """
 faulthandler.dump_traceback_later(0.6, file=sys.stdout)
 time.sleep(0.1)
-dog = watchdog.Watchdog(sys.argv[1])
+dog = watchdog.Watchdog(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), sys.argv[1])
 dog.keep(0.3)
 print(dog.stands_down, flush=True)
 time.sleep(0.7)
@@ -51,7 +51,7 @@ dog.stop()
 """
 
 TAKEN = """
-dog = watchdog.Watchdog(sys.argv[1])
+dog = watchdog.Watchdog(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), sys.argv[1])
 dog.keep(0.8)
 time.sleep(0.1)
 dog.keep(0.8)
@@ -64,7 +64,7 @@ time.sleep(0.9)
 """
 
 FORKED = """
-dog = watchdog.Watchdog(sys.argv[1])
+dog = watchdog.Watchdog(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), sys.argv[1])
 dog.keep(0.5)
 pid = os.fork()
 if pid == 0:
@@ -76,7 +76,7 @@ print("in <module>" in dog.take())
 
 
 TAKEN_BEFORE_FORK = """
-dog = watchdog.Watchdog(sys.argv[1])
+dog = watchdog.Watchdog(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), sys.argv[1])
 dog.keep(0.8)
 time.sleep(0.1)
 dog.keep(0.8)

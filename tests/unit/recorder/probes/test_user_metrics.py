@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving import wait_for
-from trainbeacon.blackbox import textfile as sidefile
+from trainbeacon.blackbox import textfile
 from trainbeacon.recorder.probes import user_metrics
 from trainbeacon.recorder.probes.user_metrics import UserMetrics
 
@@ -82,14 +82,14 @@ def test_series_beyond_the_room_are_dropped_by_whole_families(
 ) -> None:
     """A family that does not fit is left out whole and counted once, and smaller ones after it are kept."""
     many = Gauge("many", "Too many.", ["number"], registry=registry)
-    for number in range(sidefile.MOST_SERIES + 1):
+    for number in range(textfile.MOST_SERIES + 1):
         many.labels(number)
     Histogram("kept", "Fits.", registry=registry)
     names = probe.written()
     assert {"kept_bucket", "kept_sum", "kept_count"} == names
-    assert sidefile.MOST_SERIES + 1 == probe.dropped
+    assert textfile.MOST_SERIES + 1 == probe.dropped
     assert names == probe.written()
-    assert sidefile.MOST_SERIES + 1 == probe.dropped
+    assert textfile.MOST_SERIES + 1 == probe.dropped
 
 
 def test_bytes_are_bounded(registry: CollectorRegistry, probe: Probe) -> None:
@@ -97,7 +97,7 @@ def test_bytes_are_bounded(registry: CollectorRegistry, probe: Probe) -> None:
     for number in range(20):
         Gauge(f"wide_{number}", "Wide.", ["text"], registry=registry).labels("x" * 10_000)
     probe.probe.write()
-    assert 0 < probe.file.stat().st_size <= sidefile.MOST_BYTES
+    assert 0 < probe.file.stat().st_size <= textfile.MOST_BYTES
     assert probe.dropped >= 14
 
 
