@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.routes.test_alertmanager import wait_until_ready
+from tests.routes.served import wait_until_ready
 from trainbeacon.stack.ports import free_port
 
 CONFIGURATION = """
