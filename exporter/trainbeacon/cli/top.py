@@ -6,6 +6,8 @@ import argparse
 import json
 import shutil
 import sys
+import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,16 +52,28 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"trainbeacon top: {error}", file=sys.stderr)
         return 2
+    once = arguments.once or not (sys.stdout.isatty() and sys.stdin.isatty())
+    if not once and find_spec("textual") is None:
+        print(
+            "trainbeacon top needs textual: pip install 'trainbeacon[top]' (or give --once)",
+            file=sys.stderr,
+        )
+        return 2
     watch = Watch(sources, arguments.interval)
     try:
-        return _once(arguments, watch)
+        return _once(arguments, watch) if once else _screen(arguments, watch)
     finally:
         watch.close()
 
 
-def _once(arguments: argparse.Namespace, watch: Watch) -> int:
-    import time
+def _screen(arguments: argparse.Namespace, watch: Watch) -> int:
+    from trainbeacon.terminal.screen.app import run as show
+    from trainbeacon.terminal.signs import signs_for
 
+    return show(watch, signs_for(sys.stdout.encoding, only_ascii=arguments.ascii))
+
+
+def _once(arguments: argparse.Namespace, watch: Watch) -> int:
     from trainbeacon.terminal import plain
     from trainbeacon.terminal.signs import signs_for
 

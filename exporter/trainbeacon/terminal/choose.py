@@ -62,4 +62,4 @@ def discovered(folder: str) -> list[str]:
 def _own(gpu: bool) -> list[FactSource]:
     from trainbeacon.blackbox.directory import default_directory
 
-    return [BoxSource(default_directory(), gpu=gpu)]
+    return [BoxSource(default_directory(), gpu=gpu, may_be_absent=True)]

@@ -9,8 +9,7 @@ from trainbeacon.terminal.table import FIELDS, UNSET, Look, Table
 from trainbeacon.verdict.facts import Gpu, Node, Rank, Run, RunKey
 from trainbeacon.verdict.limits import STEPS_TO_JUDGE
 
-_CAUSES = tuple(name for name in FIELDS["rank"] if name.startswith("self_"))
-_RATES = tuple(name for name in FIELDS["rank"] if name.startswith("learning_rate_"))
+_CAUSES = tuple(name.removeprefix("self_") for name in FIELDS["rank"] if name.startswith("self_"))
 _REASONS = tuple(name for name in FIELDS["gpu"] if name.startswith("throttled_"))
 _KINDS = tuple(name.removeprefix("seconds_") for name in FIELDS["run"] if name.startswith("seconds_"))
 Row = Mapping[str, float]
@@ -66,97 +65,136 @@ def rows(table: Table, look: Look, subject: str) -> Iterator[tuple[tuple[str, ..
             yield key, found
 
 
+Numbers = list[float | None]
+#: Where each field of a rank stands in its row.
+_AT = {name: place for place, name in enumerate(FIELDS["rank"])}
+_CAUSES_AT = tuple(_AT[f"self_{cause}"] for cause in _CAUSES)
+_RATES_AT = tuple(_AT[name] for name in FIELDS["rank"] if name.startswith("learning_rate_"))
+#: Fields that are facts as they are.
+_PLAIN = tuple(
+    (fact, _AT[name])
+    for fact, name in {
+        **{
+            name: name
+            for name in ("phase_since", "started", "heartbeat", "last_step_at", "step", "steps_made")
+        },
+        **{
+            name: name for name in ("epoch", "inactive", "nonfinite_losses", "nonfinite_step", "samples_rate")
+        },
+        **{name: name for name in ("tokens_rate", "mfu", "loss_scale", "failure_at")},
+        "loss": "loss_train",
+        "validation_loss": "loss_validation",
+    }.items()
+)
+_STATE, _PHASE, _PLACE, _FAILURE, _NONFINITE = (
+    _AT[name] for name in ("state", "phase", "place", "failure", "nonfinite_at")
+)
+_STARTED, _WORLD, _RESERVED, _RESIDENT = (
+    _AT[name] for name in ("started", "world_size", "allocator_reserved", "resident")
+)
+_COUNT, _SUM, _WAITED, _RETRIES, _FAILURES = (
+    _AT[name]
+    for name in (
+        "duration_count",
+        "duration_sum",
+        "data_wait_total",
+        "allocator_retries",
+        "checkpoint_failures",
+    )
+)
+_SAVED, _SAVED_STEP = _AT["checkpoint_at"], _AT["checkpoint_step"]
+
+
 class _Ranks:
+    """Ranks of one look, read by position: there may be thousands, with dozens of numbers each."""
+
     def __init__(self, source: str, table: Table, look: Look, before: Look | None, rates: bool) -> None:
         self._source, self._table = source, table
         self._look, self._before, self._rates = look, before, rates
 
     def ranks(self) -> Iterator[tuple[RunKey, Rank, float | None]]:
         """Every rank of the look, with its run and the size of its world."""
-        names = FIELDS["rank"]
-        width = len(names)
+        width = len(FIELDS["rank"])
+        values = self._look.rows["rank"]
         earlier = self._before.rows["rank"] if self._before is not None else None
-        for key, row in rows(self._table, self._look, "rank"):
-            if "started" not in row and "state" not in row:
+        for key, place in self._table.keys("rank"):
+            at = place * width
+            row: Numbers = [None if value == UNSET else value for value in values[at : at + width]]
+            if not row or (row[_STARTED] is None and row[_STATE] is None):
                 continue
-            old: Row = {}
-            if earlier is not None:
-                at = self._row_of(key) * width
-                part = earlier[at : at + width]
-                old = {name: value for name, value in zip(names, part, strict=False) if value != UNSET}
-                if old.get("started") != row.get("started"):
-                    old = {}
-            yield (key[0], key[1], key[2]), self._rank(int(key[3]), row, old), row.get("world_size")
+            old: Numbers = []
+            if earlier is not None and at < len(earlier) and earlier[at + _STARTED] == row[_STARTED]:
+                old = [None if value == UNSET else value for value in earlier[at : at + width]]
+            yield (key[0], key[1], key[2]), self._rank(int(key[3]), row, old), row[_WORLD]
 
-    def _row_of(self, key: tuple[str, ...]) -> int:
-        return self._table.row_of("rank", key)
-
-    def _rank(self, number: int, row: Row, old: Row) -> Rank:
-        get, text = row.get, self._table.texts
+    def _rank(self, number: int, row: Numbers, old: Numbers) -> Rank:
         rank = Rank(number, source=self._source)
-        rank.state = text[int(row["state"])]["state"] if "state" in row else ""
-        rank.phase = text[int(row["phase"])]["phase"] if "phase" in row else ""
-        if "place" in row:
-            place = text[int(row["place"])]
+        for fact, at in _PLAIN:
+            setattr(rank, fact, row[at])
+        rank.state = self._text(row[_STATE]).get("state", "")
+        rank.phase = self._text(row[_PHASE]).get("phase", "")
+        if row[_PLACE] is not None:
+            place = self._text(row[_PLACE])
             rank.host, rank.gpu = place["hostname"], place["gpu"]
             rank.source = place["instance"] or self._source
-        rank.phase_since, rank.started, rank.heartbeat = get("phase_since"), get("started"), get("heartbeat")
-        rank.last_step_at, rank.step, rank.steps_made = get("last_step_at"), get("step"), get("steps_made")
-        rank.epoch, rank.inactive = get("epoch"), get("inactive")
-        rank.loss, rank.validation_loss = get("loss_train"), get("loss_validation")
-        rank.nonfinite_losses, rank.nonfinite_step = get("nonfinite_losses"), get("nonfinite_step")
-        rank.samples_rate, rank.tokens_rate, rank.mfu = get("samples_rate"), get("tokens_rate"), get("mfu")
-        rank.learning_rate = max((row[name] for name in _RATES if name in row), default=None)
-        rank.loss_scale = get("loss_scale")
-        rank.memory = get("allocator_reserved", get("resident"))
-        rank.failure_at = get("failure_at")
-        if "failure" in row:
-            rank.failure, rank.failure_kind = text[int(row["failure"])].values()
-        if "nonfinite_at" in row:
-            layer, kind = text[int(row["nonfinite_at"])].values()
+        rates = [rate for rate in (row[at] for at in _RATES_AT) if rate is not None]
+        rank.learning_rate = max(rates, default=None)
+        rank.memory = row[_RESIDENT] if row[_RESERVED] is None else row[_RESERVED]
+        if row[_FAILURE] is not None:
+            rank.failure, rank.failure_kind = self._text(row[_FAILURE]).values()
+        if row[_NONFINITE] is not None:
+            layer, kind = self._text(row[_NONFINITE]).values()
             rank.nonfinite_at = " ".join(filter(None, (layer, f"({kind})" if kind else "")))
         self._pace(rank, row, old)
         return rank
 
-    def _pace(self, rank: Rank, row: Row, old: Row) -> None:
+    def _text(self, number: float | None) -> Mapping[str, str]:
+        return {} if number is None else self._table.texts[int(number)]
+
+    def _pace(self, rank: Rank, row: Numbers, old: Numbers) -> None:
         """What is counted: over the time between two looks, or since the start of the process."""
         seconds = self._seconds(row, old)
         rank.window = _RATE_SECONDS if self._rates else seconds if old else 0.0
-        steps = _grown(row, old, "duration_count")
+        own = [row[at] or 0.0 for at in _CAUSES_AT]
+        counts_own = any(own)
+        steps = _grown(row, old, _COUNT)
         if steps:
-            taken = _grown(row, old, "duration_sum")
+            taken = _grown(row, old, _SUM)
             rank.step_seconds = None if taken is None else taken / steps
-            causes = {name.removeprefix("self_"): _grown(row, old, name) for name in _CAUSES}
-            rank.causes = {cause: value / steps for cause, value in causes.items() if value is not None}
-            if rank.causes and any(row.get(name) for name in _CAUSES):
+            if counts_own:
+                rank.causes = {
+                    cause: (_grown(row, old, at) or 0.0) / steps
+                    for cause, at in zip(_CAUSES, _CAUSES_AT, strict=True)
+                }
                 rank.own_seconds = sum(rank.causes.values())
-        made = row.get("duration_count", 0.0)
-        if not self._rates and made >= STEPS_TO_JUDGE and any(row.get(name) for name in _CAUSES):
-            rank.life_own_seconds = sum(row.get(name, 0.0) for name in _CAUSES) / made
-            rank.life_step_seconds = row.get("duration_sum", 0.0) / made
-        waited = _grown(row, old, "data_wait_total")
+        waited = _grown(row, old, _WAITED)
         if waited is not None and seconds > 0 and rank.state == "running":
             rank.data_wait = min(1.0, waited / seconds)
-            life = self._look.at - row.get("started", self._look.at)
-            if not self._rates and made >= STEPS_TO_JUDGE and life > 0:
-                rank.life_data_wait = min(1.0, row["data_wait_total"] / life)
         if old or self._rates:
-            rank.allocator_retries = _grown(row, old, "allocator_retries")
-            rank.checkpoint_failures = _grown(row, old, "checkpoint_failures")
+            rank.allocator_retries = _grown(row, old, _RETRIES)
+            rank.checkpoint_failures = _grown(row, old, _FAILURES)
+        made = row[_COUNT] or 0.0
+        life = self._look.at - (row[_STARTED] or self._look.at)
+        if made >= STEPS_TO_JUDGE and life > 0 and not self._rates:
+            rank.life_step_seconds = (row[_SUM] or 0.0) / made
+            if counts_own:
+                rank.life_own_seconds = sum(own) / made
+            all_waits = row[_WAITED]
+            rank.life_data_wait = None if all_waits is None else min(1.0, all_waits / life)
 
-    def _seconds(self, row: Row, old: Row) -> float:
+    def _seconds(self, row: Numbers, old: Numbers) -> float:
         if self._rates:
             return 1.0
         if old and self._before is not None:
             return self._look.at - self._before.at
-        return self._look.at - row.get("started", self._look.at)
+        return self._look.at - (row[_STARTED] or self._look.at)
 
 
-def _grown(row: Row, old: Row, name: str) -> float | None:
-    value = row.get(name)
+def _grown(row: Numbers, old: Numbers, at: int) -> float | None:
+    value = row[at]
     if value is None:
         return None
-    return max(0.0, value - old.get(name, 0.0))
+    return max(0.0, value - ((old[at] or 0.0) if old else 0.0))
 
 
 def _add_runs(runs: Mapping[RunKey, Run], table: Table, look: Look) -> None:
@@ -176,10 +214,14 @@ def _add_runs(runs: Mapping[RunKey, Run], table: Table, look: Look) -> None:
         run = runs.get((key[0], key[1], key[2]))
         if run is not None:
             run.thresholds = {**run.thresholds, key[3]: row["value"]}
-    for key, row in rows(table, look, "rank"):
-        run = runs.get((key[0], key[1], key[2])) if "checkpoint_at" in row else None
-        if run is not None and row["checkpoint_at"] > (run.checkpoint_at or 0.0):
-            run.checkpoint_at, run.checkpoint_step = row["checkpoint_at"], row.get("checkpoint_step")
+    width, values = len(FIELDS["rank"]), look.rows["rank"]
+    for key, place in table.keys("rank"):
+        at = place * width
+        saved = values[at + _SAVED] if at < len(values) else UNSET
+        run = None if saved == UNSET else runs.get((key[0], key[1], key[2]))
+        if run is not None and saved > (run.checkpoint_at or 0.0):
+            step = values[at + _SAVED_STEP]
+            run.checkpoint_at, run.checkpoint_step = saved, None if step == UNSET else step
 
 
 def _goodput(row: Row) -> float | None:

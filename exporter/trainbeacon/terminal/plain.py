@@ -112,7 +112,7 @@ def _gpu_lines(sight: Sight, signs: Signs, width: int) -> Iterator[str]:
             )
         sign = signs.state["running" if gpu.up else "crashed"]
         texts = " ".join(signs.fit(text, size, right=title != "NOTE") for title, size, text in cells)
-        yield signs.cut(f"{sign} {texts}", width)
+        yield signs.cut(f"{sign} {texts}".rstrip(), width)
     if len(sight.facts.gpus) > len(shown):
         yield f"  and {len(sight.facts.gpus) - len(shown)} more GPUs; the worst are shown"
 

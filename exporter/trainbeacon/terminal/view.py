@@ -227,11 +227,11 @@ def _since(at: float | None, now: float) -> float | None:
 def columns(*, many_runs: bool) -> list[Column]:
     """The columns of the ranks, in the order in which they stand; those with larger `needs` go first."""
     return [
-        *([Column("RUN", 16, lambda m, now: m.run.name, right=False)] if many_runs else []),
+        *([Column("RUN", 12, lambda m, now: m.run.name, right=False)] if many_runs else []),
         Column("RANK", 5, lambda m, now: str(m.rank.number), lambda m, now: m.rank.number),
-        Column("STATE", 10, _state, lambda m, now: _trouble(m, now), right=False),
-        Column("PHASE", 13, _phase, lambda m, now: m.rank.phase, right=False),
-        Column("STEP", 9, lambda m, now: whole(m.rank.step), lambda m, now: m.rank.step),
+        Column("STATE", 9, _state, lambda m, now: _trouble(m, now), right=False),
+        Column("PHASE", 11, _phase, lambda m, now: m.rank.phase, right=False),
+        Column("STEP", 8, lambda m, now: whole(m.rank.step), lambda m, now: m.rank.step),
         Column(
             "LAST",
             5,

@@ -23,6 +23,7 @@ _MOST_THREADS = 16
 SECONDS_UNTIL_UNSEEN = 10.0
 UNSEEN = "unseen"
 _LOSSES_KEPT = 600
+_SOURCES_A_SECOND = 64.0
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,18 @@ class Sight:
 
 
 class Watch:
-    """All sources together. Call `look` from one thread, or `start` one that does so."""
+    """All sources together. Call `look` from one thread, or `start` one that does so.
+
+    Attributes:
+        interval: seconds between two looks; may be changed while it looks.
+        sight: what was seen last.
+    """
 
     def __init__(
         self, sources: Sequence[FactSource], interval: float, *, clock: Callable[[], float] = time.time
     ) -> None:
         self.sources = list(sources)
-        self._interval = interval
+        self.interval = interval
         self._clock = clock
         threads = max(1, min(_MOST_THREADS, len(self.sources)))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="trainbeacon-look")
@@ -61,10 +67,12 @@ class Watch:
         """Read every source that is due, waiting for at most `patience` seconds, and judge what is known."""
         used = time.process_time()
         now = time.monotonic()
+        # Of many sources each is read less often, so that looking stays cheap; their age is shown.
+        least = len(self.sources) / _SOURCES_A_SECOND
         for source in self.sources:
             running = self._under_way.get(source)
             if (running is None or running.done()) and now >= self._due.get(source, 0.0):
-                self._due[source] = now + max(0.0, source.seconds - 0.1)
+                self._due[source] = now + max(0.0, max(source.seconds, least) - 0.1)
                 self._under_way[source] = self._pool.submit(source.read)
         _, late = wait(self._under_way.values(), timeout=patience)
         facts = self._together()
@@ -93,11 +101,11 @@ class Watch:
     def _run(self, on_sight: Callable[[Sight], None]) -> None:
         while not self._over.is_set():
             start = time.monotonic()
-            sight = self.look(self._interval)
+            sight = self.look(self.interval)
             if self._over.is_set():
                 return
             on_sight(sight)
-            self._over.wait(max(0.05, self._interval - (time.monotonic() - start)))
+            self._over.wait(max(0.05, self.interval - (time.monotonic() - start)))
 
     def _together(self) -> Facts:
         facts = Facts(self._clock())
@@ -154,8 +162,8 @@ def _merge(runs: dict[RunKey, Run], ranks: dict[RunKey, dict[int, Rank]], key: R
         ranks[key] = {}
     known = ranks[key]
     for rank in found.ranks:
-        other = known.get(rank.number)
-        if other is None or (rank.started or 0.0) >= (other.started or 0.0):
+        other = known.setdefault(rank.number, rank)
+        if other is not rank and (rank.started or 0.0) >= (other.started or 0.0):
             known[rank.number] = rank
     sizes = [size for size in (run.world_size, found.world_size) if size is not None]
     run.world_size = max(sizes, default=None)

@@ -9,6 +9,8 @@ from trainbeacon.verdict.facts import Rank, Run
 
 #: Seconds of looking after which the pace of ranks can be told from noise.
 SECONDS_TO_COMPARE = 30.0
+#: Share of a step from which on it is worth saying what a rank takes longer at.
+LEAST_EXCESS = 0.01
 
 
 def compare(run: Run) -> None:
@@ -24,11 +26,11 @@ def compare(run: Run) -> None:
         if rank.window >= SECONDS_TO_COMPARE:
             rank.lasting_excess = rank.excess
     _compare_lives([rank for rank in alive if rank.lasting_excess is None])
-    slow = max(ranks, key=lambda rank: rank.excess or 0.0)
-    usual_of = {cause: _usual(rank.causes.get(cause) for rank in ranks) for cause in slow.causes}
-    for rank in ranks:
-        if rank.causes and (rank.excess or 0.0) > 0.0:
-            rank.cause = max(rank.causes, key=lambda cause: rank.causes[cause] - usual_of.get(cause, 0.0))
+    slow = [rank for rank in ranks if rank.causes and (rank.excess or 0.0) > LEAST_EXCESS]
+    if slow:
+        usual_of = {cause: _usual(rank.causes.get(cause) for rank in ranks) for cause in slow[0].causes}
+    for rank in slow:
+        rank.cause = max(rank.causes, key=lambda cause: rank.causes[cause] - usual_of.get(cause, 0.0))
 
 
 def _compare_lives(ranks: list[Rank]) -> None:

@@ -17,8 +17,9 @@ ENDED_SECONDS = 3600.0
 class BoxSource(FactSource):
     """One folder of black boxes, read by what the exporter reads them with."""
 
-    def __init__(self, directory: str, *, gpu: bool = True) -> None:
+    def __init__(self, directory: str, *, gpu: bool = True, may_be_absent: bool = False) -> None:
         super().__init__(directory)
+        self._may_be_absent = may_be_absent
         self._directory = directory
         self._gpu = gpu
         self._descriptor = -1
@@ -38,7 +39,7 @@ class BoxSource(FactSource):
     def _open(self) -> None:
         """Open the folder, anew if another has taken its place."""
         from trainbeacon.blackbox.reader import BoxDirectory
-        from trainbeacon.exporter.collectors.health import Health
+        from trainbeacon.exporter.health import Health
         from trainbeacon.exporter.registry import collectors
 
         status = os.stat(self._directory)
@@ -54,8 +55,13 @@ class BoxSource(FactSource):
     def _take(self) -> Look:
         from trainbeacon.exporter.collectors.base import Families
 
-        self._open()
         look = self._table.new_look(self._clock())
+        try:
+            self._open()
+        except FileNotFoundError:
+            if self._may_be_absent:  # nobody has trained yet
+                return look
+            raise
         for collector in self._collectors:
             families = Families()
             try:
