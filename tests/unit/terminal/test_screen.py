@@ -27,16 +27,18 @@ def colours(raw: bytes) -> set[int]:
 
 def test_the_first_line_is_the_verdict_and_q_leaves_the_terminal_as_it_was() -> None:
     """What is wrong stands first, by word and shape; afterwards the shell goes on as before."""
-    with exporter(page(("running", "crashed", "running", "running"))) as source:
-        with terminal("top", source.address) as screen:
-            screen.wait_for("A rank of the training is lost.")
-            drawn = screen.text()
-            assert "✖ CRITICAL A rank of the training is lost. Run gpt: rank 1 (host node-a, GPU 1)" in drawn
-            assert "first: Look at that host" in drawn
-            assert "running 3/4 ranks" in drawn
-            screen.press("q")
-            assert 0 == screen.end()
-            assert screen.is_restored
+    with (
+        exporter(page(("running", "crashed", "running", "running"))) as source,
+        terminal("top", source.address) as screen,
+    ):
+        screen.wait_for("A rank of the training is lost.")
+        drawn = screen.text()
+        assert "✖ CRITICAL A rank of the training is lost. Run gpt: rank 1 (host node-a, GPU 1)" in drawn
+        assert "first: Look at that host" in drawn
+        assert "running 3/4 ranks" in drawn
+        screen.press("q")
+        assert 0 == screen.end()
+        assert screen.is_restored
 
 
 def test_keys_filter_sort_freeze_and_open_a_rank() -> None:
@@ -101,25 +103,29 @@ def test_sixteen_colours_suffice() -> None:
 
 def test_no_color_is_obeyed() -> None:
     """Who wants no colours gets none, and loses nothing."""
-    with exporter(page(("running", "crashed"))) as source:
-        with terminal("top", source.address, NO_COLOR="1") as screen:
-            screen.wait_for("✖ CRITICAL")
-            screen.press("q")
-            screen.end()
-            chromatic = {number for number in colours(screen.raw) if number % 10 not in (0, 7)}
-            assert set() == chromatic
+    with (
+        exporter(page(("running", "crashed"))) as source,
+        terminal("top", source.address, NO_COLOR="1") as screen,
+    ):
+        screen.wait_for("✖ CRITICAL")
+        screen.press("q")
+        screen.end()
+        chromatic = {number for number in colours(screen.raw) if number % 10 not in (0, 7)}
+        assert set() == chromatic
 
 
 @pytest.mark.parametrize("how", [{"LANG": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}, {}])
 def test_ascii_where_that_is_all_there_is(how: dict[str, str]) -> None:
     """By the locale or by --ascii, each sign is one that any terminal can show."""
     arguments = () if how else ("--ascii",)
-    with exporter(page(("running", "crashed"), run="größe")) as source:
-        with terminal("top", *arguments, source.address, **how) as screen:
-            screen.wait_for("X CRITICAL")
-            screen.press("q")
-            screen.end()
-            assert set() == {each for each in screen.text() if ord(each) > 126}
+    with (
+        exporter(page(("running", "crashed"), run="größe")) as source,
+        terminal("top", *arguments, source.address, **how) as screen,
+    ):
+        screen.wait_for("X CRITICAL")
+        screen.press("q")
+        screen.end()
+        assert set() == {each for each in screen.text() if ord(each) > 126}
 
 
 def test_a_source_that_dies_is_said_with_the_age_of_what_is_shown() -> None:
@@ -150,12 +156,14 @@ def test_a_signal_ends_it_and_restores_the_terminal(number: signal.Signals, stat
 
 def test_what_a_run_is_called_cannot_steer_the_terminal() -> None:
     """A name is text of somebody else's: its escape sequences are shown as what they are not."""
-    with exporter(page(run="evil\x1b]0;owned\x07\x1b[2J")) as source:
-        with terminal("top", source.address) as screen:
-            screen.wait_for("evil")
-            screen.press("q")
-            screen.end()
-            assert b"\x1b]0;owned" not in screen.raw
+    with (
+        exporter(page(run="evil\x1b]0;owned\x07\x1b[2J")) as source,
+        terminal("top", source.address) as screen,
+    ):
+        screen.wait_for("evil")
+        screen.press("q")
+        screen.end()
+        assert b"\x1b]0;owned" not in screen.raw
 
 
 def test_a_source_that_never_answers_holds_nothing_up() -> None:
