@@ -20,6 +20,7 @@ from trainbeacon.recorder.core.recorder import Recorder
 from trainbeacon.recorder.core.timeline import FORWARD, OPTIMIZER, OTHER
 from trainbeacon.recorder.device.events import DevicePhases
 from trainbeacon.recorder.device.scalars import on_device
+from trainbeacon.recorder.hooks.copies import keep_out_of_copies
 from trainbeacon.recorder.hooks.traced import Hook, reporting_outside_graphs
 from trainbeacon.recorder.hooks.waits import observe_waits, replica_in
 from trainbeacon.recorder.numerics.watch import GradientMonitor
@@ -49,6 +50,8 @@ class Hooks:
         self._timeline, self._writer = recorder.timeline, recorder.writer
         self._end_step = end_step
         self._removals: list[Callable[[], None]] = []
+        self._of_model: list[Callable[[], None]] = []
+        self._of_optimizer: list[Callable[[], None]] = []
         self._guard = recorder.guard
         self._norm_seen = False
         self._scale: float | None = None  # after the last update
@@ -57,15 +60,16 @@ class Hooks:
         self._device = self._device_phases(model)
         self._hides = False  # whether the backward pass of the last forward hides collectives
         self._numerics = GradientMonitor(recorder, model, next(iter(optimizers), None), scaler)
-        self._removals.append(self._numerics.remove)
         if model is not None:
             self._watch_model(model)
+            weakref.finalize(model, self._model_is_gone).atexit = False
             for parameter in filter(on_device, islice(model.parameters(), 1)):
                 recorder.deferred.prepare(parameter)
         for number, optimizer in enumerate(optimizers):
             self._watch_optimizer(optimizer, counts=number == 0)
         if optimizers:
             self._watch_clipping()
+            weakref.finalize(optimizers[0], self._optimizer_is_gone).atexit = False
         if recorder.probes("self_time"):
             self._removals += self._guard("hooks", observe_waits, recorder) or ()
         if scaler is not None:
@@ -73,8 +77,23 @@ class Hooks:
 
     def remove(self) -> None:
         """Take every hook away."""
-        while self._removals:
-            self._removals.pop()()
+        self._model_is_gone()
+        self._optimizer_is_gone()
+        _run_all(self._removals)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether what was watched is gone: nothing of it is kept alive."""
+        return not (self._of_model or self._of_optimizer)
+
+    def _model_is_gone(self) -> None:
+        """The script let go of its model, which nothing here has kept; in any thread."""
+        self._numerics.let_go_of_model()
+        _run_all(self._of_model)
+
+    def _optimizer_is_gone(self) -> None:
+        self._numerics.let_go_of_optimizer()
+        _run_all(self._of_optimizer)
 
     def _device_phases(self, model: Any) -> DevicePhases | None:
         """What takes device events, if the model is on a device that has some."""
@@ -105,8 +124,9 @@ class Hooks:
 
         before = Hook(model, guarded("hooks", forward_begins))
         after = Hook(model, guarded("hooks", forward_ends))
-        self._removals.append(model.register_forward_pre_hook(before).remove)
-        self._removals.append(model.register_forward_hook(after).remove)
+        self._of_model.append(keep_out_of_copies(model))
+        self._of_model.append(model.register_forward_pre_hook(before).remove)
+        self._of_model.append(model.register_forward_hook(after).remove)
         self._watch_backward()
 
     def _watch_backward(self) -> None:
@@ -130,7 +150,7 @@ class Hooks:
                 device.end()
 
         ended = self._recorder.guarded("hooks", end)
-        self._removals.append(observe(torch.autograd, "backward", self._recorder.guarded("hooks", begin)))
+        self._of_model.append(observe(torch.autograd, "backward", self._recorder.guarded("hooks", begin)))
 
     # The optimizer
 
@@ -147,10 +167,10 @@ class Hooks:
             after(stepped)
 
         begins = Hook(optimizer, guarded("hooks", step_begins))
-        self._removals.append(optimizer.register_step_pre_hook(begins).remove)
+        self._of_optimizer.append(optimizer.register_step_pre_hook(begins).remove)
         if counts:
             ends = Hook(optimizer, guarded("hooks", step_ends))
-            self._removals.append(optimizer.register_step_post_hook(ends).remove)
+            self._of_optimizer.append(optimizer.register_step_post_hook(ends).remove)
 
     def _before_step(self) -> None:
         norm = self._numerics.before_step(norm_is_known=self._norm_seen)
@@ -187,7 +207,7 @@ class Hooks:
 
         if hasattr(clip_grad, "_clip_grads_with_norm_"):
             started = self._recorder.guarded("hooks", clip)
-            self._removals.append(
+            self._of_optimizer.append(
                 observe(clip_grad, "_clip_grads_with_norm_", started, reporting_outside_graphs)
             )
 
@@ -229,6 +249,11 @@ class Hooks:
         if self._scale is not None and scale < self._scale:  # it backs off exactly when it left a step out
             self._recorder.add("training_optimizer_steps_skipped_total", 1.0)
         self._scale = scale
+
+
+def _run_all(removals: list[Callable[[], None]]) -> None:
+    while removals:
+        removals.pop()()
 
 
 def _nobody() -> None:

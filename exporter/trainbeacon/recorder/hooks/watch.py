@@ -46,7 +46,7 @@ class ModelWatcher:
         if optimizers:
             self._steps.claim("optimizer")
         hooks = Hooks(recorder, model, optimizers, scaler, self._steps.optimizer_stepped)
-        self.hooks.append(hooks)
+        self.hooks = [*(each for each in self.hooks if not each.is_over), hooks]
         self._removable.append(hooks)
         if model is not None:
             recorder.guard("hooks", self._count_flops, model)

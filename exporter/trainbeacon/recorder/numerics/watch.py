@@ -5,6 +5,7 @@ One object for each call of `Beacon.watch`. Everything here is for the training 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from math import inf, isfinite
 from time import monotonic
@@ -45,7 +46,7 @@ class GradientMonitor:
         self._recorder = recorder
         self._timeline = recorder.timeline
         self._nonfinite = recorder.nonfinite
-        self._model = model
+        self._model = weakref.ref(model) if model is not None else _nobody
         self._layers = layers_of(model) if model is not None else []
         self._on = recorder.probes("gradients")
         self._norms: NormProbe | None = None
@@ -77,10 +78,17 @@ class GradientMonitor:
         if self._layers and recorder.identity.rank == 0 and recorder.probes("layers"):
             self._probe = LayerProbe(self._layers, self._read_layer, self._set_layer)
 
-    def remove(self) -> None:
-        """Take away the one hook on a gradient."""
+    def let_go_of_model(self) -> None:
+        """Keep nothing of the model alive, and take away the one hook on a gradient."""
         if self._remove is not None:
             self._remove()
+        self._layers, self._probe, self._watched, self._remove = [], None, None, None
+        self.poll = None
+
+    def let_go_of_optimizer(self) -> None:
+        """Keep none of its parameters alive."""
+        self._norms = None
+        self.sampling = False
 
     # Numbers
 
@@ -194,7 +202,7 @@ class GradientMonitor:
         if bad:
             everywhere = len(bad) == len(self._layers) > 1  # spoilt by an earlier step: it says nothing
             return ("", "reduced") if everywhere else (bad[-1], "weight")
-        search = Search(parameter_names(self._model, self._layers) if self._layers else {}, deadline)
+        search = Search(parameter_names(self._model(), self._layers) if self._layers else {}, deadline)
         return search.origin(loss) or ("", "loss")
 
     def _watch_a_gradient(self) -> None:
@@ -203,7 +211,7 @@ class GradientMonitor:
         It is looked at before it is averaged over the ranks, to know on which one it went wrong. On a rank
         that is alone that can wait until the optimizer steps: a hook on a gradient costs more than the look.
         """
-        whole = {id(parameter): used for parameter, used in gathered(self._model)} if self._layers else {}
+        whole = {id(parameter): used for parameter, used in gathered(self._model())} if self._layers else {}
         first = [p for layer in self._layers for p in layer.parameters if p.requires_grad][:_WATCHED_AMONG]
         fit = [whole.get(id(p), p) for p in first]
         fit = [p for p in fit if not is_sharded(p) and p.device.type == "cpu" and p.numel() <= MOST_WATCHED]
@@ -270,3 +278,7 @@ class GradientMonitor:
     def _answered(self, names: list[str], place: int) -> None:
         if place and self._nonfinite.step is not None and self._nonfinite.step == self._asked_for:
             self._nonfinite.saw(self._nonfinite.step, self._nonfinite.kind, names[place - 1])
+
+
+def _nobody() -> None:
+    """In the place of a reference to a model that there is not."""
