@@ -30,8 +30,11 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 Result = TypeVar("Result")
 
+#: Seconds after which a condition is taken never to come to hold: none that a machine full of work reaches.
+PATIENCE = 120.0
 
-def wait_for(condition: Callable[[], Result], seconds: float = 20.0, what: str = "") -> Result:
+
+def wait_for(condition: Callable[[], Result], seconds: float = PATIENCE, what: str = "") -> Result:
     """The first true answer of `condition`; fails after so many seconds."""
     deadline = time.monotonic() + seconds
     while True:
@@ -55,7 +58,7 @@ class Answer:
         return raw.decode()
 
 
-def request(url: str, method: str = "GET", timeout: float = 10.0, **headers: str) -> Answer:
+def request(url: str, method: str = "GET", timeout: float = PATIENCE, **headers: str) -> Answer:
     """One HTTP request on a connection of its own; header names with _ for -."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=timeout)
@@ -136,7 +139,7 @@ class Rank:
         self.process.kill()
         self.process.wait()
 
-    def end(self, command: str = "finish", seconds: float = 20.0) -> int:
+    def end(self, command: str = "finish", seconds: float = PATIENCE) -> int:
         """End the process in that way and return its exit status."""
         self.tell(command)
         return self.process.wait(seconds)

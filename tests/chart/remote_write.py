@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.serving import request, wait_for
+from tests.serving import PATIENCE, request, wait_for
 from tools import stack
 from trainbeacon.stack.ports import free_port
 
@@ -49,7 +49,7 @@ def running(command: list[str], log: Path) -> Iterator[psutil.Process]:
         yield psutil.Process(process.pid)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 def ask(port: int, query: str, at: float) -> float | None:
@@ -94,11 +94,11 @@ def main() -> int:
         server = [str(stack.find("prometheus")), f"--config.file={configure(folder, storage)}"]
         server += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{web}"]
         programs.enter_context(running(fleet, folder / "fleet.log"))
-        wait_for(lambda: list((folder / "targets").glob("*.json")), 60, "targets")
+        wait_for(lambda: list((folder / "targets").glob("*.json")), what="targets")
         of_store = programs.enter_context(running(store, folder / "vm.log"))
         of_server = programs.enter_context(running(server, folder / "prometheus.log"))
-        wait_for(lambda: answers(f"http://127.0.0.1:{web}/-/ready"), 60, "Prometheus")
-        wait_for(lambda: answers(f"http://127.0.0.1:{storage}/health"), 60, "VictoriaMetrics")
+        wait_for(lambda: answers(f"http://127.0.0.1:{web}/-/ready"), what="Prometheus")
+        wait_for(lambda: answers(f"http://127.0.0.1:{storage}/health"), what="VictoriaMetrics")
         time.sleep(options.seconds)
         at = time.time() - 20  # arrived by now on both sides
         found = {title: (ask(web, q, at), ask(storage, q, at)) for title, q in QUERIES.items()}

@@ -30,7 +30,7 @@ def run_helm(helm: str, *arguments: str | Path) -> subprocess.CompletedProcess[s
     home = dict.fromkeys(("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"), "/nonexistent")
     env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": "/nonexistent", **home}
     command = [helm, *map(str, arguments), f"--namespace={NAMESPACE}"]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
 @cache

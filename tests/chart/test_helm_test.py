@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.chart.rendering import CHART, named, render
-from tests.serving import request, wait_for
+from tests.serving import PATIENCE, request, wait_for
 from trainbeacon.stack.ports import free_port
 
 POOL = "podMonitor/monitoring/trainbeacon/0"
@@ -20,7 +20,7 @@ POOL = "podMonitor/monitoring/trainbeacon/0"
 def check(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The chart's script, as the pod runs it: with nothing but Python."""
     command = [sys.executable, "-I", str(CHART / "checks/check.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def server(prometheus: str, repository: Path, tmp_path_factory: pytest.TempPathF
             [*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log
         )
     try:
-        wait_for(lambda: _ready(port), 30, "Prometheus with its pools")
+        wait_for(lambda: _ready(port), what="Prometheus with its pools")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 def _ready(port: int) -> bool:

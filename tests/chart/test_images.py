@@ -176,7 +176,7 @@ def test_receiver_prints_what_alertmanager_sends() -> None:
     alert = {"status": "firing", "labels": labels, "annotations": {"description": "It is gone."}}
     body = json.dumps({"receiver": "team", "alerts": [alert]}).encode()
     try:
-        wait_for(lambda: _posted(port, body), 10, "receiver")
+        wait_for(lambda: _posted(port, body), what="receiver")
         assert process.stdout
         assert "team: Rank lost in demo: rank 1: It is gone.\n" == process.stdout.readline()
     finally:
@@ -186,7 +186,7 @@ def test_receiver_prints_what_alertmanager_sends() -> None:
 
 def _posted(port: int, body: bytes) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/alerts", data=body, timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/alerts", data=body, timeout=120) as answer:
             return answer.status == 200
     except OSError:
         return False

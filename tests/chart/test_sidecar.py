@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 from tests.chart.rendering import REPOSITORY, render, sample_job
-from tests.serving import request, scrape, wait_for
+from tests.serving import PATIENCE, request, scrape, wait_for
 from trainbeacon.stack.ports import free_port
 from trainbeacon.testing import series
 
@@ -50,7 +50,7 @@ class Container:
     @property
     def pid(self) -> int:
         """Its PID 1, as the machine numbers it."""
-        return wait_for(lambda: psutil.Process(self.process.pid).children(), 10, "PID 1")[0].pid
+        return wait_for(lambda: psutil.Process(self.process.pid).children(), what="PID 1")[0].pid
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
@@ -136,22 +136,22 @@ def test_killed_trainer_is_served_as_crashed(pod: Pod, job: dict) -> None:
     command = [PYTHON, "-m", "trainbeacon", *arguments, f"--port={port}", "--host=127.0.0.1", "--no-gpu"]
     agent = pod.start("agent", agent_spec["securityContext"]["runAsUser"], command)
     url = f"http://127.0.0.1:{port}/metrics"
-    wait_for(lambda: _answers(url), 20, "agent: " + agent.log.read_text())
+    wait_for(lambda: _answers(url), what="agent: " + agent.log.read_text())
 
     variables = {one["name"]: one["value"] for one in trainer_spec["env"]}
     user = trainer_spec["securityContext"]["runAsUser"]
     trainer = pod.start("trainer", user, [PYTHON, "/mnt/tests/trainer.py"], **variables)
-    wait_for(lambda: _states(url) == {0: "running", 1: "running"}, 20, "ranks: " + trainer.log.read_text())
+    wait_for(lambda: _states(url) == {0: "running", 1: "running"}, what="ranks: " + trainer.log.read_text())
     if AS_ROOT:
         assert {user} == {psutil.Process(trainer.pid).uids().real}
         assert psutil.Process(agent.pid).uids().real != user
 
     trainer.signal(signal.SIGKILL)
-    trainer.process.wait(10)
-    wait_for(lambda: _states(url) == {0: "crashed", 1: "crashed"}, 10, "crashed")
+    trainer.process.wait(PATIENCE)
+    wait_for(lambda: _states(url) == {0: "crashed", 1: "crashed"}, what="crashed")
     agent.signal(signal.SIGTERM)
     last = _scrapes_until_it_ends(url)
-    assert 0 == agent.process.wait(10)
+    assert 0 == agent.process.wait(PATIENCE)
     assert len(last) >= 2
     assert all(states == {0: "crashed", 1: "crashed"} for states in last)
 

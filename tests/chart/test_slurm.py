@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.chart.rendering import REPOSITORY, of_kind, render
-from tests.serving import Node, environment, node, request, wait_for
+from tests.serving import PATIENCE, Node, environment, node, request, wait_for
 from trainbeacon.cli import build_parser
 from trainbeacon.stack.ports import free_port
 
@@ -78,14 +78,14 @@ def test_batch_script_trains_serves_and_cleans_up(site: dict[str, str], tmp_path
         job = subprocess.Popen(["bash", *map(str, script)], env=site, stdout=log, stderr=log)
     try:
         targets = tmp_path / "targets"
-        (file,) = wait_for(lambda: list(targets.glob("*.json")), 30, "target")
+        (file,) = wait_for(lambda: list(targets.glob("*.json")), what="target")
         (address,) = json.loads(file.read_text())[0]["targets"]
         url = f"http://{address}/metrics"
-        wait_for(lambda: _has(url, 'training_state{rank="0",run="of-slurm",state="running"} 1'), 30, "rank")
+        wait_for(lambda: _has(url, 'training_state{rank="0",run="of-slurm",state="running"} 1'), what="rank")
         done.touch()
-        wait_for(lambda: _has(url, 'training_state{rank="0",run="of-slurm",state="finished"} 1'), 30, "end")
-        wait_for(lambda: not _has(url, "training_state") or job.poll() is not None, 40, "end of the agent")
-        assert 7 == job.wait(20), (tmp_path / "log").read_text()
+        wait_for(lambda: _has(url, 'training_state{rank="0",run="of-slurm",state="finished"} 1'), what="end")
+        wait_for(lambda: not _has(url, "training_state") or job.poll() is not None, what="end of the agent")
+        assert 7 == job.wait(PATIENCE), (tmp_path / "log").read_text()
         assert [] == list(targets.glob("*.json"))
         assert not Path(f"/dev/shm/trainbeacon-job-{site['SLURM_JOB_ID']}").exists()
         told = (tmp_path / "told").read_text().split()

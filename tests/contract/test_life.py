@@ -14,20 +14,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.serving import Node, node, request, scrape, wait_for
+from tests.serving import PATIENCE, Node, node, request, scrape, wait_for
 from trainbeacon.testing import series
 
 SIGNALS = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, float]]:
+def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A job with the linger as shipped that ended as the module began: the other tests are its waiting."""
     with node(tmp_path_factory.mktemp("over") / "boxes", linger_seconds=60) as made:
         ranks = [made.rank(number, 2) for number in range(2)]
         made.url()
         assert [0, 0] == [rank.end() for rank in ranks]
-        yield made, time.monotonic()
+        yield made
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_killed_rank_is_served_as_crashed_with_its_last_step(job: Node) -> None:
     exporter = job.exporter_pid
     assert "7" == first.ask("step 7")
     first.kill()
-    wait_for(lambda: job.state(0) == "crashed", 8, "crash")
+    wait_for(lambda: job.state(0) == "crashed", what="crash")
     assert 7.0 == job.value("training_step", 0)
     assert "running" == job.state(1)
     assert "2" == second.ask("step 2")
@@ -74,7 +74,7 @@ def test_present_phase_and_rates_are_of_the_living_only(job: Node) -> None:
     dead.ask("step 1")
     assert 1.0 == job.value("training_phase", 1, phase="other")
     dead.kill()
-    wait_for(lambda: job.state(1) == "crashed", 8, "crash")
+    wait_for(lambda: job.state(1) == "crashed", what="crash")
     assert job.value("training_phase", 1, phase="other") is None
     assert job.value("training_process_threads", 1) is None
 
@@ -82,10 +82,11 @@ def test_present_phase_and_rates_are_of_the_living_only(job: Node) -> None:
 def test_exception_is_served_with_its_class(job: Node) -> None:
     """A rank that an exception ends is `failed`, and says by which."""
     job.rank(0, 2)
+    before = time.time()
     assert 1 == job.rank(1, 2).end("raise")
     assert "failed" == job.state(1)
     assert 1.0 == job.value("training_failure_info", 1, exception="ConnectionError", kind="peer_lost")
-    assert abs(time.time() - (job.value("training_failure_timestamp_seconds", 1) or 0)) < 20
+    assert before <= (job.value("training_failure_timestamp_seconds", 1) or 0) <= time.time()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,10 @@ def test_second_start_closes_the_first_run(job: Node, serve: str) -> None:
     assert "second" == rank.ask("again")
     wait_for(lambda: job.state(0, "second") == "running", what="second run")
     assert "finished" == job.state(0)
-    time.sleep(1.5)  # a second exporter of this process would be there by the helper's next look
+    heartbeat = series("training_heartbeat_timestamp_seconds", run="second", rank=0)
+    for _ in range(3):  # a second exporter of this process would be there by the next turn of its loop
+        seen = job.scrape()[heartbeat]
+        wait_for(lambda seen=seen: job.scrape()[heartbeat] != seen, what="turn")
     assert url == job.url()
     listening = [
         c.laddr.port for c in psutil.Process(job.exporter_pid).net_connections() if c.status == "LISTEN"
@@ -142,7 +146,7 @@ def test_killed_exporter_is_replaced_within_seconds(job: Node) -> None:
         rank.ask("step 4")
     old, url = job.exporter_pid, job.url()
     os.kill(old, signal.SIGKILL)
-    wait_for(lambda: job.is_served and job.exporter_pid != old, 12, "another exporter")
+    wait_for(lambda: job.is_served and job.exporter_pid != old, what="another exporter")
     assert url == job.url()
     assert [4.0, 4.0] == [job.value("training_step", number) for number in range(2)]
 
@@ -153,8 +157,8 @@ def test_exporter_and_its_starter_killed_at_once(job: Node) -> None:
     old = job.exporter_pid
     first.kill()
     os.kill(old, signal.SIGKILL)
-    wait_for(lambda: job.is_served and job.exporter_pid != old, 12, "another exporter")
-    wait_for(lambda: ("crashed", "running") == (job.state(0), job.state(1)), 8, "both ranks")
+    wait_for(lambda: job.is_served and job.exporter_pid != old, what="another exporter")
+    wait_for(lambda: ("crashed", "running") == (job.state(0), job.state(1)), what="both ranks")
 
 
 def test_thread_of_another_rank_takes_over(job: Node) -> None:
@@ -165,31 +169,29 @@ def test_thread_of_another_rank_takes_over(job: Node) -> None:
     serving = next(index for index, rank in enumerate(ranks) if rank.process.pid == job.exporter_pid)
     url = job.url()
     ranks[serving].kill()
-    wait_for(lambda: job.is_served and job.exporter_pid == ranks[1 - serving].process.pid, 8, "take-over")
+    wait_for(lambda: job.is_served and job.exporter_pid == ranks[1 - serving].process.pid, what="take-over")
     assert url == job.url()
-    wait_for(lambda: job.state(serving) == "crashed", 8, "crash")
+    wait_for(lambda: job.state(serving) == "crashed", what="crash")
     assert [6.0, 6.0] == [job.value("training_step", number) for number in range(2)]
 
 
 def test_exporter_outlives_the_ranks_process_group(job: Node) -> None:
     """A launcher that kills the whole group of a rank leaves the exporter: the end can still be scraped."""
-    rank = job.rank(linger_seconds=20)
+    rank = job.rank(linger_seconds=3600)
     exporter = job.exporter_pid
     os.killpg(rank.process.pid, signal.SIGKILL)
     rank.process.wait()
-    wait_for(lambda: job.state() == "crashed", 8, "crash")
+    wait_for(lambda: job.state() == "crashed", what="crash")
     assert exporter == job.exporter_pid
 
 
 def test_pipe_of_the_job_closes_with_the_job(job: Node) -> None:
     """`python job.py | tee log` ends when the job does, though the exporter lives on."""
-    rank = job.rank(linger_seconds=30)
+    rank = job.rank(linger_seconds=3600)
     exporter = psutil.Process(job.exporter_pid)
-    begun = time.monotonic()
     rank.end()
     assert rank.process.stdout
     assert "" == rank.process.stdout.read()  # end of file, not a pipe that somebody else holds
-    assert time.monotonic() - begun < 10
     assert exporter.is_running()
 
 
@@ -203,7 +205,7 @@ def test_loaders_worker_keeps_neither_port_nor_life(job: Node) -> None:
         job.rank(0, 1, run="next", serve="thread")
         assert url == job.url()
         wait_for(lambda: job.state(0, "next") == "running", what="next run")
-        wait_for(lambda: job.state(0) in ("crashed", ""), 8, "end of the first")
+        wait_for(lambda: job.state(0) in ("crashed", ""), what="end of the first")
         assert psutil.pid_exists(worker)
     finally:
         os.kill(worker, signal.SIGKILL)
@@ -249,27 +251,29 @@ def test_settings_file_with_a_relative_path(job: Node, tmp_path: Path) -> None:
 
 def test_exporter_ends_after_the_linger(job: Node) -> None:
     """The last rank's end is served for the linger, then the exporter is gone and its box not served."""
-    rank = job.rank()
+    rank = job.rank(linger_seconds=5.0)
     rank.ask("step 5")
-    job.url()
+    url = job.url()
+    before = time.monotonic()
     rank.end()
-    ended = time.monotonic()
-    assert ("finished", 5.0) == (job.state(), job.value("training_step"))
-    wait_for(lambda: not job.processes(), 10, "end of the exporter")
-    assert 2.0 < time.monotonic() - ended
+    served = scrape(url)
+    assert 1.0 == served[series("training_state", run="r", rank=0, state="finished")]
+    assert 5.0 == served[series("training_step", run="r", rank=0)]
+    wait_for(lambda: not job.processes(), what="end of the exporter")
+    assert 5.0 <= time.monotonic() - before
 
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_agent_leaves_at_once_where_there_is_nothing_to_show(job: Node, name: str) -> None:
     """Without any box there is no end to wait for."""
-    agent = job.agent()
+    agent = job.agent("--linger=3600")
     agent.send_signal(SIGNALS[name])
-    assert 0 == agent.wait(6)
+    assert 0 == agent.wait(PATIENCE)
 
 
 def test_agent_lingers_on_sigterm_until_two_scrapes_saw_the_end(job: Node) -> None:
     """A native sidecar gets SIGTERM when the containers have ended: the last state is scraped twice first."""
-    agent = job.agent("--linger=60")
+    agent = job.agent("--linger=3600")
     rank = job.rank(serve="off")
     url = job.url()
     assert "5" == rank.ask("step 5")
@@ -283,34 +287,31 @@ def test_agent_lingers_on_sigterm_until_two_scrapes_saw_the_end(job: Node) -> No
         served = scrape(url)
         assert 1.0 == served[series("training_state", run="r", rank=0, state="failed")]
         assert agent.poll() is None
-    assert 0 == agent.wait(6)
+    assert 0 == agent.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_second_signal_ends_the_agent_at_once(job: Node, name: str) -> None:
     """SIGTERM and then SIGTERM again, or SIGINT: no more waiting."""
-    agent = job.agent("--linger=60")
+    agent = job.agent("--linger=3600")
     job.rank(serve="off").end()
     agent.send_signal(signal.SIGTERM)
     time.sleep(1)
     assert agent.poll() is None
     agent.send_signal(SIGNALS[name])
-    assert 0 == agent.wait(6)
+    assert 0 == agent.wait(PATIENCE)
 
 
 def test_sigint_ends_the_agent_at_once(job: Node) -> None:
     """Ctrl-C on an agent that still has something to show ends it."""
-    agent = job.agent("--linger=60")
+    agent = job.agent("--linger=3600")
     job.rank(serve="off").end()
     assert 200 == request(job.url()).status
     agent.send_signal(signal.SIGINT)
-    assert 0 == agent.wait(6)
+    assert 0 == agent.wait(PATIENCE)
 
 
-def test_nothing_of_ours_is_left_65_seconds_after_the_job(over: tuple[Node, float]) -> None:
-    """With the linger as shipped: served for most of a minute, and after 65 s no process of ours is there."""
-    made, ended = over
-    if time.monotonic() - ended < 50:
-        assert "finished" == made.state()
-    wait_for(lambda: not made.processes(), ended + 65 - time.monotonic(), "end of the exporter")
-    assert not made.is_served
+def test_nothing_of_ours_is_left_after_the_job(over: Node) -> None:
+    """With the linger as shipped, a minute after the job no process of ours is there."""
+    wait_for(lambda: not over.processes(), 60 + PATIENCE, "end of the exporter")
+    assert not over.is_served

@@ -23,7 +23,7 @@ import bcrypt
 import pytest
 
 from tests.certificates import Authority, Pair
-from tests.serving import environment, node, scrape, wait_for
+from tests.serving import PATIENCE, environment, node, scrape, wait_for
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.election import exporter_is_there, read_note
 from trainbeacon.exporter.http.webconfig import read
@@ -61,7 +61,7 @@ class Keys:
         """Status and text of a page, asked for as Prometheus would."""
         host, _, path = url.removeprefix("https://").partition("/")
         context = self.authority.client_context(self.client)
-        connection = http.client.HTTPSConnection(host, timeout=15, context=context)
+        connection = http.client.HTTPSConnection(host, timeout=120, context=context)
         credentials = base64.b64encode(f"prometheus:{password}".encode()).decode()
         with contextlib.closing(connection):
             connection.request("GET", f"/{path}", headers={"Authorization": f"Basic {credentials}"})
@@ -94,7 +94,7 @@ def url_of(directory: Path) -> str:
 def said_by(process: subprocess.Popen[str]) -> str:
     """All that a process wrote to its standard error; ends it."""
     process.send_signal(signal.SIGINT)
-    return process.communicate(timeout=20)[1]
+    return process.communicate(timeout=PATIENCE)[1]
 
 
 def test_nothing_secret_is_served_or_logged(keys: Keys, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_an_agent_does_not_start_unprotected(keys: Keys, tmp_path: Path) -> None
     (keys.folder / "web.yml").write_text(WEB_CONFIG.replace("client_auth_type", "client_auth_tipe"))
     with node(tmp_path / "boxes") as made:
         agent = made.agent("--web-config", keys.web_config, wait=False)
-        assert "Did you mean client_auth_type?" in agent.communicate(timeout=20)[1]
+        assert "Did you mean client_auth_type?" in agent.communicate(timeout=PATIENCE)[1]
         assert 2 == agent.returncode
 
 
@@ -179,10 +179,10 @@ scrape_configs:
         with (tmp_path / "prometheus.log").open("w") as log:
             server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            wait_for(lambda: is_scraped(port, 3), 40, "three scrapes in a row")
+            wait_for(lambda: is_scraped(port, 3), what="three scrapes in a row")
         finally:
             server.terminate()
-            server.wait(20)
+            server.wait(PATIENCE)
 
 
 def test_the_documented_files_are_valid(keys: Keys, repository: Path, promtool: str) -> None:
@@ -196,7 +196,7 @@ def test_the_documented_files_are_valid(keys: Keys, repository: Path, promtool: 
     (keys.folder / "password").write_text(PASSWORD)
     for kind, (name, _) in zip(("web-config", "config"), blocks, strict=True):
         command = [promtool, "check", kind, str(keys.folder / name)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     assert ["prometheus"] == list(read(keys.web_config).users)
 
@@ -291,7 +291,7 @@ class TestUsers:
             assert (MEMBER, GROUP, 0o640) == who_and_mode(box)
             for uid in (OTHER_MEMBER, MEMBER):
                 with agent_of(uid, str(GROUP), shared, port):
-                    wait_for(lambda: boxes_seen(port) == everything, 30, f"rank served by {uid}")
+                    wait_for(lambda: boxes_seen(port) == everything, what=f"rank served by {uid}")
             assert (GROUP, 0o660) == who_and_mode(shared / "exporter.lock")[1:]
 
     def test_who_is_not_in_the_group_gets_nowhere(self, shared: Path) -> None:
@@ -300,7 +300,7 @@ class TestUsers:
             assert rank.stdout
             rank.stdout.readline()
             with agent_of(STRANGER, "", shared, free_port()) as agent:
-                said = agent.communicate(timeout=30)[1]
+                said = agent.communicate(timeout=PATIENCE)[1]
             assert 2 == agent.returncode
             assert f"{str(shared)!r} cannot be used: Permission denied" in said
 
@@ -313,7 +313,7 @@ class TestUsers:
             assert "ready\n" == rank.stdout.readline()
             with agent_of(STRANGER, "", shared, port):
                 nothing = {"live": 0.0, "dead": 0.0, "invalid": 1.0, "ranks": 0.0}
-                wait_for(lambda: boxes_seen(port) == nothing, 30, "count of what cannot be read")
+                wait_for(lambda: boxes_seen(port) == nothing, what="count of what cannot be read")
 
     def test_the_default_directory_is_the_users_own(self, tmp_path: Path) -> None:
         """Another user can neither look into it nor take its name away before it is made."""
@@ -339,7 +339,7 @@ class TestUsers:
         trap.chmod(0o777)
         try:
             with running(RANK.replace("directory=sys.argv[3], ", ""), MEMBER, str(GROUP)) as rank:
-                said = rank.communicate("\n", timeout=60)
+                said = rank.communicate("\n", timeout=PATIENCE)
             assert "ready\n" == said[0]
             assert 0 == rank.returncode
             assert f"owned by uid {STRANGER}" in said[1]

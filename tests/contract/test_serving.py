@@ -221,6 +221,6 @@ def test_discovery_files_go_with_the_exporter(start: Callable[..., str], tmp_pat
     assert 0 == made.ranks[0].end()
     if start.way == "agent":  # type: ignore[attr-defined]
         made.agents[0].send_signal(2)
-    wait_for(lambda: not made.is_served, 15, "end of serving")
+    wait_for(lambda: not made.is_served, what="end of serving")
     wait_for(lambda: not sd_file.exists(), what="removal of the file")
     assert [] == list(sd_dir.iterdir())

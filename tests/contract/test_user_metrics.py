@@ -15,7 +15,17 @@ from pathlib import Path
 import pytest
 
 from tests.scripted import WAYS
-from tests.serving import OPENMETRICS, REPOSITORY, Node, environment, node, request, scrape, wait_for
+from tests.serving import (
+    OPENMETRICS,
+    PATIENCE,
+    REPOSITORY,
+    Node,
+    environment,
+    node,
+    request,
+    scrape,
+    wait_for,
+)
 from trainbeacon.testing import Series, read_exposition, series
 
 SCRIPT = REPOSITORY / "tests/user_metrics_rank.py"
@@ -31,7 +41,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         ranks = [start(made, rank) for rank in range(2)]
         yield made
         for rank in ranks:
-            rank.communicate(timeout=20)
+            rank.communicate(timeout=PATIENCE)
 
 
 def start(made: Node, rank: int) -> subprocess.Popen[str]:
@@ -144,7 +154,7 @@ def test_files_are_closed_to_others_and_go_with_the_run(tmp_path: Path) -> None:
         (file,) = wait_for(lambda: list(made.folder.glob("*.box.prom")), what="file")
         assert 0o640 == file.stat().st_mode & 0o777
         assert Path(str(file).removesuffix(".prom")).exists()
-        rank.communicate(timeout=20)
+        rank.communicate(timeout=PATIENCE)
         assert 0 == rank.returncode
         assert [] == list(made.folder.glob("*.prom"))
 
@@ -161,4 +171,4 @@ def test_it_can_be_switched_off(tmp_path: Path) -> None:
         )
         assert [] == list(made.folder.glob("*.prom"))
         assert set() == {key for key in made.scrape() if key.name == "buffer_fill_ratio"}
-        rank.communicate(timeout=20)
+        rank.communicate(timeout=PATIENCE)

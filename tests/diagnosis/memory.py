@@ -109,7 +109,7 @@ class _Run:
     scrapes: list[Scrape] = field(default_factory=list)
 
     def scrape(self) -> Scrape:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=120) as answer:
             text = answer.read().decode()
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value

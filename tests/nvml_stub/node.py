@@ -186,7 +186,7 @@ class Node:
         """Let the process come to its end by itself; its exit status."""
         assert self._process.stdin
         self._process.stdin.close()
-        return self._process.wait(timeout=20)
+        return self._process.wait(timeout=120)
 
     def close(self) -> None:
         with self._process:  # closes the pipes and waits

@@ -58,7 +58,7 @@ def running(command: list[str], log: Path, ready: str) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=120)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def serving(command: list[str], log: Path) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            assert 0 == process.wait(timeout=30)
+            assert 0 == process.wait(timeout=120)
 
 
 def test_a_page_survives_a_service_that_refuses_it_once(address: str, service: Service) -> None:
@@ -112,8 +112,8 @@ def test_a_page_survives_a_service_that_refuses_it_once(address: str, service: S
     alerts = [{"labels": labels, "annotations": {"summary": "A rank is lost.", "description": "Rank 3."}}]
     body = json.dumps(alerts).encode()
     request = urllib.request.Request(f"{address}/api/v2/alerts", body, {"Content-Type": "application/json"})
-    urllib.request.urlopen(request, timeout=10).close()
-    message = service.messages.get(timeout=60)
+    urllib.request.urlopen(request, timeout=120).close()
+    message = service.messages.get(timeout=120)
     assert message["title"].startswith("Rank lost in gpt since ")
     assert message["title"].endswith(" UTC: rank 3")
     assert "Rank 3." in message["message"]

@@ -35,7 +35,7 @@ def folder(repository: Path) -> Path:
 
 
 def version(amtool: str) -> tuple[int, int]:
-    done = subprocess.run([amtool, "--version"], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([amtool, "--version"], capture_output=True, text=True, timeout=120, check=True)
     found = re.search(r"version (\d+)\.(\d+)", done.stdout + done.stderr)
     assert found is not None
     return int(found[1]), int(found[2])

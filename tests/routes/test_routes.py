@@ -22,7 +22,7 @@ def configuration(repository: Path) -> Path:
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_configuration_is_valid(every_amtool: str, configuration: Path) -> None:

@@ -47,7 +47,7 @@ def stalled_rank(checkout: Checkout) -> Iterator[None]:
     with node(checkout.boxes, sd_dir=str(targets)) as made:
         rank = made.rank(evidence_seconds=0.5, stacks_signal="SIGUSR1")
         rank.ask("step 3")
-        wait_for(lambda: "evidence in" in rank.errors, 60, "evidence of the stall")
+        wait_for(lambda: "evidence in" in rank.errors, what="evidence of the stall")
         exporter = urlsplit(made.url()).netloc
         checkout.values = {"{boxes}": str(made.folder), "{exporter}": exporter, "{targets}": str(targets)}
         yield

@@ -99,7 +99,7 @@ def tell(child: subprocess.Popen[str], word: str = "go") -> str:
     return child.stdout.readline().strip()
 
 
-def wait_for(condition: Any, seconds: float = 10.0) -> None:
+def wait_for(condition: Any, seconds: float = 120.0) -> None:
     """Wait until the condition holds; fails after that many seconds."""
     end = time.monotonic() + seconds
     while not condition():

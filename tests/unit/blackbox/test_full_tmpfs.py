@@ -54,7 +54,7 @@ def namespaces() -> None:
 
 def train(mount: Path, size: str, filled: str) -> list[str]:
     command = ["unshare", "-rm", sys.executable, "-c", TRAINER, str(mount), size, filled]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, (done.returncode, done.stderr)
     return done.stdout.splitlines()
 

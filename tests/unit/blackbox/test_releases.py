@@ -50,7 +50,7 @@ def test_time_of_a_kill_is_known_to_a_tenth_of_a_second(tmp_path: Path) -> None:
         time.sleep(0.2)  # some looks that find it alive
         os.kill(child.pid, signal.SIGKILL)
         killed = time.time()
-        box = wait_for(lambda: crashed(boxes), 5, "crash")
+        box = wait_for(lambda: crashed(boxes), what="crash")
     assert killed == pytest.approx(box.end, abs=0.1)
 
 
@@ -66,13 +66,13 @@ def test_lock_that_is_taken_again_was_no_end(tmp_path: Path) -> None:
             assert child.stdout.readline() == f"{word}\n"
 
         ask("lose")
-        lost = wait_for(lambda: crashed(boxes), 5, "loss").end
+        lost = wait_for(lambda: crashed(boxes), what="loss").end
         ask("hold")
         [box] = boxes.scan()
         assert ("running", None) == (box.state, box.end)
         child.kill()
         assert lost is not None
-        assert lost < (wait_for(lambda: crashed(boxes), 5, "crash").end or 0.0)
+        assert lost < (wait_for(lambda: crashed(boxes), what="crash").end or 0.0)
 
 
 def test_end_that_nobody_saw_is_the_last_sign_of_life(tmp_path: Path) -> None:
@@ -82,10 +82,10 @@ def test_end_that_nobody_saw_is_the_last_sign_of_life(tmp_path: Path) -> None:
         job.url()
         before = time.time()
         victim.kill()
-        wait_for(lambda: job.state(1) == "crashed", 8, "crash")
+        wait_for(lambda: job.state(1) == "crashed", what="crash")
         assert before == pytest.approx(job.value("training_end_timestamp_seconds", 1), abs=0.2)
         os.kill(job.exporter_pid, signal.SIGKILL)
-        wait_for(lambda: job.state(1) == "crashed", 8, "new exporter")
+        wait_for(lambda: job.state(1) == "crashed", what="new exporter")
         heartbeat = job.value("training_heartbeat_timestamp_seconds", 1)
         assert heartbeat == job.value("training_end_timestamp_seconds", 1)
         assert job.value("training_end_timestamp_seconds", 0) is None

@@ -21,7 +21,7 @@ def empty(tmp_path: Path) -> Iterator[Node]:
 
 def agent(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "trainbeacon", "agent", *arguments]
-    return subprocess.run(command, env=environment(**env), capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, env=environment(**env), capture_output=True, text=True, timeout=120)
 
 
 def test_second_agent_says_who_serves_already(empty: Node) -> None:

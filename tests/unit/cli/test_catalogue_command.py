@@ -81,5 +81,5 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     )
     assert program.stdout is not None
     program.stdout.close()  # before anything was written
-    _, errors = program.communicate(timeout=60)
+    _, errors = program.communicate(timeout=120)
     assert (0, b"") == (program.returncode, errors)

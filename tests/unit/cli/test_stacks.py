@@ -89,7 +89,7 @@ def test_handler_of_the_script_is_kept(node: Node) -> None:
     )
     settings = f'{{"directory": "{node.folder}", "serve": "off", "stacks_signal": "SIGUSR1"}}'
     done = subprocess.run(
-        [sys.executable, "-c", program, settings], capture_output=True, text=True, timeout=20, check=True
+        [sys.executable, "-c", program, settings], capture_output=True, text=True, timeout=120, check=True
     )
     assert "mine\n" == done.stdout
     assert "stacks_signal=SIGUSR1: the script has a handler for it" in done.stderr

@@ -104,7 +104,7 @@ def test_a_taken_port_is_said_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         line = [sys.executable, "-m", "trainbeacon", "demo", f"--port={port}"]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert f"port {port}" in done.stdout
     assert "--port" in done.stdout

@@ -153,7 +153,7 @@ def test_exporter_in_a_thread_gives_up_after_the_linger(config: Config, folder: 
         note = read_note(folder)
         assert note
         assert (os.getpid(), url) == (note.pid, note.url)
-        wait_for(lambda: not exporter.is_serving, 10, "end")
+        wait_for(lambda: not exporter.is_serving, what="end")
         with pytest.raises(OSError, match="refused"):
             request(url)
 

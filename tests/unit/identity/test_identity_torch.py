@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import trainbeacon
-from tests.serving import environment, wait_for
+from tests.serving import PATIENCE, environment, wait_for
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import Box, BoxDirectory
 from trainbeacon.stack.ports import free_port
@@ -107,7 +107,7 @@ class Elastic:
             agent.terminate()
         for agent in self._agents:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                agent.wait(10)
+                agent.wait(PATIENCE)
             agent.kill()
             agent.wait()
 
@@ -133,9 +133,9 @@ def test_elastic_job_grows(elastic: Elastic) -> None:
         return sorted(whole, key=lambda box: box.identity.rank) if len(whole) == ranks else []
 
     elastic.agent()
-    [before] = wait_for(lambda: newest(1), 60, "first rank")
+    [before] = wait_for(lambda: newest(1), what="first rank")
     elastic.agent()
-    after = wait_for(lambda: newest(2), 60, "second rank; see agents.log")
+    after = wait_for(lambda: newest(2), what="second rank; see agents.log")
     os.close(descriptor)
 
     assert [0, 1] == [box.identity.rank for box in after]

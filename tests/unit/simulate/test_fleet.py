@@ -26,7 +26,7 @@ from trainbeacon.simulate.scenarios import SCENARIOS, Plan
 from trainbeacon.simulate.session import Options, Session
 from trainbeacon.testing import Series, read_exposition, series
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 120.0
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def wait_for(condition: object) -> None:
 
 def scrape(address: str) -> dict[Series, float]:
     """What a target serves."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=120) as answer:
         return read_exposition(answer.read().decode())
 
 

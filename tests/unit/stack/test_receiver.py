@@ -40,7 +40,7 @@ def send(url: str, body: bytes) -> int:
     """Post a body; returns the HTTP status."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(urllib.request.Request(url, body), timeout=5) as answer:
+        with opener.open(urllib.request.Request(url, body), timeout=120) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -72,7 +72,7 @@ def test_repetitions_are_kept_but_told_once() -> None:
     with Receiver(lambda notification: told.append(notification.status)) as receiver:
         for body in (json.dumps(PAYLOAD).encode(), json.dumps(PAYLOAD).encode(), resolved()):
             assert send(receiver.url, body) == 200
-        found = receiver.wait_for(lambda notification: notification.status == "resolved", 5)
+        found = receiver.wait_for(lambda notification: notification.status == "resolved", 120)
         statuses = [notification.status for notification in receiver.notifications]
     assert found is not None
     assert found.labels["rank"] == "1"

@@ -69,7 +69,7 @@ def test_the_watchdog_arrives_and_nothing_is_left(prometheus: str, alertmanager:
     with Stack(["127.0.0.1:9"], interval=1.0, longest_wait=1.0, tools=tools) as stack:
         started = set(psutil.Process().children(recursive=True)) - before
         assert stack.query("vector(7)") == [({}, 7.0)]
-        found = stack.wait_for(lambda each: each.alert == "Watchdog", 30)
+        found = stack.wait_for(lambda each: each.alert == "Watchdog", 120)
         folder = stack.folder
     assert found is not None
     assert found.receiver == "watchdog"

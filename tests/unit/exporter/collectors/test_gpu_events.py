@@ -143,7 +143,7 @@ def test_thread_ends_with_the_exporter(node: Node) -> None:
     node.scrape()
     assert ["MainThread", "trainbeacon-xid"] == node.tell("threads")
     node.tell("drop")
-    assert ["MainThread"] == node.tell("threads")
+    wait_for(lambda: node.tell("threads") == ["MainThread"], what="end of the thread")
 
 
 def test_process_ends_while_xids_are_watched(node: Node) -> None:

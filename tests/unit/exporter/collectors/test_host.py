@@ -227,8 +227,8 @@ def test_processor_use_of_this_machine() -> None:
     started, burnt = time.monotonic(), time.process_time()
     while time.process_time() - burnt < 1.0:
         pass
-    share = 1.0 / ((os.cpu_count() or 1) * (time.monotonic() - started))
     ratio = node_value(collector, "training_host_cpu_ratio")
+    share = 1.0 / ((os.cpu_count() or 1) * (time.monotonic() - started))
     assert ratio is not None
     assert share * 0.9 <= ratio <= 1.0
 

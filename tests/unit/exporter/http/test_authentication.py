@@ -6,12 +6,13 @@ import base64
 import statistics
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 
 import bcrypt
 import pytest
 
-from tests.serving import wait_for
+from tests.serving import PATIENCE
 from trainbeacon.exporter.http.authentication import MOST_CHECKS, PasswordCheck
 
 
@@ -53,17 +54,27 @@ def test_who_is_let_in(header: str, verdict: str) -> None:
     assert [verdict, verdict] == [passwords.check(USERS, header, "1") for _ in range(2)]
 
 
-def test_a_right_password_is_checked_once_and_a_new_hash_again() -> None:
+class SlowCheck:
+    """Stands in for bcrypt's check: each lasts until the test lets all of them go on, and fits nothing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.goes_on = threading.Event()
+        monkeypatch.setattr(bcrypt, "checkpw", self._check)
+
+    def _check(self, password: bytes, known: bytes) -> bool:
+        assert self.goes_on.wait(PATIENCE)
+        return False
+
+
+def test_a_right_password_is_checked_once_and_a_new_hash_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scraper pays bcrypt once; a password that was changed is at once of no use."""
     passwords = PasswordCheck()
-    users = {"alice": hashed("wonderland", cost=9)}
+    users = {"alice": hashed("wonderland")}
     header = basic("alice", "wonderland")
-    times = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        assert "welcome" == passwords.check(users, header, "1")
-        times.append(time.perf_counter() - begun)
-    assert max(times[1:]) < times[0] / 5
+    checked, check = [], bcrypt.checkpw
+    monkeypatch.setattr(bcrypt, "checkpw", lambda *given: (checked.append(given), check(*given))[1])
+    assert ["welcome"] * 5 == [passwords.check(users, header, "1") for _ in range(5)]
+    assert [(b"wonderland", users["alice"])] == checked
     assert "unauthorized" == passwords.check({"alice": hashed("looking-glass")}, header, "1")
     assert "unauthorized" == passwords.check({"bob": users["alice"]}, header, "1")
 
@@ -82,34 +93,27 @@ def test_times_do_not_tell_who_exists() -> None:
     assert 0.5 < known / unknown < 2
 
 
-def test_one_address_cannot_keep_another_out() -> None:
+def test_one_address_cannot_keep_another_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many wrong passwords from one address one is checked at a time: the next address has its turn."""
-    passwords = PasswordCheck()
-    dear = {"alice": hashed("wonderland", cost=12)}
-    verdicts: list[str] = []
+    passwords, users = PasswordCheck(), {"alice": hashed("wonderland")}
+    slow = SlowCheck(monkeypatch)
     with ThreadPoolExecutor(3) as pool:
-        guess = pool.submit(passwords.check, dear, basic("alice", "1"), "mallory")
-        wait_for(lambda: "mallory" in passwords._checking)
-        verdicts += [passwords.check(dear, basic("alice", "2"), "mallory")]
-        scraper = pool.submit(passwords.check, dear, basic("alice", "wonderland"), "prometheus")
-        wait_for(lambda: len(passwords._checking) == MOST_CHECKS or scraper.done())
-        assert "welcome" == scraper.result()
-        assert "unauthorized" == guess.result()
-    assert ["busy"] == verdicts
-    assert not passwords._checking
+        first, second = (pool.submit(passwords.check, users, basic("alice", "1"), "mallory") for _ in "12")
+        refused = next(as_completed([first, second], PATIENCE))  # while the other one lasts
+        assert "busy" == refused.result()
+        other = pool.submit(passwords.check, users, basic("alice", "2"), "prometheus")
+        slow.goes_on.set()
+        assert "unauthorized" == other.result(PATIENCE)
+    assert ["busy", "unauthorized"] == sorted([first.result(), second.result()])
 
 
-def test_no_more_than_two_checks_at_once() -> None:
+def test_no_more_than_two_checks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many addresses try passwords, the cores of the node are left to the training."""
-    passwords = PasswordCheck()
-    users = {"alice": hashed("wonderland", cost=10)}
-    start = threading.Barrier(6)
-
-    def guess(address: int) -> str:
-        start.wait()
-        return passwords.check(users, basic("alice", "guess"), str(address))
-
+    passwords, users = PasswordCheck(), {"alice": hashed("wonderland")}
+    slow = SlowCheck(monkeypatch)
     with ThreadPoolExecutor(6) as pool:
-        verdicts = sorted(pool.map(guess, range(6)))
-    assert 6 - MOST_CHECKS == verdicts.count("busy")
-    assert "welcome" not in verdicts
+        guesses = [pool.submit(passwords.check, users, basic("alice", "x"), str(n)) for n in range(6)]
+        refused = list(islice(as_completed(guesses, PATIENCE), 6 - MOST_CHECKS))
+        assert {"busy"} == {guess.result() for guess in refused}
+        slow.goes_on.set()
+    assert MOST_CHECKS == [guess.result() for guess in guesses].count("unauthorized")

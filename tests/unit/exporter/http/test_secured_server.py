@@ -8,7 +8,6 @@ import http.client
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.certificates import Authority, Pair
-from tests.serving import Answer, request, wait_for
+from tests.serving import PATIENCE, Answer, request, wait_for
 from trainbeacon.exporter.health import Health
 from trainbeacon.exporter.http.limits import Limits
 from trainbeacon.exporter.http.pages import Application
@@ -29,6 +28,8 @@ HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode()
 TLS = "tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n"
 CLIENTS = "  client_ca_file: authority.pem\n  client_auth_type: RequireAndVerifyClientCert\n"
 LIMITS = Limits()
+#: With these a thread that waited for a client would wait for longer than any test does.
+ENDLESS = Limits(idle_seconds=3600, handshake_seconds=3600, head_seconds=3600, body_seconds=3600)
 USERS = f"basic_auth_users:\n  prometheus: {HASH}\n"
 
 
@@ -70,12 +71,12 @@ class Served:
         return self.health.counts()[1][reason]
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.server.port), timeout=15)
+        return socket.create_connection(("127.0.0.1", self.server.port), timeout=120)
 
     def get(self, path: str = "/metrics", tls: ssl.SSLContext | None = None, **headers: str) -> Answer:
         if tls is None:
             return request(f"http://127.0.0.1:{self.server.port}{path}", **headers)
-        connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, timeout=15, context=tls)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, timeout=120, context=tls)
         with contextlib.closing(connection):
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()
@@ -266,46 +267,40 @@ class TestAttacks:
 
     def test_slow_handshakes(self, serve: Callable[..., Served], authority: Authority) -> None:
         """Clients that say half a hello and wait take no thread; their end is counted."""
-        served = serve(TLS)
+        served = serve(TLS, ENDLESS)
         trusting = authority.client_context()
         hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
         clients = [served.connect() for _ in range(10 * LIMITS.threads)]
         try:
             for client in clients:
                 client.sendall(hello)
-            begun = time.monotonic()
             for drip in range(5):
                 for client in clients:
                     client.sendall(b"%c" % drip)
                 assert 200 == served.get(tls=trusting).status
-            assert time.monotonic() - begun < 2
-            wait_for(lambda: served.refused("tls") >= len(clients), 60)
-            assert 200 == served.get(tls=trusting).status
         finally:
             for client in clients:
                 client.close()
+        wait_for(lambda: served.refused("tls") >= len(clients), what="counts")
 
     def test_half_requests_after_the_handshake(
         self, serve: Callable[..., Served], authority: Authority
     ) -> None:
         """Slow loris within TLS takes no thread either."""
-        served = serve(TLS)
+        served = serve(TLS, ENDLESS)
         trusting = authority.client_context()
         with contextlib.ExitStack() as stack:
             for _ in range(5 * LIMITS.threads):
                 sock = stack.enter_context(served.connect())
                 client = stack.enter_context(trusting.wrap_socket(sock, server_hostname="127.0.0.1"))
                 client.sendall(b"GET /metrics HTTP/1.1\r\n")
-            begun = time.monotonic()
             assert 200 == served.get(tls=trusting).status
-            assert time.monotonic() - begun < 1
 
     def test_a_drip_does_not_keep_a_handshake_alive(self, serve: Callable[..., Served]) -> None:
         """A byte now and then does not win time: a handshake has a bounded one."""
         served = serve(TLS, Limits(handshake_seconds=0.5))
         with served.connect() as client:
             client.sendall(b"\x16\x03\x01\x02\x00")
-            begun = time.monotonic()
 
             def is_hung_up() -> bool:
                 try:
@@ -315,7 +310,6 @@ class TestAttacks:
                 return False
 
             wait_for(is_hung_up)
-            assert time.monotonic() - begun < 2
         wait_for(lambda: served.refused("tls") == 1)
 
     @pytest.mark.parametrize("text", ["", TLS], ids=["http", "https"])
@@ -323,31 +317,30 @@ class TestAttacks:
         self, text: str, serve: Callable[..., Served], authority: Authority
     ) -> None:
         """The one that has waited longest goes for a new one, so that a scrape always finds room."""
-        served = serve(text)
+        served = serve(text, ENDLESS)
         trusting = authority.client_context() if text else None
         clients = []
         try:
             for _ in range(2 * LIMITS.connections):
                 clients.append(served.connect())
                 clients[-1].sendall(b"\x16" if text else b"")
-            begun = time.monotonic()
             assert 200 == served.get(tls=trusting).status
-            assert time.monotonic() - begun < 2
             assert served.refused("busy") > 0
         finally:
             for client in clients:
                 client.close()
 
-    def test_a_storm_of_wrong_passwords(self, serve: Callable[..., Served]) -> None:
-        """A scraper whose password was right once is served while others are tried without pause."""
-        served = serve(USERS)
+    def test_a_storm_of_wrong_passwords(
+        self, serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A scraper whose password was right once is served while others are tried and their checks last."""
+        served, goes_on = serve(USERS), threading.Event()
         assert 200 == served.get(authorization=basic()).status
-        times = []
+        monkeypatch.setattr(bcrypt, "checkpw", lambda *_: goes_on.wait(PATIENCE) and False)
         with self._attacked(lambda: served.get(authorization=basic("guess")) and None, threads=6):
-            wait_for(lambda: served.refused("unauthorized") >= 3 and served.refused("busy") >= 3)
-            for _ in range(20):
-                begun = time.monotonic()
-                assert 200 == served.get(authorization=basic()).status
-                times.append(time.monotonic() - begun)
-        assert sorted(times)[10] < 0.3, times
-        assert max(times) < 2, times
+            try:
+                wait_for(lambda: served.refused("busy") >= 3, what="guesses that are refused")
+                assert [200] * 20 == [served.get(authorization=basic()).status for _ in range(20)]
+            finally:
+                goes_on.set()
+            wait_for(lambda: served.refused("unauthorized") >= 1, what="guesses that are wrong")

@@ -113,7 +113,7 @@ def test_promtool_agrees(every_promtool: str, pki: Path) -> None:
     for case, text in files.items():
         (pki / f"{case}.yml").write_text(text)
     command = [every_promtool, "check", "web-config", *(str(pki / f"{case}.yml") for case in files)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     lines = (done.stdout + done.stderr).splitlines()
     taken = {case for case in files if f"{pki / case}.yml SUCCESS" in lines}
     assert {*VALID, *STRICTER} == taken

@@ -258,7 +258,7 @@ def test_a_checkpoint_is_timed_counted_and_sized(
     assert wait_for(lambda: box().number("training_checkpoint_bytes")) == 1000.0
 
 
-def wait_for(read: Callable[[], Any], seconds: float = 10.0) -> Any:
+def wait_for(read: Callable[[], Any], seconds: float = 120.0) -> Any:
     """The first true value of `read`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -391,7 +391,7 @@ def _run_script(body: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """
     code = textwrap.dedent(script) + textwrap.dedent(body)
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
     )
 
 

@@ -167,7 +167,7 @@ def test_helper_samples_it_into_the_box(tmp_path: Path) -> None:
 
     job = subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder)], env=environment())
     try:
-        assert 1.0 == wait_for(workers, 60, "worker")
+        assert 1.0 == wait_for(workers, what="worker")
     finally:
         job.kill()
         job.wait()
