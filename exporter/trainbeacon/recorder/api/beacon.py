@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -22,7 +22,9 @@ from trainbeacon import catalogue
 from trainbeacon.config.settings import Config
 from trainbeacon.identity import Identity, current
 from trainbeacon.recorder.api.actions import Callback, Interventions
-from trainbeacon.recorder.api.contexts import Batches, PhaseContext, StepContext
+from trainbeacon.recorder.api.contexts import PhaseContext, StepContext
+from trainbeacon.recorder.api.iteration import iterate
+from trainbeacon.recorder.api.loader import recorded_loader
 from trainbeacon.recorder.background.loop import BackgroundLoop
 from trainbeacon.recorder.background.schedule import Parts, scheduled
 from trainbeacon.recorder.background.supervisor import supervisor_for
@@ -33,14 +35,14 @@ from trainbeacon.recorder.core.file_worker import FileWorker
 from trainbeacon.recorder.core.metrics import MetricLogger, MetricSlots
 from trainbeacon.recorder.core.recorder import Recorder, log
 from trainbeacon.recorder.core.steps import StepCount
-from trainbeacon.recorder.core.timeline import EVALUATE, PHASE
+from trainbeacon.recorder.core.timeline import DATA_WAIT, EVALUATE, OTHER, PHASE
 from trainbeacon.recorder.device.scalars import batch_size, to_float
 from trainbeacon.recorder.goodput.mfu import Flops
 from trainbeacon.recorder.goodput.tracker import Goodput
 from trainbeacon.recorder.hooks.watch import ModelWatcher
 from trainbeacon.recorder.probes.inputs import InputProbe
 
-Batch = TypeVar("Batch")
+Loader = TypeVar("Loader", bound=Iterable[Any])
 
 #: How long the end of a run waits for numbers that a device has not handed over.
 DRAIN_SECONDS = 1.0
@@ -204,21 +206,38 @@ class Beacon:
 
     def batches(
         self,
-        loader: Iterable[Batch],
+        loader: Loader,
         *,
-        samples: Callable[[Batch], int] | None = None,
-        tokens: Callable[[Batch], int] | None = None,
-    ) -> Batches[Batch]:
+        samples: Callable[[Any], int] | None = None,
+        tokens: Callable[[Any], int] | None = None,
+    ) -> Loader:
         """Iterate over a loader, recording the time waited for data and the samples seen.
 
-        Inside `evaluate` it passes the batches on and counts nothing.
+        What comes back is that loader to whoever asks it: by its attributes, length and class. A framework
+        that makes a loader of its own from it (`accelerate.prepare`) records nothing: wrap what that gives.
+        Inside `evaluate` the batches are passed on and nothing is counted.
 
         Args:
             loader: any iterable of batches.
             samples: how many samples a batch has; by default the first dimension of its first array.
             tokens: how many tokens a batch has; by default none are counted.
         """
-        return Batches(self.recorder, self.steps, loader, samples or batch_size, tokens)
+        count = partial(self._count, samples or batch_size, tokens)
+        recorded: Loader = recorded_loader(loader, partial(self._iterate, count))
+        return recorded
+
+    def _iterate(self, count: Callable[[Any], None], loader: Iterable[Any]) -> Iterator[Any]:
+        """Begin to iterate now, as the loader alone does: it may draw its seed, or start its workers."""
+        observe = self.timeline.observe if self.recording else _ignore
+        observe(DATA_WAIT)
+        iterator = iter(loader)
+        observe(OTHER)
+        return iterate(self.recorder, self.steps, iterator, count)
+
+    def _count(self, samples: Callable[[Any], int], tokens: Callable[[Any], int] | None, batch: Any) -> None:
+        self.timeline.pending_samples += samples(batch)
+        if tokens is not None:
+            self.timeline.pending_tokens += tokens(batch)
 
     def inputs(self, features: Any, *, stage: str = "prepared", classes: Any = None) -> None:
         """Record what a batch looks like, from time to time: mean, deviation, missing values, drift, classes.
@@ -402,6 +421,10 @@ class Beacon:
 def _silent() -> Beacon:
     """A beacon that does nothing."""
     return Beacon(Config(enabled=False), current())
+
+
+def _ignore(phase: int) -> None:
+    """What stands in for `Timeline.observe` once nothing is recorded."""
 
 
 def _nothing() -> None:

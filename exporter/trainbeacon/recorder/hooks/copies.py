@@ -92,7 +92,8 @@ def _without_ours(state: Mapping[str, Any]) -> dict[str, Any]:
 def _hide(args: Sequence[Any], keywords: Mapping[str, Any]) -> Ended | None:
     """TorchScript looks for the hooks of a module: take ours off until it has looked."""
     module = args[0] if args else keywords.get("nn_module")
-    hidden = [(hooks, list(hooks.items())) for hooks in map(vars(module).get, _HOOKS) if _ours(hooks)]
+    all_hooks = [vars(module)[name] for name in _HOOKS if name in vars(module)]
+    hidden = [(hooks, list(hooks.items())) for hooks in all_hooks if _ours(hooks)]
     if not hidden:
         return None
     for hooks, _ in hidden:
