@@ -189,10 +189,9 @@ def test_document_shows_every_example(repository: Path) -> None:
     assert {example.name for example in EXAMPLES} == set(re.findall(r"examples/([\w-]+\.yaml)\)", text))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/kubernetes.md"])
-def test_commands_of_the_page_install_the_chart(page: str, repository: Path, helm: str) -> None:
+def test_commands_of_the_page_install_the_chart(repository: Path, helm: str) -> None:
     """The six commands are six, and helm takes the one that installs the chart as it is printed."""
-    text = (repository / page).read_text().replace("\\\n", " ")
+    text = (repository / "docs/kubernetes.md").read_text().replace("\\\n", " ")
     block = text[text.index("docker build") :].split("\n\n")[0]
     commands = [line.strip() for line in block.splitlines() if not line.strip().startswith("```")]
     assert 6 == len(commands), commands
