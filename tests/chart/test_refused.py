@@ -32,6 +32,8 @@ from tests.chart.rendering import CHART, of_kind, refusal, render, render_text, 
         ("operator.labels.-x=y", "-x"),
         ("image.digest=latest", "digest"),
         ("nameOverride=My_App", "nameOverride"),
+        ("prometheusRule.runbookUrl=wiki/runbooks", "runbookUrl"),
+        ("notify.grafanaUrl=https://me:secret@grafana", "grafanaUrl"),
         (
             "alertmanagerConfig.enabled=true,notify.enabled=true,alertmanagerConfig.matcherStrategy=None"
             ",alertmanagerConfig.namespaces={a,b}",

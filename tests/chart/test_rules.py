@@ -56,6 +56,18 @@ def test_dashboards_are_the_same_by_default(helm: str) -> None:
     assert sources == found
 
 
+@pytest.mark.parametrize("url", ["https://wiki.example.org/a$b", "http://trainbeacon-notify:9798/runbooks/"])
+def test_links_to_runbooks_have_the_base_that_is_set(helm: str, url: str) -> None:
+    """Every alert's link, and nothing else in the rules."""
+    base = url.rstrip("/")
+    alerts = alerts_in(groups_in(render(helm, f"--set-string=prometheusRule.runbookUrl={url}")))
+    assert {f"{base}/{alert['alert']}.md" for alert in alerts} == {
+        alert["annotations"]["runbook_url"] for alert in alerts
+    }
+    shipped = {alert["alert"] for file in RULES for alert in alerts_in(groups_of(file))}
+    assert {alert["alert"] for alert in alerts} == shipped
+
+
 def test_switches_leave_the_other_rules_alone(helm: str) -> None:
     """Off means gone; all that stays has its expression, time and texts, and labels only added to."""
     groups = groups_in(render(helm, "--values", VALUES / "switches.yml"))

@@ -39,8 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     from trainbeacon.notify.settings import Settings, SettingsError, addresses
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    if find_spec("apprise") is None:
-        return _failed("the package apprise is missing: pip install 'trainbeacon[notify]'")
+    for package in ("apprise", "markdown_it"):
+        if find_spec(package) is None:
+            return _failed(f"the package {package} is missing: pip install 'trainbeacon[notify]'")
     try:
         settings = Settings.load(arguments.config)
         for receiver in settings.receivers.values():
@@ -59,11 +60,13 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     from trainbeacon.exporter.http.limits import Limits
     from trainbeacon.exporter.http.server import Server
     from trainbeacon.exporter.http.webconfig import WebConfigFile
+    from trainbeacon.notify.runbooks import Runbooks
     from trainbeacon.notify.service import MOST_BODY_BYTES, Bridge
     from trainbeacon.notify.services import post
+    from trainbeacon.stack.bundle import runbooks_dir
 
     web = WebConfigFile(arguments.web_config)
-    bridge = Bridge(settings, post, web)
+    bridge = Bridge(settings, post, web, Runbooks(runbooks_dir()))
     server = Server(
         bridge,
         bridge.counts,

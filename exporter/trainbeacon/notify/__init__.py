@@ -8,6 +8,7 @@
     delivery    an outbox a receiver: coalesces, keeps to the service's rate, remembers what arrived
     services    who takes a message: robots that need a signature, and all that Apprise knows
     counts      what is served on /metrics
+    runbooks    the runbooks as pages
     service     the web application
 
 Nothing is acknowledged before it is delivered: Alertmanager waits for the answer, and what could not be

@@ -1,4 +1,4 @@
-"""The bridge as a web application: Alertmanager posts to `/alerts/<receiver>`."""
+"""The bridge as a web application: Alertmanager posts to `/alerts/<receiver>`, people read `/runbooks/`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from trainbeacon.exporter.http.wsgi import Environ, StartResponse
 
 from .counts import Counts
 from .delivery import Outbox, Post
+from .runbooks import Runbooks
 from .settings import Settings
 from .webhook import Notification, PayloadError
 
 log = logging.getLogger("trainbeacon.notify")
 
 PATH = "/alerts/"
+RUNBOOKS = "/runbooks"
 #: A group of a thousand alerts with long annotations has less.
 MOST_BODY_BYTES = 4 * 1024 * 1024
 
@@ -34,9 +36,17 @@ class Bridge:
         settings: receivers and the deadline.
         post: hands a message to one address.
         web: passwords asked for and headers added; by default none.
+        runbooks: what is served under /runbooks/; by default nothing.
     """
 
-    def __init__(self, settings: Settings, post: Post, web: WebConfigFile | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        post: Post,
+        web: WebConfigFile | None = None,
+        runbooks: Runbooks | None = None,
+    ) -> None:
+        self._runbooks = runbooks
         self.counts = Counts(settings.receivers)
         self._settings = settings
         self._outboxes = {
@@ -69,9 +79,17 @@ class Bridge:
             return metrics_page(self._registry, environ, start)
         if path == "/healthz":
             return answer(start, "200 OK", "ok\n")
+        if path == RUNBOOKS:  # links within a page are relative to the folder
+            return answer(start, "308 Permanent Redirect", "see runbooks/\n", Location=f"{RUNBOOKS}/")
+        if path.startswith(f"{RUNBOOKS}/") and self._runbooks is not None:
+            page = self._runbooks.page(path.removeprefix(f"{RUNBOOKS}/"))
+            if page is not None:
+                policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+                return answer(start, "200 OK", page, "text/html; charset=utf-8", **policy)
         if path == "/":
             names = "".join(f"  {PATH}{name}\n" for name in self._outboxes)
-            return answer(start, "200 OK", f"TrainBeacon notify\nreceivers:\n{names}metrics:\n  /metrics\n")
+            others = "runbooks:\n  /runbooks/\nmetrics:\n  /metrics\n"
+            return answer(start, "200 OK", f"TrainBeacon notify\nreceivers:\n{names}{others}")
         return self._refuse(start, "404 Not Found", "not_found", "not here\n")
 
     def _take(self, name: str, environ: Environ, start: StartResponse) -> Iterable[bytes]:

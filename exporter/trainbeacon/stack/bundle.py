@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainbeacon.notify.runbooks import SHIPPED_URL
+
 
 @dataclass(frozen=True)
 class Part:
@@ -54,6 +56,11 @@ def bundle_dir() -> Path:
     )
 
 
+def runbooks_dir() -> Path:
+    """The folder of the runbooks. Raises FileNotFoundError, as `bundle_dir` does."""
+    return bundle_dir() / "prometheus" / "runbooks"
+
+
 def parts(bundle: Path) -> list[Part]:
     """The parts that are there."""
     return [part for part in PARTS if (bundle / part.folder).is_dir()]
@@ -67,22 +74,28 @@ def files(bundle: Path) -> Iterator[Path]:
         )
 
 
-def differing(bundle: Path, target: Path) -> list[Path]:
+def differing(bundle: Path, target: Path, runbook_url: str = SHIPPED_URL) -> list[Path]:
     """The files of the target that have another content than ours and would be overwritten."""
-    return [file for file in files(bundle) if _is_other(target / file, bundle / file)]
+    return [file for file in files(bundle) if _is_other(target / file, _content(bundle / file, runbook_url))]
 
 
-def _is_other(theirs: Path, ours: Path) -> bool:
+def _is_other(theirs: Path, ours: bytes) -> bool:
     if not theirs.exists() and not theirs.is_symlink():
         return False
-    return not theirs.is_file() or theirs.read_bytes() != ours.read_bytes()
+    return not theirs.is_file() or theirs.read_bytes() != ours
 
 
-def write_out(bundle: Path, target: Path) -> list[Path]:
+def _content(file: Path, runbook_url: str) -> bytes:
+    """A file as it is written out: rules link to the runbooks under that address."""
+    content = file.read_bytes()
+    return content.replace(SHIPPED_URL.encode(), runbook_url.encode()) if file.suffix == ".yml" else content
+
+
+def write_out(bundle: Path, target: Path, runbook_url: str = SHIPPED_URL) -> list[Path]:
     """Write what is not there yet, or is different; returns those files. Raises OSError."""
     written = []
     for file in files(bundle):
-        theirs, ours = target / file, (bundle / file).read_bytes()
+        theirs, ours = target / file, _content(bundle / file, runbook_url)
         if theirs.is_file() and theirs.read_bytes() == ours:
             continue
         theirs.parent.mkdir(parents=True, exist_ok=True)

@@ -121,3 +121,39 @@ def test_a_place_that_cannot_be_written_is_said(installed: Path, tmp_path: Path)
     assert done.stderr.startswith("trainbeacon bundle: ")
     assert str(tmp_path / "file") in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_rules_link_to_the_runbooks_where_they_are(installed: Path, tmp_path: Path) -> None:
+    """`--runbook-url` is the base of every alert's link; a second time nothing is changed or refused."""
+    url = "http://trainbeacon-notify:9798/runbooks"
+    assert 0 == bundle(installed, tmp_path, "--runbook-url", f"{url}/").returncode
+    rules = [rule for file in (tmp_path / "prometheus/rules").rglob("*.yml") for rule in _rules(file)]
+    alerts = [rule for rule in rules if "alert" in rule]
+    assert {f"{url}/{alert['alert']}.md" for alert in alerts} == {
+        alert["annotations"]["runbook_url"]  # type: ignore[index]
+        for alert in alerts
+    }
+    assert "0 files written" in bundle(installed, tmp_path, "--runbook-url", url).stdout
+    assert 1 == bundle(installed, tmp_path).returncode
+
+
+@pytest.mark.parametrize("url", ["runbooks", "javascript:x", "https://a b"])
+def test_an_address_that_is_none_is_refused(installed: Path, tmp_path: Path, url: str) -> None:
+    """Before anything is written, with what to give."""
+    done = bundle(installed, tmp_path, "--runbook-url", url)
+    assert (2, {}) == (done.returncode, contents(tmp_path))
+    assert f"--runbook-url={url}" in done.stderr
+    assert "https://wiki.example.org/runbooks" in done.stderr
+
+
+def test_runbooks_are_in_the_package(installed: Path, repository: Path) -> None:
+    """`trainbeacon runbook` needs no checkout and no network."""
+    done = subprocess.run(
+        [sys.executable, "-m", "trainbeacon", "runbook", "TrainingStalled"],
+        env={"PYTHONPATH": str(installed), "PYTHONWARNINGS": "error", "PATH": "/usr/bin:/bin"},
+        cwd=installed,
+        capture_output=True,
+        text=True,
+    )
+    expected = (repository / "prometheus/runbooks/TrainingStalled.md").read_text()
+    assert (0, expected, "") == (done.returncode, done.stdout, done.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -18,9 +19,11 @@ from tests.unit.notify.payloads import alert, payload
 from trainbeacon.cli import main
 from trainbeacon.exporter.http.limits import Limits
 from trainbeacon.exporter.http.server import Server
+from trainbeacon.notify.runbooks import Runbooks
 from trainbeacon.notify.service import MOST_BODY_BYTES, Bridge
 from trainbeacon.notify.services import post
 from trainbeacon.notify.settings import Settings
+from trainbeacon.stack.bundle import runbooks_dir
 from trainbeacon.testing import read_exposition, series
 
 
@@ -78,7 +81,7 @@ def settings_file(tmp_path_factory: pytest.TempPathFactory, sink: Sink) -> Path:
 
 @pytest.fixture(scope="module")
 def address(settings_file: Path) -> Iterator[str]:
-    bridge = Bridge(Settings.load(str(settings_file)), post)
+    bridge = Bridge(Settings.load(str(settings_file)), post, runbooks=Runbooks(runbooks_dir()))
     server = Server(bridge, bridge.counts, "127.0.0.1", 0, limits=Limits(body_bytes=MOST_BODY_BYTES))
     server.start()
     yield f"http://127.0.0.1:{server.port}"
@@ -168,3 +171,34 @@ def test_check_and_test_say_whether_it_will_work(
     assert 1 == main(["notify", "--config", str(settings_file), "--test", "team"])
     assert 2 == main(["notify", "--config", str(settings_file), "--test", "nobody"])
     assert "there are team" in capsys.readouterr().err
+
+
+def test_runbooks_are_pages(address: str, repository: Path) -> None:
+    """Every book by its name, with and without the ending of the rules' links; links stay on the server."""
+    names = sorted(path.stem for path in repository.glob("prometheus/runbooks/*.md"))
+    status, listed = asked(f"{address}/runbooks")  # is sent on to /runbooks/
+    assert 200 == status
+    assert names == re.findall(r'href="(\w+)\.md"', listed)
+    for name in names:
+        status, page = asked(f"{address}/runbooks/{name}.md")
+        assert (200, 1) == (status, page.count(f"<h1>{name}</h1>"))
+        links = re.findall(r'href="([^"]*)"', page)
+        assert [] == [link for link in links if link != "./" and link.removesuffix(".md") not in names]
+    assert asked(f"{address}/runbooks/TrainingStalled") == asked(f"{address}/runbooks/TrainingStalled.md")
+
+
+@pytest.mark.parametrize(
+    "path", ["Nothing.md", "../notify.yaml", "%2e%2e/%2e%2e/etc/passwd", "TrainingStalled/x"]
+)
+def test_only_runbooks_are_pages(address: str, path: str) -> None:
+    """Nothing else of the disk is."""
+    assert 404 == asked(f"{address}/runbooks/{path}")[0]
+
+
+def test_a_runbook_is_safe_html(tmp_path: Path) -> None:
+    """Whoever may write a book may not run a script in the reader's browser."""
+    (tmp_path / "Odd.md").write_text("# Odd\n\n<script>x</script> [a](javascript:x) <b onclick=x>\n", "utf-8")
+    page = Runbooks(tmp_path).page("Odd.md") or ""
+    assert "<script" not in page
+    assert 'href="javascript' not in page
+    assert "<b onclick" not in page
