@@ -45,7 +45,7 @@ _GPU = (
     _gpu("training_gpu_memory_total_bytes", "bytes", "GPU memory."),
     _gpu("training_gpu_temperature_celsius", "celsius", "Temperature of the GPU."),
     _gpu("training_gpu_power_watts", "watts", "Power drawn by the GPU."),
-    _gpu("training_gpu_power_limit_watts", "watts", "Power that the GPU may draw as it is set now."),
+    _gpu("training_gpu_power_limit_watts", "watts", "Power limit that is set for the GPU."),
     _gpu(
         "training_gpu_energy_joules_total",
         "joules",
@@ -61,22 +61,26 @@ _GPU = (
     _gpu(
         "training_gpu_throttled",
         "",
-        "1 while the clocks are held down for this reason.",
+        "1 while the clocks are throttled for this reason.",
         Label("reason", "what holds them down", THROTTLE_REASONS),
     ),
     _gpu(
         "training_gpu_xid_errors_total",
         "",
-        "XIDs, errors reported by the driver, since the exporter began to watch the GPU.",
+        "XIDs, errors reported by the driver, since the exporter started to watch the GPU.",
         Label("class", "what the XID is of", XID_CLASSES),
         type="counter",
     ),
     _gpu("training_gpu_xid_last", "", "Number of the newest XID that the exporter saw."),
-    _gpu("training_gpu_xid_last_timestamp_seconds", "seconds", "When the newest XID came, as Unix time."),
+    _gpu(
+        "training_gpu_xid_last_timestamp_seconds",
+        "seconds",
+        "Unix time at which the newest XID was reported.",
+    ),
     _gpu(
         "training_gpu_xid_watched",
         "",
-        "1 while the GPU's XIDs are watched, 0 if the driver does not tell them.",
+        "1 while the GPU's XIDs are watched, 0 if the driver does not report them.",
     ),
     _gpu(
         "training_gpu_ecc_errors_total",
@@ -94,7 +98,7 @@ _GPU = (
     _gpu(
         "training_gpu_recovery_action",
         "",
-        "What the driver asks for: 0 nothing, 1 reset, 2 reboot, 3 drain peers, 4 drain and reset.",
+        "Action that the driver requests: 0 nothing, 1 reset, 2 reboot, 3 drain peers, 4 drain and reset.",
     ),
     _gpu(
         "training_gpu_nvlink_bytes_total",
@@ -145,7 +149,7 @@ _GPU = (
         "ratio",
         "Memory bandwidth used over the most there is, since the last scrape (Hopper and later).",
     ),
-    _gpu("training_gpu_mig_enabled", "", "1 if the GPU is cut into MIG instances, up to 30 s old."),
+    _gpu("training_gpu_mig_enabled", "", "1 if the GPU is partitioned into MIG instances, up to 30 s old."),
     Metric(
         "GPU",
         "training_gpu_mig_info",
@@ -162,7 +166,7 @@ _GPU = (
         "training_gpu_info",
         "info",
         "",
-        "Which GPU it is.",
+        "Identity of the GPU.",
         facts(uuid="UUID of the GPU", name="product name", driver="driver version"),
         level="gpu",
         source="gpu",
@@ -192,7 +196,7 @@ _ALLOCATOR = (
         "training_allocator_retries_total",
         "counter",
         "",
-        "Allocations that succeeded only after PyTorch had given its cache back.",
+        "Allocations that succeeded only after PyTorch had released its cache.",
         stability="experimental",
     ),
     Metric(

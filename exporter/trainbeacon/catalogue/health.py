@@ -68,7 +68,7 @@ HEALTH = (
         "trainbeacon_collector_success",
         "gauge",
         "",
-        "1 if the collector did its work in this scrape.",
+        "1 if the collector succeeded in this scrape.",
         (Label("collector", "part of the exporter", COLLECTORS),),
         level="node",
         source="health",

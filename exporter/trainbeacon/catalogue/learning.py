@@ -40,7 +40,7 @@ _QUALITY = (
         "training_loss_rises",
         "gauge",
         "",
-        "How many times in a row the loss rose, from one evaluation or 50 training losses to the next.",
+        "Consecutive increases of the loss, from one evaluation or 50 training losses to the next.",
         (_SPLIT,),
         level="run",
     ),
@@ -60,14 +60,14 @@ _QUALITY = (
         "training_loss_spikes_total",
         "counter",
         "",
-        "Training losses that stood far above their own recent course; every logged one is judged.",
+        "Training losses far above the recent course of the loss; every logged one is checked.",
     ),
     Metric(
         "quality",
         "training_loss_nonfinite_total",
         "counter",
         "",
-        "Training losses that were NaN or infinite; every logged one is judged.",
+        "Training losses that were NaN or infinite; every logged one is checked.",
     ),
     Metric(
         "quality",
@@ -127,7 +127,7 @@ _GRADIENTS = (
         "training_optimizer_steps_skipped_total",
         "counter",
         "",
-        "Optimizer steps that the AMP gradient scaler left out for non-finite gradients.",
+        "Optimizer steps that the AMP gradient scaler skipped because of non-finite gradients.",
     ),
     Metric(
         "gradients and weights",
@@ -148,7 +148,7 @@ _GRADIENTS = (
         "training_nonfinite_first_step",
         "gauge",
         "",
-        "Step in which this rank last began to see NaN or infinity: in a loss, a weight or a gradient.",
+        "Step in which NaN or infinity last appeared anew on this rank: in a loss, a weight or a gradient.",
     ),
     Metric(
         "gradients and weights",
@@ -186,7 +186,13 @@ def _data(name: str, unit: str, help: str, *labels: Label) -> Metric:
 
 _DATA = (
     _data("training_input_mean", "", "Mean of the feature in the last sampled batch.", _FEATURE, _STAGE),
-    _data("training_input_stddev", "", "Standard deviation in the last sampled batch.", _FEATURE, _STAGE),
+    _data(
+        "training_input_stddev",
+        "",
+        "Standard deviation of the feature in the last sampled batch.",
+        _FEATURE,
+        _STAGE,
+    ),
     _data(
         "training_input_missing_ratio",
         "ratio",
@@ -203,7 +209,7 @@ _DATA = (
     _data(
         "training_class_ratio",
         "ratio",
-        "Share of the class among the samples seen of late.",
+        "Share of the class among the samples seen recently.",
         Label("class", "the class", limit=10),
     ),
 )

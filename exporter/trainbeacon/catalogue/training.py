@@ -43,7 +43,12 @@ _PROGRESS = (
     Metric("progress", "training_step", "gauge", "", "Number of the last completed step of the run."),
     Metric("progress", "training_steps_total", "counter", "", "Steps completed by this process."),
     Metric(
-        "progress", "training_steps_planned", "gauge", "", "Steps that the run means to make.", level="run"
+        "progress",
+        "training_steps_planned",
+        "gauge",
+        "",
+        "Steps that the run is planned to make.",
+        level="run",
     ),
     Metric("progress", "training_epoch", "gauge", "", "Number of the present epoch."),
     Metric(
@@ -87,7 +92,7 @@ _PROGRESS = (
         "training_elapsed_seconds",
         "gauge",
         "seconds",
-        "Time since the run first began, over all attempts and the pauses between them.",
+        "Time since the first start of the run, over all attempts and the pauses between them.",
         level="run",
     ),
     Metric(
@@ -102,7 +107,7 @@ _PROGRESS = (
         "training_mfu_ratio",
         "gauge",
         "ratio",
-        "Model FLOPs a second, of late, over the peak rate of the rank's GPU.",
+        "Recent model FLOPs a second over the peak rate of the rank's GPU.",
         survives=False,
     ),
 )
@@ -113,7 +118,7 @@ _TIME = (
         "training_phase_seconds_total",
         "counter",
         "seconds",
-        "Wall time of the training process by what its host was doing; the phases add up to its life.",
+        "Wall time of the training process by phase; the phases add up to the lifetime of the process.",
         (_PHASE,),
     ),
     Metric(
@@ -130,7 +135,7 @@ _TIME = (
         "training_phase_start_timestamp_seconds",
         "gauge",
         "seconds",
-        "Unix time at which the present phase began.",
+        "Unix time at which the present phase started.",
         survives=False,
     ),
     Metric(
@@ -138,7 +143,7 @@ _TIME = (
         "training_device_phase_seconds_total",
         "counter",
         "seconds",
-        "Time between device events around a phase, of the sampled steps scaled up; promises no sum.",
+        "Time between device events around a phase, scaled up from sampled steps; phases need not add up.",
         (Label("phase", "what the device was given", DEVICE_PHASES),),
         stability="experimental",
     ),
@@ -147,7 +152,7 @@ _TIME = (
         "training_self_seconds_total",
         "counter",
         "seconds",
-        "Time of the steps in which a rank waited for no other, by what it did, where collectives are seen.",
+        "Time of the steps in which the rank waited for no other, by activity; where collectives are seen.",
         (Label("cause", "what the rank was at", SELF_CAUSES),),
     ),
     Metric(
@@ -155,7 +160,7 @@ _TIME = (
         "training_goodput_seconds_total",
         "counter",
         "seconds",
-        "Time of this process by what it went into; the kinds add up to its life.",
+        "Time of this process by what it was spent on; the kinds add up to the lifetime of the process.",
         (Label("kind", _KIND, GOODPUT_KINDS),),
         level="run",
     ),
@@ -164,7 +169,7 @@ _TIME = (
         "training_run_seconds",
         "gauge",
         "seconds",
-        "Time of the whole run, over all attempts, by what it went into.",
+        "Time of the whole run, over all attempts, by what it was spent on.",
         (Label("kind", _KIND, RUN_KINDS),),
         level="run",
     ),
@@ -173,7 +178,7 @@ _TIME = (
         "training_lost_steps_total",
         "counter",
         "",
-        "Steps that an earlier attempt had made already, and that this process had to make again.",
+        "Steps that this process had to repeat because an earlier attempt had made them already.",
         level="run",
     ),
 )
@@ -184,7 +189,7 @@ _COLLECTIVES = (
         "training_collectives_enqueued_total",
         "counter",
         "",
-        "Collectives that this rank has begun in the process group.",
+        "Collectives that this rank has started in the process group.",
         (_COLLECTIVE_GROUP,),
     ),
     Metric(
@@ -192,7 +197,7 @@ _COLLECTIVES = (
         "training_collectives_completed_total",
         "counter",
         "",
-        "Collectives that this rank has seen the end of in the process group.",
+        "Collectives of the process group that have completed on this rank.",
         (_COLLECTIVE_GROUP,),
     ),
 )
@@ -206,7 +211,7 @@ _LIFE = (
         "training_start_timestamp_seconds",
         "gauge",
         "seconds",
-        "Unix time at which this process began to record.",
+        "Unix time at which this process started to record.",
     ),
     Metric(
         "life",
@@ -235,7 +240,7 @@ _LIFE = (
         "training_end_timestamp_seconds",
         "gauge",
         "seconds",
-        "Unix time at which the process ended, by its own word or as the exporter saw it go.",
+        "Unix time at which the process ended, as it reported itself or as the exporter observed it.",
     ),
     Metric(
         "life",
@@ -285,10 +290,16 @@ _CHECKPOINTS = (
         "training_checkpoint_seconds_total",
         "counter",
         "seconds",
-        "Time that training stood still for checkpoints.",
+        "Time for which checkpoints stopped training.",
     ),
-    Metric("checkpoints", "training_checkpoints_total", "counter", "", "Checkpoints begun."),
-    Metric("checkpoints", "training_checkpoint_failures_total", "counter", "", "Checkpoints that raised."),
+    Metric("checkpoints", "training_checkpoints_total", "counter", "", "Checkpoints started."),
+    Metric(
+        "checkpoints",
+        "training_checkpoint_failures_total",
+        "counter",
+        "",
+        "Checkpoints that ended with an exception.",
+    ),
     Metric("checkpoints", "training_checkpoint_bytes", "gauge", "bytes", "Size of the last checkpoint."),
     Metric(
         "checkpoints",
@@ -303,7 +314,7 @@ _CHECKPOINTS = (
         "training_checkpoint_write_seconds_total",
         "counter",
         "seconds",
-        "Time from the begin of checkpoints to their end on storage, also while training goes on.",
+        "Time from the start of checkpoints to their end on storage, including what overlaps training.",
     ),
     Metric(
         "checkpoints",
