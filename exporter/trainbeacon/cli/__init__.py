@@ -18,7 +18,20 @@ from typing import Protocol, cast
 from trainbeacon._version import __version__
 
 #: In the order of the help text.
-COMMANDS = ("top", "demo", "simulate", "agent", "stacks", "notify", "runbook", "bundle", "catalogue")
+COMMANDS = (
+    "up",
+    "down",
+    "status",
+    "top",
+    "demo",
+    "simulate",
+    "agent",
+    "stacks",
+    "notify",
+    "runbook",
+    "bundle",
+    "catalogue",
+)
 
 
 class Command(Protocol):

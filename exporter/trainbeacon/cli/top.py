@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show it until somebody quits, or print it once: 0 with runs in sight, 1 without."""
-    from trainbeacon.terminal.choose import sources_for
+    from trainbeacon.terminal.choose import OwnRuns, sources_for
     from trainbeacon.terminal.watch import Watch
 
     if arguments.json and not arguments.once:
@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    watch = Watch(sources, arguments.interval)
+    find = None if sources else OwnRuns(gpu=not arguments.no_gpu)
+    watch = Watch(sources, arguments.interval, find=find)
     try:
         return _once(arguments, watch) if once else _screen(arguments, watch)
     finally:

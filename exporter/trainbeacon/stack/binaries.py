@@ -46,10 +46,15 @@ def find(cache: Path | None = None, path: str | None = None) -> Binaries:
 
 
 def cache_dir() -> Path:
-    """Where `make tools` unpacks Debian's packages."""
+    """Where Debian's packages are unpacked."""
+    return cache_folder() / "debian" / "default" / "usr" / "bin"
+
+
+def cache_folder() -> Path:
+    """Our folder among the caches of this user."""
     base = os.path.expandvars("${XDG_CACHE_HOME}")
     home = Path(base) if base.startswith("/") else Path("~/.cache").expanduser()
-    return home / "trainbeacon" / "debian" / "default" / "usr" / "bin"
+    return home / "trainbeacon"
 
 
 def _find(names: tuple[str, ...], cache: Path, path: str | None) -> Path | None:

@@ -27,16 +27,21 @@ class StackError(RuntimeError):
 class Stack:
     """Both servers and the receiver, from entering to leaving the context; nothing is left afterwards.
 
-    `targets` are the exporters to scrape (`host:port`); `interval` is that of scrapes and evaluations and
-    `longest_wait` the longest that Alertmanager collects before it sends, in seconds (None: as shipped).
-    Ports of 0 mean free ones. `receiver` takes the messages, in place of one that calls `on_change`. `bundle`
-    is the folder with `prometheus/` and `alertmanager/`, `prometheus_flags` are added to that server's own.
-    Entering blocks until both are ready.
+    `targets` are the exporters to scrape (`host:port`), or a file of them for file_sd; `interval` is that of
+    scrapes and evaluations and `longest_wait` the longest that Alertmanager collects before it sends, in
+    seconds (None: as shipped). Ports of 0 mean free ones. `receiver` takes the messages, in place of one that
+    calls `on_change`. `bundle` is the folder with `prometheus/` and `alertmanager/`, `prometheus_flags` are
+    added to that server's own. `folder` keeps configuration, data and logs beyond the end; else they go with
+    it. `also` is that of `rendering.alertmanager_config`. Entering blocks until both are ready.
+
+    Attributes:
+        children: the servers, by name.
+        people: webhook for what people are to read, see `rendering.alertmanager_config`.
     """
 
     def __init__(
         self,
-        targets: Sequence[str],
+        targets: Sequence[str] | Path,
         *,
         interval: float = 2.0,
         longest_wait: float | None = 2.0,
@@ -47,8 +52,14 @@ class Stack:
         bundle: Path | None = None,
         tools: binaries.Binaries | None = None,
         prometheus_flags: Sequence[str] = (),
+        folder: Path | None = None,
+        people: str = "",
+        also: Sequence[str] = (),
     ) -> None:
-        self._targets = list(targets)
+        self._targets = targets
+        self._kept = folder
+        self.people, self._also = people, tuple(also)
+        self.children: dict[str, subprocess.Popen[str]] = {}
         self._interval = interval
         self._longest_wait = longest_wait
         self._prometheus = f"127.0.0.1:{prometheus_port or free_port()}"
@@ -61,12 +72,13 @@ class Stack:
 
     def __enter__(self) -> Stack:
         with ExitStack() as closing:
-            self.folder = Path(
+            self.folder = self._kept or Path(
                 closing.enter_context(tempfile.TemporaryDirectory(prefix="trainbeacon-stack-"))
             )
             closing.enter_context(self.receiver)
-            self._start_alertmanager(closing)
-            self._start_prometheus(closing)
+            closing.callback(lambda: processes.stop(self.children.values()))
+            self.start("alertmanager")
+            self.start("prometheus")
             self._closing = closing.pop_all()
         return self
 
@@ -104,21 +116,37 @@ class Stack:
         answer = web.get_json(f"{self.prometheus_url}/api/v1/alerts")
         return list(answer["data"]["alerts"])
 
-    def _start_alertmanager(self, closing: ExitStack) -> None:
-        config = rendering.alertmanager_config(self._bundle, self.receiver.url, self._longest_wait)
-        line = [
-            f"--config.file={self._write('alertmanager', config)}",
+    def start(self, name: str) -> None:
+        """Start `alertmanager` or `prometheus`, again if it has ended; blocks until it is ready.
+
+        Raises StackError if it does not come up.
+        """
+        if name == "alertmanager":
+            self._start(name, self._tools.alertmanager, self._alertmanager_line(), self.alertmanager_url)
+        else:
+            self._start(name, self._tools.prometheus, self._prometheus_line(), self.prometheus_url)
+
+    def configure_alertmanager(self) -> None:
+        """Write the configuration of Alertmanager; it reads it at its start, and on SIGHUP."""
+        config = rendering.alertmanager_config(
+            self._bundle, self.receiver.url, self._longest_wait, people=self.people, also=self._also
+        )
+        self._write("alertmanager", config)
+
+    def _alertmanager_line(self) -> list[str]:
+        self.configure_alertmanager()
+        return [
+            f"--config.file={self.folder / 'alertmanager.yml'}",
             f"--storage.path={self.folder / 'alertmanager'}",
             f"--web.listen-address={self._alertmanager}",
             "--cluster.listen-address=",
         ]
-        self._start(closing, "alertmanager", self._tools.alertmanager, line, self.alertmanager_url)
 
-    def _start_prometheus(self, closing: ExitStack) -> None:
+    def _prometheus_line(self) -> list[str]:
         config = rendering.prometheus_config(
             self._bundle, self._targets, self._interval, self._prometheus, self._alertmanager
         )
-        line = [
+        return [
             f"--config.file={self._write('prometheus', config)}",
             f"--storage.tsdb.path={self.folder / 'prometheus'}",
             f"--web.listen-address={self._prometheus}",
@@ -126,16 +154,13 @@ class Stack:
             f"--rules.alert.resend-delay={rendering.seconds(2 * self._interval)}",
             *self._prometheus_flags,
         ]
-        self._start(closing, "prometheus", self._tools.prometheus, line, self.prometheus_url)
 
-    def _start(
-        self, closing: ExitStack, name: str, binary: Path | None, options: Sequence[str], url: str
-    ) -> None:
+    def _start(self, name: str, binary: Path | None, options: Sequence[str], url: str) -> None:
         if binary is None:
             raise StackError(binaries.HOW_TO_GET.format(cache=binaries.cache_dir()))
         log = self.folder / f"{name}.log"
         process = processes.start([str(binary), *options], log)
-        closing.callback(processes.stop, [process])
+        self.children[name] = process
         if not self._ready(process, url):
             raise StackError(f"{name} is not ready at {url}:\n{processes.last_lines(log)}")
 

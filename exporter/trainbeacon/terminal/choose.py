@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 
+from trainbeacon.blackbox.directory import default_directory
+from trainbeacon.config.settings import Config, ConfigError
+from trainbeacon.stack.discover import served
+from trainbeacon.stack.up.state import State
 from trainbeacon.terminal.sources.base import FactSource
 from trainbeacon.terminal.sources.boxes import BoxSource
 from trainbeacon.terminal.sources.exporters import ExporterSource
 from trainbeacon.terminal.sources.prometheus import AlertSource, PrometheusSource
 
+_SECONDS_BETWEEN_SEARCHES = 5.0
+
 
 def sources_for(named: Sequence[str], prometheus: str | None, *, gpu: bool) -> list[FactSource]:
-    """The sources that were named, or this machine's runs of this user.
+    """The sources that were named; none are those of `OwnRuns`.
 
     A folder is one of black boxes, or one of discovery files (`sd_dir`). With `prometheus` beside others, the
     numbers come from those and the alerts from Prometheus. Raises ValueError.
@@ -23,7 +30,7 @@ def sources_for(named: Sequence[str], prometheus: str | None, *, gpu: bool) -> l
         sources += _of(each, gpu and not sources)
     if prometheus:
         return [*sources, AlertSource(prometheus) if sources else PrometheusSource(prometheus)]
-    return sources or _own(gpu)
+    return sources
 
 
 def _of(named: str, gpu: bool) -> list[FactSource]:
@@ -59,7 +66,39 @@ def discovered(folder: str) -> list[str]:
     return list(found)
 
 
-def _own(gpu: bool) -> list[FactSource]:
-    from trainbeacon.blackbox.directory import default_directory
+class OwnRuns:
+    """Every run of this user on this machine, also those that start later, and the alerts of `up`."""
 
-    return [BoxSource(default_directory(), gpu=gpu, may_be_absent=True)]
+    def __init__(self, *, gpu: bool) -> None:
+        self._gpu = gpu
+        self._boxes: dict[str, BoxSource] = {}
+        self._alerts: dict[str, AlertSource] = {}
+        self._next = 0.0
+
+    def __call__(self) -> list[FactSource]:
+        """The sources as they are now. Blocks for milliseconds, every few seconds."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _SECONDS_BETWEEN_SEARCHES
+            self._search()
+        return [*self._boxes.values(), *self._alerts.values()]
+
+    def _search(self) -> None:
+        found = {each.directory for each in served()} | {_configured()}
+        for directory in found - self._boxes.keys():
+            # The GPUs are the machine's: once is enough.
+            gpu = self._gpu and not self._boxes
+            self._boxes[directory] = BoxSource(directory, gpu=gpu, may_be_absent=True)
+        for directory in [each for each in self._boxes if each not in found and not os.path.isdir(each)]:
+            del self._boxes[directory]
+        note = State().read_note()
+        url = note.urls.get("prometheus", "") if note is not None else ""
+        self._alerts = {url: self._alerts.get(url) or AlertSource(url)} if url else {}
+
+
+def _configured() -> str:
+    """The folder that the settings of this shell name, else the default one."""
+    try:
+        named = Config.load({}).directory
+    except ConfigError:  # what is wrong there is for those to say who start a run
+        named = None
+    return named or default_directory()

@@ -42,18 +42,26 @@ class Sight:
 class Watch:
     """All sources together. Call `look` from one thread, or `start` one that does so.
 
+    `find` gives the sources of the moment, where they are not the same for good.
+
     Attributes:
         interval: seconds between two looks; may be changed while it looks.
         sight: what was seen last.
     """
 
     def __init__(
-        self, sources: Sequence[FactSource], interval: float, *, clock: Callable[[], float] = time.time
+        self,
+        sources: Sequence[FactSource],
+        interval: float,
+        *,
+        find: Callable[[], Sequence[FactSource]] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self.sources = list(sources)
+        self._find = find
+        self.sources = list(sources if find is None else find())
         self.interval = interval
         self._clock = clock
-        threads = max(1, min(_MOST_THREADS, len(self.sources)))
+        threads = max(4, min(_MOST_THREADS, len(self.sources)))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="trainbeacon-look")
         self._under_way: dict[FactSource, Future[bool]] = {}
         self._due: dict[FactSource, float] = {}
@@ -66,6 +74,8 @@ class Watch:
     def look(self, patience: float) -> Sight:
         """Read every source that is due, waiting for at most `patience` seconds, and judge what is known."""
         used = time.process_time()
+        if self._find is not None:
+            self.sources = list(self._find())
         now = time.monotonic()
         # Of many sources each is read less often, so that looking stays cheap; their age is shown.
         least = len(self.sources) / _SOURCES_A_SECOND
@@ -74,6 +84,9 @@ class Watch:
             if (running is None or running.done()) and now >= self._due.get(source, 0.0):
                 self._due[source] = now + max(0.0, max(source.seconds, least) - 0.1)
                 self._under_way[source] = self._pool.submit(source.read)
+        self._under_way = {
+            source: running for source, running in self._under_way.items() if source in self.sources
+        }
         _, late = wait(self._under_way.values(), timeout=patience)
         facts = self._together()
         self._numbers += 1

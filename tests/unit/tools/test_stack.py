@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tools import stack
+import tools.stack
+from trainbeacon.stack import debian as stack
 
 DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12"\nID=debian\nVERSION_CODENAME=bookworm\n'
 NEW_FORM = """\
@@ -121,7 +122,7 @@ def test_machine_without_apt_is_told_so(
 ) -> None:
     """Without the programs and without apt-get the reason is said; only CI takes it for a failure."""
     monkeypatch.setenv("CI", ci)
-    assert status == stack.main(["default"])
+    assert status == tools.stack.main(["default"])
     errors = capsys.readouterr().err
     assert "Prometheus and Alertmanager (default) are not available: this machine has no apt-get" in errors
     assert [cache / ".lock"] == list(cache.iterdir())
