@@ -1,6 +1,6 @@
 """What each rule costs in processor time, on a copy of a Prometheus data folder that nothing else works on.
 
-python -m benchmarks.rule_costs DATA            # the dearest rules, and each group
+python -m benchmarks.rule_costs DATA            # the most expensive rules, and each group
 
 Processor time, not time on the clock: a busy machine changes it little. A copy of the data folder of a
 running Prometheus will do (`cp -r data copy`).

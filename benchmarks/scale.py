@@ -198,7 +198,7 @@ class Reading:
         }
 
     def _rules(self) -> list[dict[str, Any]]:
-        """The dearest rules of the last evaluation."""
+        """The most expensive rules of the last evaluation."""
         answer = web.get_json(f"{self._address}/api/v1/rules", seconds=60.0)
         rules = [
             {

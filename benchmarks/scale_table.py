@@ -30,7 +30,7 @@ def tables(measured: list[dict[str, Any]]) -> str:
     """All tables, one after the other."""
     if not measured:
         return "Nothing is measured yet."
-    return "\n\n".join((_costs(measured), _groups(measured), _dearest(measured[-1]), _panels(measured)))
+    return "\n\n".join((_costs(measured), _groups(measured), _expensive(measured[-1]), _panels(measured)))
 
 
 def _costs(measured: list[dict[str, Any]]) -> str:
@@ -74,9 +74,9 @@ def _groups(measured: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def _dearest(largest: dict[str, Any]) -> str:
+def _expensive(largest: dict[str, Any]) -> str:
     where = f"{version_of(largest)}: {largest['ranks']:,} ranks at {largest['interval']} s"
-    rows = [f"| dearest rules, {where} | every | ms |", "|---|---|---|"]
+    rows = [f"| most expensive rules, {where} | every | ms |", "|---|---|---|"]
     for rule in largest["rules"][:10]:
         every = rule.get("every", largest["interval"])
         rows.append(f"| `{rule['rule']}` | {every:.0f} s | {1000 * rule['seconds']:.0f} |")

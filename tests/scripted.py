@@ -13,7 +13,7 @@ from trainbeacon.testing import ScriptedJob, read_exposition, series
 
 WAYS = ("process", "thread", "agent")
 GOLDEN = Path(__file__).with_name("golden") / "exposition.txt"
-#: What a rank's helper thread or a second scrape adds: until it is there, the scrape is not whole.
+#: What a rank's background loop or a second scrape adds: until it is there, the scrape is not whole.
 LATE = ("training_checkpoint_bytes", "training_samples_per_second", "training_tokens_per_second")
 #: Likewise of the GPU, some from an event and some from two samples.
 LATE_OF_GPU = ("training_gpu_xid_last", "training_gpu_sm_active_ratio")

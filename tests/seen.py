@@ -45,7 +45,7 @@ class Seen:
         self._watch._pool._max_workers = 1
 
     def at(self, seconds: float, *, every: float = 5.0) -> Sight:
-        """Look again and again until so many seconds after the begin; what is seen last."""
+        """Look again and again until that many seconds after the start; what is seen last."""
         now = self._fleet.clock.now - BEGIN
         while (now := min(seconds, now + every)) < seconds:
             self._look(now)

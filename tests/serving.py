@@ -35,7 +35,7 @@ PATIENCE = 120.0
 
 
 def wait_for(condition: Callable[[], Result], seconds: float = PATIENCE, what: str = "") -> Result:
-    """The first true answer of `condition`; fails after so many seconds."""
+    """The first true answer of `condition`; fails after that many seconds."""
     deadline = time.monotonic() + seconds
     while True:
         answer = condition()

@@ -33,7 +33,7 @@ class Simulated:
         return self.fleet.runs[0]
 
     def at(self, seconds: float) -> dict[Series, float]:
-        """What all nodes serve so many seconds after the begin, one scrape after the other."""
+        """What all nodes serve that many seconds after the start, one scrape after the other."""
         self.clock.now = BEGIN + seconds
         return self.now()
 

@@ -1,7 +1,7 @@
 """`python -m tests.campaign`: the campaign that judges the shipped alerts by the messages that arrive.
 
 python -m tests.campaign                         all of it; goes on where it was stopped
-python -m tests.campaign --kinds nan_loss=3      so many of some kinds
+python -m tests.campaign --kinds nan_loss=3      that many of some kinds
 """
 
 from __future__ import annotations

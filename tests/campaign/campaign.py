@@ -121,7 +121,7 @@ def play(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> list[str]:
-    """Play those of the injections that the log does not hold yet, so many at once.
+    """Play those of the injections that the log does not hold yet, that many at once.
 
     Returns:
         the alerts that concern no run, and what could not be judged because the campaign itself failed there.

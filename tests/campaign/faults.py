@@ -135,7 +135,7 @@ def killed(moment: Moment, value: Any) -> Any:
 
 
 def stopped(moment: Moment, value: Any) -> Any:
-    """The process exists, and stands still."""
+    """The process exists, and is stalled."""
     os.kill(os.getpid(), signal.SIGSTOP)
 
 

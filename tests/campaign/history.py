@@ -120,7 +120,7 @@ class Columns:
         return len(self._rows)
 
     def texts(self, moments: int) -> Iterator[tuple[str, str]]:
-        """Each series with its values, at the end of so many moments."""
+        """Each series with its values, at the end of that many moments."""
         for series, row in self._rows.items():
             last, count, seen = self._last[series]
             row.append(_repeated(last, count))

@@ -1,4 +1,4 @@
-"""Plays one injection: starts its job, lets the fault happen, and waits for what somebody is told."""
+"""Plays one injection: starts its job, lets the fault happen, and waits for what somebody is notified of."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class Incident:
         running.launch_again(world_size=self.injection.world_size - 1, steps=10**9)
         return time.time()
 
-    # What is told
+    # What is reported
 
     def _watch(self, struck: float) -> None:
         """Until an expected alert has arrived and some time is over, or the time for it is."""

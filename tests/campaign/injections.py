@@ -26,7 +26,7 @@ class Injection:
 
     @property
     def run(self) -> str:
-        """The name of the run, by which messages are told apart."""
+        """The name of the run, by which messages are distinguished."""
         return f"c{self.number:03d}-{self.kind.replace('_', '-')}"
 
     @property

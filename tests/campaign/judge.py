@@ -154,7 +154,7 @@ def without_run(messages: Iterable[Message], known: Sequence[str] = ()) -> list[
 
 @dataclass(frozen=True)
 class Share:
-    """So many of so many, with the Wilson interval of 95 %."""
+    """Some of a number, with the Wilson interval of 95 %."""
 
     right: int
     of: int
@@ -185,7 +185,7 @@ def wilson(right: int, of: int, z: float = 1.959964) -> tuple[float, float]:
 
 
 def poisson_most(events: int, exposure: float) -> float:
-    """The upper bound (95 %, one-sided) of a rate of which so many events were seen over an exposure."""
+    """The upper bound (95 %, one-sided) of a rate, from the events seen over an exposure."""
     low, high = 0.0, 10.0 + 4.0 * events
     for _ in range(80):
         mean = (low + high) / 2

@@ -1,4 +1,4 @@
-"""The kinds of fault, and for each, written down before the campaign ran, what may be told of it.
+"""The kinds of fault, and for each, written down before the campaign ran, what may be reported of it.
 
 `expected` are the alerts of which one must arrive. `consequences` are alerts that are true of the run as well
 (a loss that becomes infinite leaps on its way): they count neither for nor against. Whatever else arrives
@@ -169,7 +169,7 @@ KINDS: tuple[Kind, ...] = (
         worlds=(2, 3),
         parameters={"exception": ("IndexError", "OutOfMemoryError"), "after": (30, 40)},
     ),
-    # What stands still
+    # What is stalled
     Kind(
         "skipped_collective",
         "a rank stays in its forward pass; the others wait for it in a collective",

@@ -113,7 +113,7 @@ class Simulation:
 
 
 def _free_row(count: int) -> int:
-    """The first of so many ports in a row that are free; the simulator would else take others."""
+    """The first of that many ports in a row that are free; the simulator would else take others."""
     port = FIRST_PORT
     while not all(port_is_free(each) for each in range(port, port + count)):
         port += count

@@ -2,7 +2,7 @@
 
 What the kubelet does is done by hand: the volume is set up as an in-memory emptyDir under an `fsGroup`, the
 agent starts first, each program is PID 1 of its container and runs as its user without capabilities.
-The network is shared, as in a pod. Users are told apart only where the tests run as root.
+The network is shared, as in a pod. Users are distinguished only where the tests run as root.
 """
 
 from __future__ import annotations

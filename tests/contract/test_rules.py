@@ -275,7 +275,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("problem", "broken"), BROKEN.items(), ids=BROKEN)
 def test_lint_finds(problem: str, broken: Rule) -> None:
-    """A rule broken in one way is told that way."""
+    """A rule broken in one way is reported as broken in that way."""
     name = {} if "record" in broken else {"alert": "TrainingNew"}
     assert problem in problems({"expr": "training_loss > 1", **name, **broken})
 

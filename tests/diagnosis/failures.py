@@ -28,7 +28,7 @@ from trainbeacon.stack.ports import free_port
 RANK = Path(__file__).with_name("failing_rank.py")
 RULES = REPOSITORY / "prometheus/rules/recording/failures.yml"
 FIRST = "run_rank:training_first_failure_timestamp_seconds:min"
-#: Each fault with the kind that it must be told by.
+#: Each fault with the kind that it must be reported by.
 FAULTS = {
     "raise": "other",
     "kill": "crashed",
@@ -144,7 +144,7 @@ def _prometheus(folder: Path, target: int) -> Iterator[str]:
 
 
 def main(times: int = 2, world: int = 4, seed: int = 4) -> None:
-    """Every fault so many times, each with a victim drawn from a fixed seed."""
+    """Every fault that many times, each with a victim drawn from a fixed seed."""
     draw = random.Random(seed)
     outcomes = []
     for number in range(times):

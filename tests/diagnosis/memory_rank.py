@@ -24,7 +24,7 @@ import trainbeacon
 
 MIB = 1 << 20
 STEP_SECONDS = 0.01
-#: After so many steps the ranks wait to be scraped: nothing of it depends on how busy the machine is.
+#: After that many steps the ranks wait to be scraped: nothing of it depends on how busy the machine is.
 STEPS_OF_SCRAPE = 5
 BATCH_MIB = (1, 4)
 WARM_UP_MIB, WARM_UP_STEPS = 16, 60
@@ -58,7 +58,7 @@ def filled(mib: float) -> torch.Tensor:
 
 
 def scraped(folder: str, number: int) -> bool:
-    """Whether there have been so many scrapes."""
+    """Whether there have been that many scrapes."""
     return Path(folder, f"scraped{number}").exists()
 
 

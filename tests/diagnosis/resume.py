@@ -86,7 +86,7 @@ class Result:
 def crash_and_resume(
     seed: int, folder: Path, *, kills: int = 3, elsewhere: bool = False, **settings: Any
 ) -> Result:
-    """Run it, with so many kills.
+    """Run it, with that many kills.
 
     Args:
         elsewhere: whether each attempt runs on another machine, where the box of the last one is not.
@@ -126,7 +126,7 @@ def crash_and_resume(
 
 
 def _attempt(settings: Mapping[str, Any], moment: float | None) -> float | None:
-    """One process; killed so many seconds after it is ready. Returns the time of the kill."""
+    """One process; killed that many seconds after it is ready. Returns the time of the kill."""
     command = [sys.executable, str(PROGRAM), json.dumps(settings)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

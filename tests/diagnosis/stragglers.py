@@ -41,7 +41,7 @@ RULES = [REPOSITORY / f"prometheus/rules/recording/{name}.yml" for name in ("ide
 NAMED = "run_rank_cause:training_straggler:ratio"
 SCRAPE_SECONDS = 15
 HEALTHY_SCRAPES, SLOW_SCRAPES = 9, 10
-#: A scrape waits for so many steps of every rank, however busy the machine is.
+#: A scrape waits for that many steps of every rank, however busy the machine is.
 LEAST_STEPS = 3
 #: A rank whose own time is longer by so much is to be named; one that is less slow may be.
 CERTAIN = 0.1

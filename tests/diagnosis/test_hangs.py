@@ -33,7 +33,7 @@ def outcomes() -> dict[str, Outcome]:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mismatched"])
 def test_rules_name_the_victim_and_nobody_else(kind: str, outcomes: dict[str, Outcome]) -> None:
-    """Whoever holds up the run is the one suspect, within two minutes, and the class is told."""
+    """Whoever holds up the run is the one suspect, within two minutes, and the class is reported."""
     outcome = outcomes[kind]
     assert ({INJECTIONS[kind].victim}, CLASS_OF[kind]) == (set(outcome.named), outcome.hang_class), outcome
     assert "right" == outcome.verdict

@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SCRAPE_SECONDS = 10.0
 #: By then all runs are past their start; they are brought there at once.
 PAST_SECONDS = 600.0
-#: A limit of the run that waits: it stands still for long before its ranks are known to be lost.
+#: A limit of the run that waits: it is stalled for long before its ranks are known to be lost.
 STALL_SECONDS = 30.0
 #: After the last alert that is due: what Alertmanager collects at most before it sends, and some more.
 SILENCE_SECONDS = 10.0 + 5.0
@@ -62,7 +62,7 @@ class Clock:
 
 
 class Receivers(ThreadingHTTPServer):
-    """A webhook for each receiver of each configuration, told apart by the path."""
+    """A webhook for each receiver of each configuration, distinguished by the path."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Webhook)

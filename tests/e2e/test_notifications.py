@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 CULPRIT = 1
 FAULTS = {"nan": "TrainingLossNotFinite", "crash": "TrainingRankLost", "hang": "TrainingRankLost"}
 SECONDS_TO_MESSAGE = 240.0
-HEALTHY_SECONDS = 60.0  # about as long as the faults take to be told
+HEALTHY_SECONDS = 60.0  # about as long as the faults take to be reported
 TINY = ("--context=16", "--width=16", "--heads=2", "--layers=1", "--batch-size=2", "--text-bytes=200000")
 PACE = ("--evaluate-every=200", "--checkpoint-every=300", "--validation-windows=16")
 
@@ -127,7 +127,7 @@ def test_a_stopped_rank_reaches_somebody_with_run_and_rank(scene: Scene) -> None
 
 
 def test_a_healthy_run_sends_nothing_but_the_watchdog(scene: Scene) -> None:
-    """All that time, at its end and well after it, nobody is told anything about the healthy run."""
+    """All that time, at its end and well after it, nobody is notified of anything about the healthy run."""
     for run in FAULTS:
         assert scene.message(run) is not None
     assert scene.jobs["healthy"].wait(SECONDS_TO_MESSAGE)

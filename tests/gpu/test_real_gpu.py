@@ -97,7 +97,7 @@ while True:
 
 
 def test_fields_are_there(gpu: Gpu, record_property: Record) -> None:
-    """A GPU tells at least what every data-centre board does; what else it lacks is put on record."""
+    """A GPU reports at least what every data-centre board does; what else it lacks is put on record."""
     gpu.scrape()
     time.sleep(1.1)  # the profile covers the time between two scrapes: time itself is the condition
     there = {family.name + ("_total" if family.type == "counter" else "") for family in gpu.scrape()}
@@ -210,7 +210,7 @@ def test_failed_allocation_is_counted() -> None:
 
 
 def test_watching_adds_no_wait_for_the_device(tmp_path: object) -> None:
-    """Watched training steps, with the helper sampling the allocator, never make the host wait."""
+    """Watched training steps, with the background loop sampling the allocator, never make the host wait."""
     model = torch.nn.Linear(256, 256).cuda()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batch = torch.randn(64, 256, device="cuda")

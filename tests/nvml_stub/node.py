@@ -34,7 +34,7 @@ TWO_GPUS = {
 }
 
 ALL_LINKS = 0xFFFFFFFF
-#: What NVML tells beyond that of a GPU that tells everything.
+#: What NVML reports beyond that of a GPU that reports everything.
 HOPPER = {
     "gpu0.energy": 123456789,
     "gpu0.clock_graphics": 1980,

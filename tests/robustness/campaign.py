@@ -21,7 +21,9 @@ CHECKS = (
         "fork, spawn and forkserver workers that call the beacon change nothing",
         processes.loaders,
     ),
-    Check("ranks of multiprocessing", "they are told from workers, and recorded", processes.spawned_ranks),
+    Check(
+        "ranks of multiprocessing", "no worker is taken for one; they are recorded", processes.spawned_ranks
+    ),
     Check(
         "three runs in one process", "each has its own box and leaves nothing behind", processes.three_runs
     ),

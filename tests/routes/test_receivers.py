@@ -17,7 +17,7 @@ FILES = {
     "overlay-0.28.yml": (0, 28),
     "overlay-0.28-jira.yml": (0, 29),  # Debian's 0.28 is built without
 }
-#: Who is told by the example with teams of its own.
+#: Who is notified by the example with teams of its own.
 ROUTES = [
     ("pager,slack", {"severity": "critical", "run": "r"}),
     ("pager,nlp-team", {"severity": "critical", "run": "r", "owner": "nlp"}),

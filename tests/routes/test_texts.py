@@ -139,7 +139,7 @@ def test_an_end_that_is_not_known_is_not_called_resolved(closed: str, start: str
 
 @pytest.mark.parametrize("name", CHANNELS)
 def test_a_message_is_bounded_and_keeps_the_action(name: str, render: Render) -> None:
-    """600 alerts with names and texts as long as they may be: what to do is told, the rest is counted."""
+    """600 alerts with names and texts as long as they may be: what to do is reported, the rest is counted."""
     long = annotated(
         alert(run="训" * 128, owner="火" * 128, cluster="c" * 60, namespace="n" * 63),
         description="x & y " * 900,

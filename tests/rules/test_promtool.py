@@ -31,7 +31,7 @@ def test_prometheus_takes_the_configuration_with_all_rules(every_promtool: str, 
 
 
 def test_lint_of_promtool_finds_nothing(every_promtool: str, repository: Path, tmp_path: Path) -> None:
-    """With all of its checks, which count as errors; so that a rule that stands twice would be told."""
+    """With all of its checks, which count as errors; so that a rule that stands twice would be reported."""
     strict = (every_promtool, "check", "rules", "--lint=all", "--lint-fatal")
     done = run(*strict, *repository.glob("prometheus/rules/*/*.yml"))
     assert (done.returncode, done.stderr) == (0, "")

@@ -37,7 +37,7 @@ class Looks:
             self._counts[metric, group] = value
 
     def poll(self, name: str, after: float = 20) -> None:
-        """Record what the probe sees, so many seconds after the last look."""
+        """Record what the probe sees, that many seconds after the last look."""
         self._clock.advance(after)
         self._probe.poll()
         groups = {group for _, group in self._counts}
@@ -55,7 +55,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def until_settled(waiting: int = 0) -> None:
-    """Until the list of collectives has so many that have not ended: it follows by some milliseconds."""
+    """Until the list of collectives has that many that have not ended: it follows by some milliseconds."""
 
     def opened() -> int:
         return sum(entry["retired"] is False for entry in FlightRecorder().entries()["generic"])

@@ -1,4 +1,4 @@
-"""`python many_ranks.py COUNT`: so many boxes of the default folder; prints how many, and bytes in use."""
+"""`python many_ranks.py COUNT`: that many boxes of the default folder; prints how many, and bytes in use."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def test_the_first_last_word_counts(writer: Writer) -> None:
 
 @pytest.mark.parametrize("state", ["finished", "failed", "exited"])
 def test_a_last_word_is_read_whether_the_lock_is_held_or_not(writer: Writer, state: str) -> None:
-    """An end that left a word is told by that word; without one and without a lock it is a crash."""
+    """The state at the end is what the process reported; without that and without a lock it is a crash."""
     assert look(writer, held=False).state == "crashed"
     assert look(writer, held=True).state == "running"
     writer.end(state)

@@ -1,4 +1,4 @@
-"""When a process went that said no last word: real processes, killed at a moment that is known."""
+"""When a process ended that reported no state: real processes, killed at a moment that is known."""
 
 from __future__ import annotations
 

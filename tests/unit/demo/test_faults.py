@@ -50,7 +50,7 @@ def test_a_straggler_stays_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hang_and_crash_signal_the_process_itself(
     kind: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hang is a stop and a crash a kill, once, without a last word."""
+    """A hang is a stop and a crash a kill, once, without reporting a state."""
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr("trainbeacon.demo.faults.os.kill", lambda *arguments: sent.append(arguments))
     passes(Fault(kind, rank=0, step=2), 0, 4)

@@ -129,14 +129,14 @@ class TestTorchrun:
             assert (before.attempt, after.attempt) == (0, 3)
 
     def test_jobs_of_one_node_differ(self):
-        """Without an id two jobs on one node are told apart by the agents that launched them."""
+        """Without an id two jobs on one node are distinguished by the agents that launched them."""
         first, second = (identify(ONE_NODE, on("node-a", launcher=pid)) for pid in (90, 91))
 
         assert first.run != second.run
         assert first.run_id != second.run_id
 
     def test_jobs_of_many_nodes_differ_by_address(self):
-        """Without an id two jobs over several nodes are told apart by where their ranks meet."""
+        """Without an id two jobs over several nodes are distinguished by where their ranks meet."""
         environ = TORCHRUN | {"TORCHELASTIC_RUN_ID": "none"}
         runs = {
             identify(environ | {"MASTER_ADDR": address, "MASTER_PORT": port}, FACTS).run

@@ -125,7 +125,7 @@ def test_elastic_job_grows(elastic: Elastic) -> None:
     directory = BoxDirectory(descriptor)
 
     def newest(ranks: int) -> list[Box]:
-        """The newest box of each rank, once they all know of so many."""
+        """The newest box of each rank, once they all know of that many."""
         found = {}
         for box in sorted(directory.scan(), key=lambda box: box.identity.start):
             found[box.identity.rank] = box

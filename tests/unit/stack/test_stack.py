@@ -79,7 +79,7 @@ def test_the_watchdog_arrives_and_nothing_is_left(prometheus: str, alertmanager:
 
 
 def test_a_server_that_ends_says_why(prometheus: str, alertmanager: str, tmp_path: Path) -> None:
-    """A rule that Prometheus refuses becomes an error with its last words, and nothing is left running."""
+    """A rule that Prometheus refuses becomes an error with its last lines, and nothing is left running."""
     bundle = tmp_path / "bundle"
     subprocess.run(["cp", "-r", str(bundle_dir() / "alertmanager"), str(tmp_path)], check=True)
     bundle.mkdir()

@@ -22,14 +22,14 @@ NOW = 1_000_000.0
 
 
 def box(run: str = "r", rank: int = 0, *, started: float, silent: float = 0.5, state: str = "running") -> Box:
-    """A box of a process that started, and gave its last sign of life, so many seconds ago."""
+    """A box of a process that started, and gave its last sign of life, that many seconds ago."""
     values = {("training_heartbeat_timestamp_seconds", ()): NOW - silent}
     identity = BoxIdentity(run, rank, NOW - started)
     return Box(f"{run}.{rank}.{started}.box", identity, state, state == "running", values, ())
 
 
 def test_jobs_with_one_name_are_counted_by_the_processes_that_are_hidden() -> None:
-    """Of two jobs of two ranks, the two older processes are not served: so many are counted."""
+    """Of two jobs of two ranks, the two older processes are not served: that many are counted."""
     boxes = [box(rank=rank, started=start) for rank in (0, 1) for start in (500, 100)]
     assert {"r": 2, "other": 0} == collisions([*boxes, box("other", started=300)])
     assert {"r": 4} == collisions([*boxes, *(box(rank=rank, started=50) for rank in (0, 1))])

@@ -21,7 +21,7 @@ LINGER = 60.0
 def box(
     run: str = "r", rank: int = 0, start: float = NOW - 500, *, alive: bool = False, silent: float = 5.0
 ) -> Box:
-    """A box whose last sign of life was so many seconds ago."""
+    """A box whose last sign of life was that many seconds ago."""
     values = {("training_heartbeat_timestamp_seconds", ()): NOW - silent}
     state = "running" if alive else "crashed"
     return Box(f"{run}.{rank}.{start}.box", BoxIdentity(run, rank, start), state, alive, values, ())

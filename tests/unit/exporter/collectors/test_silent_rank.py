@@ -30,5 +30,5 @@ def _rates(silent_for: float) -> list[float]:
 
 @pytest.mark.parametrize(("silent_for", "served"), [(1.0, [500.0]), (ranks.RATES_LAST_SECONDS + 5, [])])
 def test_the_rates_of_a_silent_process_are_not_served(silent_for: float, served: list[float]) -> None:
-    """A sum of throughput over the ranks falls when one of them stands still; its step count stays."""
+    """A sum of throughput over the ranks falls when one of them is stalled; its step count stays."""
     assert _rates(silent_for) == served

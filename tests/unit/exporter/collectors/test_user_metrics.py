@@ -78,7 +78,7 @@ def test_only_live_ranks_are_served(served: Served) -> None:
 
 
 def test_a_file_that_is_not_renewed_is_not_served(served: Served) -> None:
-    """A rank whose writing stands still shows nothing, rather than old numbers; then it comes back."""
+    """A rank whose writing is stalled shows nothing, rather than old numbers; then it comes back."""
     path = served.rank("a 1\n")
     old = time.time() - user_metrics.STALE_SECONDS - 5
     os.utime(path, (old, old))

@@ -218,7 +218,7 @@ def test_misuse_after_the_first_step_does_not_raise(start: Start) -> None:
 
 
 def test_a_stalled_run_calls_from_a_thread_of_its_own(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the training thread stands still the callback runs elsewhere, once; the stop waits."""
+    """While the training thread is stalled the callback runs elsewhere, once; the stop waits."""
     monkeypatch.setattr(api, "BackgroundLoop", partial(api.BackgroundLoop, interval=0.02))
     beacon = start(thresholds={"stall_seconds": 0.3})
     heard: list[tuple[Event, str]] = []

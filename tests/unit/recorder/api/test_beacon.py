@@ -72,7 +72,7 @@ def test_logged_numbers_are_in_the_box(start: Start, box: Callable[[], Box]) -> 
 
 
 def test_what_was_never_logged_is_not_in_the_box(start: Start, box: Callable[[], Box]) -> None:
-    """An unset value is told apart from any number, NaN included."""
+    """An unset value is distinguished from any number, NaN included."""
     beacon = start()
     beacon.log(loss=math.nan)
     loss = box().number("training_loss", "train")

@@ -151,7 +151,7 @@ RAISED: dict[str, tuple[Callable[[], object], str]] = {
 
 @pytest.mark.parametrize(("fault", "kind"), RAISED.values(), ids=RAISED)
 def test_kind_of_what_is_raised_for_real(fault: Callable[[], object], kind: str) -> None:
-    """Each error as its library raises it is told by its cause, whatever else was raised on the way."""
+    """Each error as its library raises it is reported by its cause, whatever else was raised on the way."""
     with pytest.raises(BaseException) as caught:  # noqa: PT011 - the kinds are what is tested
         fault()
     assert kind == kind_of(caught.value)
@@ -159,7 +159,7 @@ def test_kind_of_what_is_raised_for_real(fault: Callable[[], object], kind: str)
 
 
 def test_kind_of_what_the_peers_of_a_lost_rank_raise() -> None:
-    """Three processes over gloo: one is killed, stands still, or takes the store along."""
+    """Three processes over gloo: one is killed, one stalls, or takes the store along."""
     done = subprocess.run(
         [sys.executable, str(PEERS), str(free_port())],
         env={**environment(), "PYTHONWARNINGS": "default"},

@@ -35,7 +35,7 @@ class Clock:
 
 
 class Rank:
-    """A timeline over a box of its own, with the helper thread's part done by hand."""
+    """A timeline over a box of its own, with the background loop's part done by hand."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -59,7 +59,7 @@ class Rank:
         self.clock.now += seconds
 
     def beat(self) -> None:
-        """What the helper thread does once a second."""
+        """What the background loop does once a second."""
         self.timeline.heartbeat = self.clock.now
         self.writer.slots[self._beat_at] = self.clock.now
 
@@ -145,7 +145,7 @@ def test_the_phases_add_up_to_the_life_of_the_process(operations: list[tuple[str
 @given(OPERATIONS, st.lists(st.booleans(), min_size=40, max_size=40))
 def test_no_served_total_ever_falls(operations: list[tuple[str, int, float]], late: list[bool]) -> None:
     """Between any heartbeats, switches and reads no phase's total goes down, also where the training
-    thread read the clock before the helper thread did and stored its stamp after it."""
+    thread read the clock before the background loop did and stored its stamp after it."""
     rank = Rank()
     try:
         before = rank.served()

@@ -186,7 +186,7 @@ def test_host_numbers_need_no_device(tmp_path: Path) -> None:
     ],
 )
 def test_misuse_is_said_at_once_and_without_a_wait(rank: Rank, values: dict[str, Any], text: str) -> None:
-    """What cannot be one number raises at the desk as for a CPU tensor, and the message reads no device."""
+    """What cannot be one number raises at call time as for a CPU tensor, and the message reads no device."""
     with Waits() as waits, pytest.raises(TypeError, match=text):
         rank.beacon.log(**values)
     assert waits.seen == []
@@ -321,7 +321,7 @@ def test_evaluations_are_judged_when_their_loss_is_known(rank: Rank) -> None:
 
 
 def test_an_accuracy_that_is_no_ratio_is_counted_and_left_out(rank: Rank) -> None:
-    """A percentage on the device cannot raise at the desk: it is counted, and the last ratio stays."""
+    """A percentage on the device cannot raise at call time: it is counted, and the last ratio stays."""
     for number in (0.5, 97.0):
         rank.beacon.log(accuracy=device_tensor(number))
     rank.read()
@@ -393,7 +393,7 @@ def test_a_device_that_fails_loses_its_number_only(rank: Rank) -> None:
 
 
 def test_many_waiting_numbers_call_the_helper(rank: Rank) -> None:
-    """Fast loops are read before the helper's next turn, so that their numbers find room."""
+    """Fast loops are read before the background loop's next turn, so that their numbers find room."""
     calls: list[int] = []
     rank.deferred.wake = lambda: calls.append(rank.deferred.unread)
     for _ in range(3 * scalars.WAKE_EVERY):
@@ -541,7 +541,7 @@ def test_every_number_is_applied_once_and_in_order(data: strategies.DataObject) 
 
 
 def test_large_models_on_a_device_are_sampled_seldom() -> None:
-    """The device's own time for a sample is reckoned from the bytes it reads, and kept to 0.1 % as well."""
+    """The device's own time for a sample is estimated from the bytes it reads, and kept to 0.1 % as well."""
     weight = device_tensor([1.0]).content.expand(500_000_000)  # 2 GB that take no memory
     large = torch.nn.Parameter(DeviceTensor(weight), requires_grad=False)
     assert device_seconds([large]) == pytest.approx(0.02)
@@ -586,7 +586,7 @@ class OrdinaryMemory(PinnedCopier):
 
 @pytest.fixture
 def copier(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], PinnedCopier]:
-    """Makes a copier of so many cells, on a device that is not here."""
+    """Makes a copier of that many cells, on a device that is not here."""
     monkeypatch.setattr(pinned, "_mode_exchanger", lambda: Event.exchange)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)

@@ -58,7 +58,7 @@ def test_pauses_and_waits_are_kinds_of_their_own(rank: Rank) -> None:
 
 
 def test_step_under_way_is_pending(rank: Rank) -> None:
-    """Nobody knows yet whether a step will be completed: its time is told apart from what is settled."""
+    """Nobody knows yet whether a step will be completed: its time is distinguished from what is settled."""
     accounting = TimeAccounting(rank.timeline)
     rank.step(1.0)
     rank.step(2.0)
@@ -73,7 +73,7 @@ def test_stall_begins_after_a_minute_or_ten_steps(rank: Rank, step: float, limit
     accounting = TimeAccounting(rank.timeline)
     for _ in range(5):
         rank.step(step)
-    for _ in range(4):  # the helper's turns
+    for _ in range(4):  # the background loop's turns
         rank.wait((limit + 100.0) / 4)
         account = accounting.account()
     assert (limit, 100.0) == (account.pending, account.seconds["stalled"])

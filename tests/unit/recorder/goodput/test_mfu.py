@@ -38,7 +38,7 @@ def batches(count: int) -> list[torch.Tensor]:
 
 
 def train(model: Model, beacon: trainbeacon.Beacon | None, steps: int = 4, accumulate: int = 1) -> None:
-    """So many steps, each of so many batches; the same ones each time."""
+    """Steps of a number of batches each; the same ones each time."""
     torch.manual_seed(3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     if beacon is not None:
@@ -202,7 +202,7 @@ def recorder(**settings: Any) -> Recorder:
 
 @pytest.mark.parametrize("step_seconds", [0.5, 1.0, 30.0])
 def test_mfu_is_that_of_the_last_steps(step_seconds: float, clock: FakeClock) -> None:
-    """Of steps of any length; it falls to nothing when training stands still."""
+    """Of steps of any length; it falls to nothing when training is stalled."""
     rank = recorder(model_flops_per_step=4e12, peak_flops=16e12)
     flops = Flops(rank)
     clock_of_steps = clock.now

@@ -69,7 +69,7 @@ def test_failed_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     ids=lambda content: repr(content[:12]),
 )
 def test_content_that_makes_no_sense_is_refused(content: bytes, tmp_path: Path) -> None:
-    """A truncated, foreign or huge file is told apart from none, and never raises anything else."""
+    """A truncated, foreign or huge file is distinguished from none, and never raises anything else."""
     (tmp_path / "state.json").write_bytes(content)
     with pytest.raises(StateError):
         statefile.read(str(tmp_path / "state.json"))

@@ -107,7 +107,7 @@ def test_state_is_kept_beside_the_first_checkpoint(tmp_path: Path) -> None:
 def test_an_attempt_shorter_than_the_reading_of_the_file_counts_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Storage that answers late, and an attempt that is over by then: its repeated steps are told."""
+    """Storage that answers late, and an attempt that is over by then: its repeated steps are reported."""
     with attempt(tmp_path) as beacon:
         steps(beacon, 5)
         with beacon.checkpoint(tmp_path / "last.pt"):

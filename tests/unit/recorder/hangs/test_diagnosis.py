@@ -60,7 +60,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_class_and_ranks_at_fault(case: str) -> None:
-    """Each class is told from the others, with the ranks that it is about."""
+    """Each class is distinguished from the others, with the ranks that it is about."""
     ranks, expected = CASES[case]
     verdict = judge(ranks)
     assert expected == (verdict.kind, verdict.ranks)

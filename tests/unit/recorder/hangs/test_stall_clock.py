@@ -1,4 +1,4 @@
-"""When a rank stands still."""
+"""When a rank is stalled."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from trainbeacon.recorder.hangs.stall_clock import StallClock
 def told(
     clock: StallClock, looks: Iterator[tuple[float, float, str, float]], mean: float = 0.1
 ) -> list[float]:
-    """The times at which a stall is told, of looks at (time, steps, phase, start of the phase)."""
+    """The times at which a stall is reported, of looks at (time, steps, phase, start of the phase)."""
     return [look[0] for look in looks if clock.poll(*look, mean) is not None]
 
 
 def test_stall_is_told_once_and_again_after_a_step() -> None:
-    """Once a minute without a step is over, not at every look after; a later stall is told again."""
+    """Once a minute without a step is over, not at every look after; a later stall is reported again."""
     clock = StallClock(60, now=0)
     first = told(clock, ((float(now), 5, "backward", 0.0) for now in range(200)))
     second = told(clock, ((float(now), 6, "backward", 200.0) for now in range(200, 400)))

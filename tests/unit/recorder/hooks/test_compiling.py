@@ -49,7 +49,7 @@ def watch(phases: list[str]) -> CompileWatch:
 
 
 def test_a_compilation_is_a_phase_each_time(handler: Handler, watch: CompileWatch, phases: list[str]) -> None:
-    """Each compilation is entered and left once, however often the helper has looked."""
+    """Each compilation is entered and left once, however often the background loop has looked."""
     watch.poll()
     watch.poll()
     handler.compile()

@@ -51,7 +51,7 @@ def test_a_spike_does_not_hide_the_next() -> None:
 
 @pytest.mark.parametrize("height", [6.0, 12.0])
 def test_one_bad_batch_in_ten_does_not_become_normal(height: float) -> None:
-    """Also soon after a steep start, whose fall is still in the averages, most of them are told."""
+    """Also soon after a steep start, whose fall is still in the averages, most of them are reported."""
     judge, chance = LossJudge(), random.Random(7)
     told = 0
     for step in range(500):

@@ -227,7 +227,7 @@ def test_a_loss_is_of_the_step_that_it_was_logged_for(beacon: trainbeacon.Beacon
 def test_a_loss_on_a_device_has_its_own_step_however_late_it_comes(
     beacon: trainbeacon.Beacon, where: Any
 ) -> None:
-    """The number arrives three steps later; the step that is told is the one that it was logged in."""
+    """The number arrives three steps later; the step that is reported is the one that it was logged in."""
     device = Accelerator()
     beacon.recorder.deferred._copier = device
     for step in range(1, 6):
@@ -298,7 +298,7 @@ def test_one_process_tells_step_layer_and_kind(
 
 
 def test_gradients_that_the_scaler_leaves_out_are_no_fault(beacon: trainbeacon.Beacon, where: Any) -> None:
-    """With AMP an infinite gradient is how the scale is found: nothing is told of it."""
+    """With AMP an infinite gradient is how the scale is found: nothing is reported of it."""
     model = nn.Linear(4, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

@@ -61,7 +61,7 @@ def test_a_level_run_is_not_taken_to_overfit(batch: int) -> None:
 
 
 def noisy_loss(dice: random.Random, batch: int) -> float:
-    """The mean of so many squared errors."""
+    """The mean of that many squared errors."""
     return math.fsum(dice.gauss(0.0, 0.5) ** 2 for _ in range(batch)) / batch
 
 
@@ -71,5 +71,5 @@ def test_losses_below_zero_are_judged_by_their_size() -> None:
 
 
 def test_an_evaluation_that_is_not_finite_is_none() -> None:
-    """It is told as what it is, and what comes after is judged as before."""
+    """It is reported as what it is, and what comes after is judged as before."""
     assert counted([(2.0, 1.9), (2.2, 1.7), (math.nan, 1.6), (2.2, 1.5)]) == [0, 1, 0, 1]

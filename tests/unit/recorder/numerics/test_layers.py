@@ -122,7 +122,7 @@ def test_a_layer_that_leaves_its_course_is_served_soon(factor: float) -> None:
 
 
 def test_names_are_bounded_for_the_life_of_a_run() -> None:
-    """However often others stand out, no more than so many names ever come up."""
+    """However often others stand out, no more than that many names ever come up."""
     selection = Selection()
     seen: set[str] = set()
     for turn in range(2000):

@@ -117,7 +117,7 @@ def test_where_device_memory_is_not_told_a_spinning_host_counts_as_working() -> 
 
 @pytest.mark.parametrize("on", [True, False])
 def test_a_real_run_that_does_nothing_says_so(on: bool, tmp_path: Path) -> None:
-    """From the helper thread into the box; and with the probe off there is no such series."""
+    """From the background loop into the box; and with the probe off there is no such series."""
     off = () if on else ("activity",)
     tmp_path.chmod(0o700)
     with trainbeacon.start(run="idle", directory=str(tmp_path), serve="off", probes_off=off) as beacon:

@@ -91,7 +91,7 @@ def test_figures_are_those_of_all_devices(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_sampled_every_few_seconds_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often the helper looks, torch is asked once in five seconds."""
+    """However often the background loop looks, torch is asked once in five seconds."""
     cuda = Devices(stats(1, 1, 1, 0, 0))
     sampled = Sampled(monkeypatch, cuda)
     for second in range(20):

@@ -66,7 +66,7 @@ def test_columns_of_images_are_their_channels() -> None:
 
 
 def test_drift_is_told_in_deviations_of_the_first_batches() -> None:
-    """Data like the first have a drift near 0; a shift by two deviations is told as two."""
+    """Data like the first have a drift near 0; a shift by two deviations is reported as two."""
     looked, gauges, clock, _ = probe()
     generator = numpy.random.default_rng(1)
     for _ in range(REFERENCE_BATCHES):
