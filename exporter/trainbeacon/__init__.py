@@ -16,7 +16,7 @@ from typing import Any
 from trainbeacon._version import __version__
 from trainbeacon.config.settings import Config, ConfigError
 from trainbeacon.recorder.api.actions import Event, TrainingStopped
-from trainbeacon.recorder.api.beacon import Beacon
+from trainbeacon.recorder.api.beacon import Beacon, mirror_with
 from trainbeacon.recorder.api.start import start
 from trainbeacon.recorder.background.supervisor import serve_threads_with
 
@@ -30,4 +30,12 @@ def _exporter_in_a_thread(config: Config) -> Any:
     return Exporter(config, mode="thread")
 
 
+def _mirror(name: str) -> None:
+    """Made only where a script asks for it."""
+    from trainbeacon.integrations.mirrors import mirror
+
+    mirror(name)
+
+
 serve_threads_with(_exporter_in_a_thread)
+mirror_with(_mirror)

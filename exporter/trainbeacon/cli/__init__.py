@@ -23,6 +23,7 @@ COMMANDS = (
     "down",
     "status",
     "top",
+    "run",
     "demo",
     "simulate",
     "agent",
@@ -31,6 +32,7 @@ COMMANDS = (
     "runbook",
     "bundle",
     "catalogue",
+    "install_autostart",
 )
 
 

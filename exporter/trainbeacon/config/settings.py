@@ -33,6 +33,8 @@ PROBES = (
     "loader",
     "self_time",
 )
+#: Trackers whose numbers can be recorded too.
+MIRRORS = ("tensorboard", "mlflow", "wandb")
 #: Variables with our prefix that are no field of `Config` and that some part of TrainBeacon reads.
 OTHER_VARIABLES = frozenset({"TRAINBEACON_CONFIG"})
 
@@ -108,6 +110,8 @@ class Config:
     """FLOPs a second that the rank's device could make at best; by default from a table of GPUs."""
     user_metrics: bool = True
     """Whether metrics that the script registers with prometheus-client itself are served too."""
+    mirror: Sequence[str] = ()
+    """Trackers whose numbers are recorded too: any of tensorboard, mlflow, wandb (docs/integrations.md)."""
 
     @classmethod
     def load(cls, keywords: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Config:
@@ -253,4 +257,5 @@ _READERS: dict[str, validation.Reader] = {
     "evidence_dir": validation.path(),
     "stacks_signal": validation.choice("SIGUSR1", "SIGUSR2"),
     "user_metrics": validation.flag(),
+    "mirror": validation.names(MIRRORS),
 }

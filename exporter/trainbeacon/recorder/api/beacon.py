@@ -52,6 +52,15 @@ LAST_FILES_SECONDS = 2.0
 _beacons: weakref.WeakSet[Beacon] = weakref.WeakSet()
 
 
+_mirror: Callable[[str], None] | None = None
+
+
+def mirror_with(install: Callable[[str], None]) -> None:
+    """Have `Beacon.mirror` done so: the write side itself knows no other tracker."""
+    global _mirror
+    _mirror = install
+
+
 class Beacon:
     """Records one process's part of a run. Made by `trainbeacon.start`.
 
@@ -102,6 +111,8 @@ class Beacon:
         )
         self._loop = BackgroundLoop(recorder, scheduled(parts))
         self._loop.start()
+        for name in self.config.mirror:
+            self.mirror(name)
         self._excepthook = sys.excepthook
         sys.excepthook = self._on_uncaught
         atexit.register(self._at_exit)
@@ -288,6 +299,18 @@ class Beacon:
         if self._interventions is None:
             self._interventions = Interventions(self.recorder)
         self._try(self._interventions.on, kind, action)
+
+    def mirror(self, name: str) -> None:
+        """Record too what the script gives to another tracker, whose own files and runs stay as they are.
+
+        Args:
+            name: `tensorboard`, `mlflow` or `wandb`; whether it is imported before or after does not matter.
+
+        Raises:
+            ValueError: another name, before the first step is done.
+        """
+        if self.recording and _mirror is not None:
+            self._try(_mirror, name)
 
     # Evaluation and checkpoints
 

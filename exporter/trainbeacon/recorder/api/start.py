@@ -14,6 +14,12 @@ from trainbeacon.recorder.background.supervisor import is_worker
 _last: weakref.ref[Beacon] | None = None
 
 
+def current_beacon() -> Beacon | None:
+    """The beacon that this process records with now, if it does."""
+    beacon = _last() if _last is not None else None
+    return beacon if beacon is not None and beacon.recording else None
+
+
 def start(**settings: Any) -> Beacon:
     """Begin to record this process's training, and see to it that /metrics is served.
 

@@ -1,0 +1,113 @@
+"""The same training through every adapter is served as the same numbers, and is the same training."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.integrations import job
+from tests.serving import environment
+from trainbeacon.blackbox.directory import open_directory
+from trainbeacon.blackbox.reader import Box, BoxDirectory
+
+SERIES: dict[str, tuple[str, ...]] = {
+    "steps": ("training_steps_total",),
+    "samples": ("training_samples_total",),
+    "epochs": ("training_epochs_total",),
+    "planned": ("training_steps_planned",),
+    "loss": ("training_loss", "train"),
+    "norm": ("training_gradient_norm",),
+    "clipped": ("training_gradient_clipped_total",),
+    "rate": ("training_learning_rate", "0"),
+    "validation_loss": ("training_loss", "validation"),
+    "accuracy": ("training_accuracy_ratio", "validation"),
+    "checkpoints": ("training_checkpoints_total",),
+}
+#: What an adapter cannot know, or knows otherwise, and why. The table of docs/integrations.md says the same.
+GAPS: dict[str, dict[str, str]] = {
+    "lightning": {},
+    "transformers": {},
+    "accelerate": {},
+    "keras": {
+        "loss": "of the last batch of a step, where batches are accumulated",
+        "norm": "sampled, not of every step, and of the accumulated batches' last one",
+        "clipped": "Keras clips inside its optimizer",
+        "checkpoints": "Keras has no event for them",
+    },
+}
+
+
+@cache
+def expected() -> dict[str, float]:
+    """What a plain loop measures."""
+    return asdict(job.expected())
+
+
+def settings(folder: Path) -> dict[str, str]:
+    """The environment of a process that records into that folder, and is no rank of a launcher's."""
+    of_a_launcher = ("RANK", "WORLD_SIZE", "LOCAL_", "TORCHELASTIC")
+    return {
+        **{name: value for name, value in environment().items() if not name.startswith(of_a_launcher)},
+        "TRAINBEACON_RUN": "contract",
+        "TRAINBEACON_SERVE": "off",
+        "TRAINBEACON_DIRECTORY": str(folder / "boxes"),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONWARNINGS": "default",  # of the frameworks there are many
+    }
+
+
+def run(framework: str, folder: Path, *options: str, command: tuple[str, ...] = ()) -> list[str]:
+    """Run the job in a process of its own; returns the bits of its weights."""
+    line = [sys.executable, "-m", *command, "tests.integrations.job", framework, str(folder), *options]
+    done = subprocess.run(line, env=settings(folder), capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: list[str] = json.loads(done.stdout.splitlines()[-1])["weights"]
+    return found
+
+
+def box_of(folder: Path) -> Box:
+    """What the one rank has recorded."""
+    descriptor = open_directory(str(folder / "boxes"))
+    try:
+        (box,) = BoxDirectory(descriptor).scan()
+    finally:
+        os.close(descriptor)
+    return box
+
+
+def served(box: Box) -> dict[str, float | None]:
+    """The numbers of the contract, as they would be served."""
+    return {name: box.number(*series) for name, series in SERIES.items()}
+
+
+def agree(box: Box, gaps: dict[str, str]) -> None:
+    """Hold what a box says against what a plain loop measured."""
+    found = served(box)
+    wanted = {name: value for name, value in expected().items() if name not in gaps}
+    assert wanted == pytest.approx({name: found[name] for name in wanted}, rel=1e-4)
+    assert 0.0 == sum(value for (name, _), value in box.values.items() if name == "trainbeacon_errors_total")
+    assert "finished" == box.state
+
+
+@pytest.mark.parametrize("framework", job.FRAMEWORKS)
+def test_adapter_serves_what_a_plain_loop_measures(framework: str, tmp_path: Path) -> None:
+    """Steps, samples, loss, norm and the rest are those of the training, and its weights are its own."""
+    plain = run(framework, tmp_path / "plain")
+    recorded = run(framework, tmp_path / "recorded", "--record")
+    agree(box_of(tmp_path / "recorded"), GAPS[framework])
+    assert plain == recorded
+
+
+@pytest.mark.parametrize("framework", ["lightning", "transformers", "keras"])
+def test_without_a_line_of_code_the_adapter_is_used(framework: str, tmp_path: Path) -> None:
+    """`trainbeacon run` finds the framework, and its adapter records the same numbers."""
+    plain = run(framework, tmp_path, command=("trainbeacon", "run", "-m"))
+    agree(box_of(tmp_path), GAPS[framework])
+    assert run(framework, tmp_path / "plain") == plain
