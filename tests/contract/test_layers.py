@@ -146,8 +146,9 @@ def test_no_import_circle() -> None:
 
 
 def test_no_folder_is_crowded() -> None:
-    """A folder's list is read at one glance. The package itself has the twelve folders of the design."""
-    folders = {path.parent for path in MODULES.values()} - {PACKAGE}
+    """A folder's list is read at one glance. The package itself has the folders of the design, and in `cli/`
+    each command is a file."""
+    folders = {path.parent for path in MODULES.values()} - {PACKAGE, PACKAGE / "cli"}
     entries = {
         folder: [
             path for path in folder.iterdir() if path in MODULES.values() or (path / "__init__.py").is_file()
