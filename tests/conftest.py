@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from tests.no_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa
 from tools import stack
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Before torch is loaded, and for all processes that tests start: on a full machine torch's threads spin while
+# they wait for one that is not run, and a small model takes minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Examples may take as long as they do on a machine that is full; none is kept between runs.
 settings.register_profile("suite", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
