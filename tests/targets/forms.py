@@ -166,6 +166,7 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
         r"trainbeacon up --notify .*",
         Elsewhere("starts servers for the user of the machine: tests/e2e/test_up.py"),
     ),
+    (r"python train.py", Elsewhere("whatever the reader trains")),
     (r"trainbeacon bundle DIR", Run("trainbeacon bundle {scratch}/bundle", writes="{scratch}/bundle/*")),
     (r"trainbeacon catalogue --json", r"\g<0>"),
     (r"trainbeacon top node1:9797 node2:9797", "trainbeacon top {exporter} --once"),
