@@ -13,6 +13,7 @@ import os
 import stat
 from dataclasses import asdict, dataclass
 
+from . import files
 from . import format as layout
 from .directory import EXPORTER_LOCK
 
@@ -52,9 +53,19 @@ class ExporterLock:
         return cls(descriptor)
 
     def publish(self, note: ExporterNote) -> None:
-        """Write where this exporter serves, for people and tools."""
+        """Write where this exporter serves, for people and tools. Raises OSError where there is no room."""
         text = json.dumps(asdict(note)).encode()
         os.pwrite(self._descriptor, text.ljust(_NOTE_LIMIT), 0)
+
+    def beat(self) -> None:
+        """Say that the holder is at work: `look` sees it. Raises OSError."""
+        os.utime(self._descriptor)
+
+    def is_in(self, directory: int) -> bool:
+        """Whether the lock is still the file of that name in the directory: it may have been removed."""
+        own = os.fstat(self._descriptor)
+        found = files.look(directory, EXPORTER_LOCK)
+        return found is not None and (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
     def release(self) -> None:
         """Give the lock up, as the end of the process does by itself."""
@@ -68,22 +79,48 @@ def _share(descriptor: int, directory: int) -> None:
         os.fchmod(descriptor, 0o660)  # whatever the umask
 
 
-def exporter_is_there(directory: int) -> bool:
-    """Whether some other process holds the exporter's lock on the directory (an open descriptor)."""
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the exporter's lock of a directory. `pid` is 0 in another pid namespace."""
+
+    pid: int
+    inode: int
+    #: Changes with each `beat`; a time of the file system's clock.
+    beat: int
+
+
+def look(directory: int) -> Holder | None:
+    """The holder of the lock on the directory (an open descriptor); None if no other process has it."""
     try:
         descriptor = os.open(EXPORTER_LOCK, os.O_RDONLY | _FLAGS, dir_fd=directory)
     except FileNotFoundError:
-        return False
+        return None
     try:
-        return not layout.lock_is_free(fcntl.fcntl(descriptor, fcntl.F_GETLK, layout.lock_query()))
+        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, layout.lock_query())
+        if layout.lock_is_free(answer):
+            return None
+        status = os.fstat(descriptor)
+        return Holder(layout.lock_holder(answer), status.st_ino, status.st_mtime_ns)
     finally:
         os.close(descriptor)
+
+
+def exporter_is_there(directory: int) -> bool:
+    """Whether some other process holds the exporter's lock on the directory (an open descriptor of it)."""
+    return look(directory) is not None
+
+
+def depose(directory: int, holder: Holder) -> None:
+    """Remove the lock that this holder has: the next one makes another, and this one sees that and ends."""
+    found = files.look(directory, EXPORTER_LOCK)
+    if found is not None and found.st_ino == holder.inode:
+        files.remove(directory, EXPORTER_LOCK)
 
 
 def read_note(directory: int) -> ExporterNote | None:
     """What the present or last exporter of the directory wrote, None if nothing or nonsense."""
     with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-        descriptor = os.open(EXPORTER_LOCK, os.O_RDONLY | _FLAGS, dir_fd=directory)
+        descriptor = files.open_regular(directory, EXPORTER_LOCK)
         try:
             note = ExporterNote(**json.loads(os.pread(descriptor, _NOTE_LIMIT, 0)))
             texts = isinstance(note.url, str) and isinstance(note.version, str)

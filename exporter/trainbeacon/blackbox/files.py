@@ -126,6 +126,22 @@ def open_folder(folder: int, name: str) -> int:
     return descriptor
 
 
+def entries(folder: int) -> list[tuple[str, int]]:
+    """Names and inodes of all that lies there, whoever else lists the folder at the same time."""
+    # By a descriptor of its own: those that share one share the place in the listing too.
+    own = os.open(os.curdir, _FOLDER, dir_fd=folder)
+    try:
+        with os.scandir(own) as found:
+            return [(entry.name, entry.inode()) for entry in found]
+    finally:
+        os.close(own)
+
+
+def names(folder: int) -> list[str]:
+    """The names alone."""
+    return [name for name, _ in entries(folder)]
+
+
 def look(folder: int, name: str) -> os.stat_result | None:
     """What lies there, no link followed; None if nothing does."""
     with contextlib.suppress(OSError):

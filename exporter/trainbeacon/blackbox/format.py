@@ -136,3 +136,10 @@ def lock_is_free(answer: bytes) -> bool:
     at = 20 if sys.platform == "darwin" else 0
     (kind,) = struct.unpack_from("h", answer, at)
     return bool(kind == fcntl.F_UNLCK)
+
+
+def lock_holder(answer: bytes) -> int:
+    """The process id in fcntl's answer to `lock_query`; 0 for one of another pid namespace."""
+    at = 16 if sys.platform == "darwin" else 24
+    (pid,) = struct.unpack_from("i", answer, at)
+    return int(pid)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -15,23 +16,31 @@ import stat
 import threading
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from trainbeacon import catalogue
 
+from . import files
 from . import format as layout
+from .box import Box, BoxIdentity, Name
 from .directory import BOX_SUFFIX
 from .machine import boot_id
 from .own import OwnBox, own_boxes
-from .releases import Ends
+from .releases import Ends, Key
+
+__all__ = ["Box", "BoxDirectory", "BoxFile", "BoxIdentity", "InvalidBoxError", "Name", "Source"]
 
 #: A process that lost its lock by accident takes it again within a second or two. Only a box with a
 #: free lock *and* an older heartbeat is dead.
 HEARTBEAT_GRACE_SECONDS = 3.0
 
 _READ_TRIES = 8
+#: Files of one scan that were not there in the last one; the others have their turn in the next.
+_MOST_NEW = 2000
+#: Files that are no boxes and are looked at again in one scan: their mode may have been changed.
+_MOST_LOOKED_AT_AGAIN = 100
 #: A label may be longer than what is served of it; whoever serves it cuts.
 _TEXT_LIMIT = 8192
 _STATES = {code: name for name, code in layout.STATE_CODES.items()}
@@ -39,87 +48,6 @@ _STATES = {code: name for name, code in layout.STATE_CODES.items()}
 
 class InvalidBoxError(ValueError):
     """A file in the directory that is not a black box, or not a whole one."""
-
-
-@dataclass(frozen=True)
-class BoxIdentity:
-    """Who wrote a box. `pid` means something only in `pid_namespace` of `boot_id`."""
-
-    run: str
-    rank: int
-    start: float
-    pid: int = 0
-    pid_namespace: int = 0
-    boot_id: str = ""
-    #: Seconds between the boot and the start, 0 where the box does not say.
-    since_boot: float = 0.0
-
-
-#: A slot's name: a metric of the catalogue, or a name of ours, and its label values.
-Name = tuple[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Box:
-    """One look at a black box. `alive` is true of a process that holds its lock, or did very lately."""
-
-    name: str
-    identity: BoxIdentity
-    state: str
-    alive: bool
-    values: Mapping[Name, float]
-    infos: tuple[Name, ...]
-    #: Steps of the ring, oldest first.
-    ring: tuple[layout.RingEntry, ...] = ()
-    #: Whether its lock is held, without the grace of `alive`.
-    held: bool = False
-    #: Unix time at which its lock was seen to come free.
-    released: float | None = None
-    #: Seconds since its last sign of life by the clock that nobody sets; None of another boot or machine.
-    silent: float | None = None
-
-    def number(self, metric: str, *labels: str) -> float | None:
-        """The value of one slot, None if it was never written."""
-        return self.values.get((metric, labels))
-
-    @property
-    def last_sign(self) -> float:
-        """Unix time of the last sign of life, by the clock of the process then."""
-        heartbeat = self.number("training_heartbeat_timestamp_seconds")
-        return heartbeat if heartbeat is not None and math.isfinite(heartbeat) else self.identity.start
-
-    def silence(self, now: float) -> float:
-        """Seconds since the last sign of life.
-
-        Args:
-            now: the Unix time; what counts where the two clocks cannot be compared otherwise. A sign of
-                life that lies in the future then is as far away as one in the past: a clock was set.
-        """
-        return abs(now - self.last_sign) if self.silent is None else self.silent
-
-    @property
-    def phase(self) -> str | None:
-        """The phase that the rank was in when it last said so, None if that makes no sense."""
-        number = self.number(layout.PHASE_INDEX)
-        known = number is not None and 0 <= number < len(catalogue.PHASES)
-        return catalogue.PHASES[int(number)] if known and number is not None else None
-
-    @property
-    def step(self) -> float | None:
-        """Number of the last completed step, None before the first."""
-        return self.number("training_step") or None
-
-    def seconds_without_step(self, now: float) -> float:
-        """Seconds since the last completed step, or since the start."""
-        since = self.number("training_last_step_timestamp_seconds") or self.identity.start
-        return max(0.0, now - since) if math.isfinite(since) else 0.0
-
-    @property
-    def end(self) -> float | None:
-        """Unix time at which the process ended: by its own word, as was seen, or its last sign of life."""
-        if self.state == "crashed":
-            return self.released or self.last_sign
-        return None if self.state == "running" else self.number("training_end_timestamp_seconds")
 
 
 class Source(Protocol):
@@ -222,31 +150,43 @@ class BoxDirectory:
         self.descriptor = descriptor
         self.ends = Ends(descriptor)
         self.invalid_total = 0
-        self._files: dict[tuple[str, int], BoxFile] = {}
-        self._invalid: set[tuple[str, int]] = set()
+        self._files: dict[Key, BoxFile] = {}
+        self._ended: dict[Key, Box] = {}
+        self._own: set[Key] = set()
+        self._invalid: dict[Key, None] = {}  # those that were looked at longest ago first
         self._guard = threading.Lock()
+        self._looks = threading.local()
+
+    @contextlib.contextmanager
+    def one_look(self) -> Iterator[None]:
+        """Within it every `scan` of this thread gives what one look has found: a scrape has many readers."""
+        with contextlib.suppress(OSError):  # each reader then finds out by itself
+            self._looks.boxes = self.scan()
+        try:
+            yield
+        finally:
+            self._looks.boxes = None
 
     def scan(self, *, ring: bool = False) -> list[Box]:
-        """Look at every box now; a file that is none is left out and counted once."""
+        """Look at every box now; a file that is not a box is left out and counted once."""
+        seen = getattr(self._looks, "boxes", None)
+        return self._scan(ring) if ring or seen is None else list(seen)
+
+    def _scan(self, ring: bool) -> list[Box]:
         boxes = []
         with self._guard:
-            seen: set[tuple[str, int]] = set()
-            held: set[tuple[str, int]] = set()
-            for name, status in self._entries():
-                key = (name, status.st_ino)
-                seen.add(key)
-                try:
-                    box = self._look(name, status, ring)
-                    boxes.append(box if box.held else replace(box, released=self.ends.time_of(key)))
-                    self._invalid.discard(key)
-                    if box.held and (status.st_dev, status.st_ino) not in own_boxes:
+            found = self._entries()
+            seen, held = set(found), set()
+            for key in self._worth_a_look(found):
+                box = self._read_if_box(key, ring)
+                if box is not None:
+                    boxes.append(box)
+                    if box.held and key not in self._own:
                         held.add(key)
-                except InvalidBoxError:
-                    self._note_invalid(key)
-                except OSError:  # gone between listing and opening
-                    continue
-            self._files = {key: file for key, file in self._files.items() if key in seen}
-            self._invalid &= seen
+            for known in (self._files, self._ended):
+                for key in known.keys() - seen:
+                    del known[key]
+            self._invalid = {key: None for key in self._invalid if key in seen}
             self.ends.watch(held, seen)
         return boxes
 
@@ -255,22 +195,55 @@ class BoxDirectory:
         """Files of the last scan that are no readable boxes."""
         return len(self._invalid)
 
-    def _entries(self) -> Iterator[tuple[str, os.stat_result]]:
-        for name in sorted(os.listdir(self.descriptor)):
-            if name.endswith(BOX_SUFFIX):
-                with contextlib.suppress(OSError):
-                    yield name, os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+    def _entries(self) -> list[Key]:
+        return sorted(key for key in files.entries(self.descriptor) if key[0].endswith(BOX_SUFFIX))
 
-    def _look(self, name: str, status: os.stat_result, ring: bool) -> Box:
-        if not stat.S_ISREG(status.st_mode) or status.st_size != layout.SIZE:
-            raise InvalidBoxError("not a file of the right size")
-        file = self._files.setdefault((name, status.st_ino), BoxFile(name))
-        own = own_boxes.get((status.st_dev, status.st_ino))
-        if own is not None:
-            return file.read(_Own(own), ring=ring)
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    def _worth_a_look(self, found: Sequence[Key]) -> Iterator[Key]:
+        """What may be a box. Of files that are not boxes, and of new ones, a bounded number each time."""
+        old = set(itertools.islice(self._invalid, _MOST_LOOKED_AT_AGAIN))
+        for key in old:  # to the end of the line
+            del self._invalid[key]
+            self._invalid[key] = None
+        new = 0
+        for key in found:
+            if key in self._invalid:
+                if key in old:
+                    yield key
+            elif key in self._files or key in self._ended:
+                yield key
+            elif new < _MOST_NEW:
+                new += 1
+                yield key
+
+    def _read_if_box(self, key: Key, ring: bool) -> Box | None:
+        box = self._ended.get(key) if not ring else None
         try:
-            descriptor = os.open(name, flags, dir_fd=self.descriptor)
+            box = box or self._look(key, ring)
+        except InvalidBoxError:
+            self._note_invalid(key)
+            return None
+        except OSError:  # gone between listing and opening
+            return None
+        self._invalid.pop(key, None)
+        if box.held:
+            return box
+        if box.state not in ("running", "crashed"):  # it closed its box, and writes no more
+            self._ended[key] = box
+        return replace(box, released=self.ends.time_of(key))
+
+    def _look(self, key: Key, ring: bool) -> Box:
+        name, inode = key
+        status = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != layout.SIZE or status.st_ino != inode:
+            raise InvalidBoxError("not a file of the right size")
+        file = self._files.setdefault(key, BoxFile(name))
+        own = own_boxes.get((status.st_dev, inode))
+        if own is not None:
+            self._own.add(key)
+            return file.read(_Own(own), ring=ring)
+        self._own.discard(key)
+        try:
+            descriptor = files.open_regular(self.descriptor, name)
         except PermissionError as error:
             raise InvalidBoxError(f"not readable: {error.strerror}") from error
         try:
@@ -278,9 +251,9 @@ class BoxDirectory:
         finally:
             os.close(descriptor)
 
-    def _note_invalid(self, key: tuple[str, int]) -> None:
+    def _note_invalid(self, key: Key) -> None:
         if key not in self._invalid:
-            self._invalid.add(key)
+            self._invalid[key] = None
             self.invalid_total += 1
 
 

@@ -40,10 +40,11 @@ class Ends:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch. Raises RuntimeError where no thread can be had."""
         self._over = False
-        self._thread = threading.Thread(target=self._run, name="trainbeacon-ends", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="trainbeacon-ends", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def stop(self) -> None:
         """Watch no more; waits for the thread, so that the directory's descriptor may be closed."""

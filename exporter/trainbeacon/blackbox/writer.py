@@ -6,7 +6,7 @@ records (the one that trains); the heartbeat slots belong to the helper thread.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import fcntl
 import json
 import mmap
@@ -17,10 +17,11 @@ import weakref
 from array import array
 from collections.abc import Mapping, Sequence
 
+from . import files
 from . import format as layout
 from .directory import BOX_SUFFIX, default_directory, open_directory
-from .files import TEMPORARY_PREFIX
 from .own import own_boxes
+from .retention import make_room
 
 _ALL = slice(None)
 _BEGUN, _SEQUENCE, _LAST_COPY = layout.BEGUN, layout.SEQUENCE, layout.BLOCK_COPIES - 1
@@ -53,6 +54,8 @@ class Writer:
         self._journal_used = 0
         self._sequence = 0
         self._ring_count = 0
+        self._life = threading.Lock()  # of `hold_lock` and `close`
+        self._directory: str | None = None
         self._naming = threading.Lock()  # new names may come from any thread; numbers need no lock
         self.dropped = 0
         self._map(memory)
@@ -71,6 +74,8 @@ class Writer:
         """
         folder = open_directory(directory)
         try:
+            with contextlib.suppress(OSError):  # what cannot be tidied up is no reason to go without a box
+                make_room(folder)
             return cls._create_in(folder, directory, identity)
         finally:
             os.close(folder)
@@ -84,28 +89,22 @@ class Writer:
 
     @classmethod
     def _create_in(cls, folder: int, directory: str | None, identity: Mapping[str, object]) -> Writer:
-        token = secrets.token_hex(6)
-        temporary = f"{TEMPORARY_PREFIX}{token}"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o640, dir_fd=folder)
+        temporary, descriptor, memory = _new_file(folder)
         try:
-            os.fchmod(descriptor, 0o640)
-            _allocate(descriptor)
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            writer = cls(mmap.mmap(descriptor, layout.SIZE), descriptor=descriptor)
+            writer = cls(memory, descriptor=descriptor)
             writer._describe(identity)
             writer._key = _key(descriptor)
+            writer._directory = directory and os.path.abspath(directory)
             own_boxes[writer._key] = writer  # before a reader in this process can see the file
-            name = f"{_safe(str(identity.get('run', '')))}.{identity.get('rank', 0)}.{token}{BOX_SUFFIX}"
+            prefix = f"{_safe(str(identity.get('run', '')))}.{identity.get('rank', 0)}"
+            name = f"{prefix}.{secrets.token_hex(6)}{BOX_SUFFIX}"
             os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             own_boxes.pop(_key(descriptor), None)
             os.close(descriptor)
-            os.unlink(temporary, dir_fd=folder)
+            files.remove(folder, temporary)
             raise
-        writer.path = os.path.join(
-            os.path.abspath(default_directory() if directory is None else directory), name
-        )
+        writer.path = os.path.join(writer._directory or os.path.abspath(default_directory()), name)
         return writer
 
     # Names
@@ -191,34 +190,77 @@ class Writer:
             self._words[layout.STATE] = layout.STATE_CODES[state]
 
     def hold_lock(self) -> None:
-        """Take the life lock again, in case the process lost it; for the helper thread, once a second.
+        """Keep the box where readers find it, and its life lock; for the background thread, once a second.
 
-        Other code of the process may have opened and closed the file (which frees the lock) or
-        closed our descriptor. Raises OSError if the box cannot be held any more.
+        Other code of the process may have opened and closed the file (which frees the lock) or closed our
+        descriptor; and file or folder may have been removed, as at the logout of a user. The box is then made
+        again, with all that it held. Takes some microseconds, or a millisecond where it is made again.
+
+        Threads: beside the one that records; what that one adds to a counter in the very moment in which
+        the box is made again may be lost.
+
+        Raises:
+            OSError: the box cannot be held any more, or made again now; the next call tries it again.
         """
-        if self._descriptor < 0 or self.path is None:
-            return
-        if not self._is_ours():
-            descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            if _key(descriptor) != self._key:
-                os.close(descriptor)
-                raise OSError(errno.ESTALE, "the black box was replaced by another file", self.path)
-            _abandoned.append(self._memory)
-            self._descriptor = descriptor
-        if os.fstat(self._descriptor).st_nlink == 0:
-            raise OSError(errno.ENOENT, "the black box was removed; this rank is not served", self.path)
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with self._life:
+            if self._descriptor < 0 or self.path is None:
+                return
+            if not self._is_where_it_was():
+                self._make_again(self.path)
+            if not self._is_ours():
+                _abandoned.append(self._memory)
+                self._descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def close(self) -> None:
-        """Give up the lock. The box stays for the exporter; what is recorded later is lost."""
-        memory = self._memory
-        self._detach()
+    def _is_where_it_was(self) -> bool:
+        with contextlib.suppress(OSError):
+            status = os.lstat(str(self.path))
+            return (status.st_dev, status.st_ino) == self._key
+        return False
+
+    def _make_again(self, path: str) -> None:
+        """A new file with all that the old one held, in its place."""
+        folder = open_directory(self._directory)
+        try:
+            temporary, descriptor, memory = _new_file(folder)
+            key = _key(descriptor)
+            own_boxes[key] = self
+            try:
+                memory[:] = self._memory[:]
+                os.rename(temporary, os.path.basename(path), src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                own_boxes.pop(key, None)
+                os.close(descriptor)
+                files.remove(folder, temporary)
+                raise
+        finally:
+            os.close(folder)
+        old = self._memory
+        self._map(memory)
+        self._let_go(old)
+        self._descriptor, self._key = descriptor, key
+
+    def _let_go(self, memory: mmap.mmap) -> None:
+        """Close the file that was mapped so, which frees its lock."""
         if self._is_ours():
             os.close(self._descriptor)
         elif self._key is not None:
             _abandoned.append(memory)
         if self._key is not None:
             own_boxes.pop(self._key, None)
+
+    def close(self) -> None:
+        """Give up the lock. The box stays for the exporter; what is recorded later is lost.
+
+        Threads: any; waits for a `hold_lock` that is going on.
+        """
+        with self._life:
+            self._close()
+
+    def _close(self) -> None:
+        memory = self._memory
+        self._detach()
+        self._let_go(memory)
         self._descriptor, self._key, self.path = -1, None, None
 
     def read(self, offset: int, length: int) -> bytes:
@@ -271,6 +313,21 @@ def _key(descriptor: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def _new_file(folder: int) -> tuple[str, int, mmap.mmap]:
+    """A file of the right size under a temporary name, locked and mapped: its name, descriptor and memory."""
+    temporary = f"{files.TEMPORARY_PREFIX}{secrets.token_hex(6)}"
+    descriptor = files.create(folder, temporary)
+    try:
+        os.fchmod(descriptor, 0o640)
+        _allocate(descriptor)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return temporary, descriptor, mmap.mmap(descriptor, layout.SIZE)
+    except BaseException:
+        os.close(descriptor)
+        files.remove(folder, temporary)
+        raise
+
+
 def _allocate(descriptor: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, layout.SIZE)
@@ -285,7 +342,7 @@ def _safe(text: str) -> str:
 def _leave_to_the_parent() -> None:
     """In a forked child: the boxes, and the lock, stay the parent's."""
     for writer in list(_writers):
-        writer.close()
+        writer._close()  # without its lock, which a thread of the parent's may hold
 
 
 if hasattr(os, "register_at_fork"):

@@ -158,7 +158,7 @@ def _line(text: str) -> str:
 
 def _of_one_run(boxes: Sequence[Box], run: str | None) -> list[Box]:
     """The box that counts of each rank, of that run or of the one that started last; a live one first."""
-    from trainbeacon.blackbox.attempts import last_run, newest
+    from trainbeacon.blackbox.box import last_run, newest
 
     now = time.time()
     if run is None:

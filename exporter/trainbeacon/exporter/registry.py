@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -41,11 +42,17 @@ def collectors(
 
 
 class GuardedCollectors:
-    """Presents the collectors to prometheus-client as one; also their success, duration and budgets."""
+    """Presents the collectors to prometheus-client as one; also their success, duration and budgets.
 
-    def __init__(self, listed: Sequence[Collector], health: Health) -> None:
+    Threads: several may scrape at once.
+    """
+
+    def __init__(
+        self, listed: Sequence[Collector], health: Health, boxes: BoxDirectory | None = None
+    ) -> None:
         self._collectors = listed
         self._health = health
+        self._boxes = boxes
         self._failing: set[str] = set()
         self._gpus = GpuLink()
 
@@ -56,6 +63,15 @@ class GuardedCollectors:
     def collect(self) -> Iterator[Family]:
         """One scrape."""
         families = Families()
+        with self._boxes.one_look() if self._boxes is not None else contextlib.nullcontext():
+            self._collect(families)
+        self._gpus.apply(families)
+        dropped = enforce_budgets(families)
+        if dropped:
+            self._health.dropped(dropped)
+        yield from families
+
+    def _collect(self, families: Families) -> None:
         for collector in self._collectors:
             start = time.perf_counter()
             own = Families()
@@ -64,11 +80,6 @@ class GuardedCollectors:
             families.add("trainbeacon_collector_success", float(success), collector.name)
             families.add("trainbeacon_collector_duration_seconds", duration, collector.name)
             families.merge(own)  # of one that failed, what it had read by then
-        self._gpus.apply(families)
-        dropped = enforce_budgets(families)
-        if dropped:
-            self._health.dropped(dropped)
-        yield from families
 
     def _run(self, collector: Collector, families: Families) -> bool:
         try:
@@ -134,8 +145,16 @@ _OWNERS: dict[catalogue.Level, Callable[[Mapping[str, str]], tuple[str, ...]]] =
 _DROPPED_FIRST = ("training_metric", "training_hyperparameter", "training_hyperparameter_info")
 
 
-def new_registry(listed: Sequence[Collector], health: Health) -> CollectorRegistry:
-    """A registry of our own, apart from prometheus-client's global one."""
+def new_registry(
+    listed: Sequence[Collector], health: Health, boxes: BoxDirectory | None = None
+) -> CollectorRegistry:
+    """A registry of our own, apart from prometheus-client's global one.
+
+    Args:
+        listed: the collectors, in the order in which they run.
+        health: counts what they fail at.
+        boxes: what they read the ranks from, once a scrape for all of them.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(GuardedCollectors(listed, health))
+    registry.register(GuardedCollectors(listed, health, boxes))
     return registry

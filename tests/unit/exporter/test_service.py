@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +18,7 @@ import pytest
 
 from tests.serving import environment, request, wait_for
 from trainbeacon.blackbox.directory import open_directory
-from trainbeacon.blackbox.election import read_note
+from trainbeacon.blackbox.election import ExporterLock, ExporterNote, read_note
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.blackbox.textfile import beside
 from trainbeacon.blackbox.writer import Writer
@@ -206,3 +210,155 @@ def test_end_of_each_job_must_be_scraped_anew(
         seen.append(exporter.end_was_seen)
     exporter.close()
     assert [False, False, True] * 2 == seen
+
+
+HOLD = """
+import os, sys
+from trainbeacon.blackbox.directory import open_directory
+from trainbeacon.blackbox.election import ExporterLock
+assert ExporterLock.take(open_directory(sys.argv[1]))
+print("holds", flush=True)
+sys.stdin.read()
+"""
+
+
+def footprint() -> tuple[int, set[threading.Thread]]:
+    return len(os.listdir("/proc/self/fd")), set(threading.enumerate())
+
+
+def run_briefly(exporter: Exporter) -> threading.Thread:
+    thread = threading.Thread(target=exporter.run, args=(False,))
+    thread.start()
+    return thread
+
+
+def test_removed_directory_is_made_again_and_served_on(config: Config, tmp_path: Path) -> None:
+    """On the same port, with the boxes that are made there later."""
+    folder = tmp_path / "boxes"
+    exporter = Exporter(replace(config, directory=str(folder)), mode="agent")
+    assert exporter.start()
+    url = exporter.url
+    shutil.rmtree(folder)
+    exporter.turn()
+    made = open_directory(str(folder))
+    note = read_note(made)
+    os.close(made)
+    assert note
+    assert url == note.url
+    writer = Writer.create(str(folder), {"run": "again", "rank": 0, "start": time.time()})
+    assert 'run="again"' in request(url).text
+    writer.close()
+    exporter.close()
+
+
+def test_removed_lock_is_taken_again(config: Config, tmp_path: Path) -> None:
+    """An exporter whose lock file somebody removed goes on, and no second one begins."""
+    exporter = Exporter(config, mode="agent")
+    assert exporter.start()
+    (tmp_path / "exporter.lock").unlink()
+    exporter.turn()
+    assert exporter.is_serving
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], env=environment(), stderr=subprocess.PIPE
+    ) as second:
+        assert b"AssertionError" in second.communicate(timeout=60)[1]
+    exporter.close()
+
+
+def test_exporter_whose_lock_another_has_gives_way(config: Config, tmp_path: Path) -> None:
+    """One that was taken for dead and comes back ends, with its port free for the one that took its place."""
+    before = footprint()
+    exporter = Exporter(config, mode="agent")
+    assert exporter.start()
+    (tmp_path / "exporter.lock").unlink()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], env=environment(), stdin=-1, stdout=-1
+    ) as second:
+        assert second.stdout
+        assert b"holds\n" == second.stdout.readline()
+        thread = run_briefly(exporter)
+        thread.join(60)
+        assert not thread.is_alive()
+        exporter.close()
+        second.communicate()
+    assert before == footprint()
+
+
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+
+def no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(*_: object) -> None:
+        raise OSError(errno.EADDRINUSE, "in use")
+
+    monkeypatch.setattr(module, "Server", bind)
+
+
+@pytest.mark.parametrize("lack", [no_thread, no_port])
+def test_start_is_all_or_nothing(
+    lack: Callable[[pytest.MonkeyPatch], None],
+    config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What cannot start leaves no port, thread, descriptor or lock, however often it is tried."""
+    exporter = Exporter(config, mode="thread")
+    before = footprint()
+    with monkeypatch.context() as lacking:
+        lack(lacking)
+        for _ in range(3):
+            with pytest.raises(OSError, match=r"in use|no more threads"):
+                exporter.start()
+    assert before == footprint()
+    assert exporter.start()
+    exporter.close()
+    assert before == footprint()
+
+
+def test_exporter_that_cannot_say_where_it_serves_serves(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, folder: int
+) -> None:
+    """In a full directory; once there is room, its note is there too. Said once."""
+    full = True
+    publish = ExporterLock.publish
+
+    def full_or_not(lock: ExporterLock, note: ExporterNote) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        publish(lock, note)
+
+    monkeypatch.setattr(ExporterLock, "publish", full_or_not)
+    exporter = Exporter(config, mode="agent")
+    assert exporter.start()
+    for _ in range(3):
+        exporter.turn()
+    assert 200 == request(exporter.url).status
+    assert None is read_note(folder)
+    full = False
+    exporter.turn()
+    note = read_note(folder)
+    assert note
+    assert exporter.url == note.url
+    exporter.close()
+    assert 1 == caplog.text.count("No space left")
+
+
+def test_ended_boxes_are_kept_by_number(tmp_path: Path, folder: int) -> None:
+    """However many runs end within the retention, the latest 32 boxes are kept."""
+    now = time.time()
+    for number in range(40):
+        writer = Writer.create(
+            str(tmp_path / "other"), {"run": f"r{number}", "rank": 0, "start": now - 100 + number}
+        )
+        writer.slots[writer.declare("training_heartbeat_timestamp_seconds")] = now - 100 + number
+        writer.end("finished")
+        path = Path(str(writer.path))
+        writer.close()
+        path.rename(tmp_path / path.name)  # where no writer tidies up
+    clean(folder, BoxDirectory(folder).scan(), now, retention_seconds=1000)
+    left = {box.identity.run for box in BoxDirectory(folder).scan()}
+    assert {f"r{number}" for number in range(8, 40)} == left

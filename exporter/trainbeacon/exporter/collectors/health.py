@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from trainbeacon._version import __version__
-from trainbeacon.blackbox.attempts import latest_started
+from trainbeacon.blackbox.box import latest_started
 from trainbeacon.blackbox.reader import Box, BoxDirectory
 from trainbeacon.exporter.health import Health
 

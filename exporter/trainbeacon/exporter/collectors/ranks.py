@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from trainbeacon import catalogue
 from trainbeacon.blackbox import format as layout
-from trainbeacon.blackbox.attempts import newest
+from trainbeacon.blackbox.box import newest
 from trainbeacon.blackbox.machine import pid_namespace
 from trainbeacon.blackbox.reader import Box, BoxDirectory, Name
 

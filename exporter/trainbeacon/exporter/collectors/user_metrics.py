@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,12 +61,10 @@ class UserMetricsCollector:
 
     def collect(self, families: Families) -> None:
         """Read the files that changed, and add the families of all live ranks."""
-        there = {name for name in os.listdir(self._folder) if name.endswith(textfile.SUFFIX)}
-        boxes = [box for box in self._served() if box.alive] if there else []
-        names = {textfile.beside(box.name): box for box in boxes}
+        names = {textfile.beside(box.name): box for box in self._served() if box.alive}
         self._parsed = {name: parsed for name, parsed in self._parsed.items() if name in names}
         merged = _Merged()
-        for name in filter(there.__contains__, names):
+        for name in names:
             for family in self._families(name, names[name]):
                 if not merged.add(family):
                     self._refuse(name, family)

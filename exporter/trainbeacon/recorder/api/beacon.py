@@ -100,6 +100,8 @@ class Beacon:
             log.warning("%s", warning)
         recorder = self.recorder
         supervisor = recorder.guard("exporter", supervisor_for, self.config, self.identity.local_rank)
+        if supervisor is not None:
+            recorder.endings.append(supervisor.close)
         parts = Parts(
             recorder,
             self._checkpoints,

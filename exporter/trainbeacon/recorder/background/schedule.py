@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from trainbeacon.blackbox import format as layout
-from trainbeacon.recorder.background.supervisor import exporters_started
+from trainbeacon.recorder.background.launch import exporters_started
 from trainbeacon.recorder.checkpoints.checkpoints import Checkpoints
 from trainbeacon.recorder.core.recorder import Recorder
 from trainbeacon.recorder.device.events import DevicePhases

@@ -5,26 +5,30 @@ from __future__ import annotations
 import logging
 import os
 import random
-import subprocess
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
+from trainbeacon._version import __version__
 from trainbeacon.blackbox.directory import default_directory, open_directory
-from trainbeacon.blackbox.election import exporter_is_there
+from trainbeacon.blackbox.election import Holder, depose, look, read_note
 from trainbeacon.config.settings import Config
+from trainbeacon.recorder.background.launch import StartedExporter, log_path, start_exporter
 
 log = logging.getLogger("trainbeacon")
 
 # Of our own: the script may seed the global one, and expects its numbers.
 _random = random.Random()  # noqa: S311 - jitter
 
-EXPORTER_LOG = "exporter.log"
-_LOG_LIMIT = 1 << 20
+#: An exporter of ours that has said nothing for so long is ended, and another one starts.
+HUNG_SECONDS = 15.0
+#: The same of an exporter in a thread of a training process, or of somebody else's: it loses its lock.
+HUNG_ELSEWHERE_SECONDS = 60.0
 _PACKAGE_PARENT = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
-# Run with the package found where this process has it, whatever made it importable here.
-_BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from trainbeacon.cli import main; sys.exit(main())"
 
 
 def is_worker() -> bool:
@@ -44,10 +48,16 @@ def is_worker() -> bool:
 
 
 class ExporterSupervisor(Protocol):
-    """Sees to it that the directory is served."""
+    """Sees to it that the directory is served.
+
+    Threads: `poll` belongs to the background thread; `close` may come from another one at any time.
+    """
 
     def poll(self) -> None:
-        """Look once, and start an exporter if none is there; called about once a second."""
+        """Start an exporter if none is there, or none that works; called about once a second."""
+
+    def close(self) -> None:
+        """Watch no more, and close what is open; the exporter lives on for its linger."""
 
 
 class NoSupervisor:
@@ -56,9 +66,96 @@ class NoSupervisor:
     def poll(self) -> None:
         """Do nothing."""
 
+    def close(self) -> None:
+        """Do nothing."""
 
-#: Ids of the exporters that this process has started as children of its own, until they are reaped.
-exporters_started: set[int] = set()
+
+class _Watched:
+    """The directory, and whether whoever holds the exporter's lock in it is at work."""
+
+    def __init__(self, config: Config) -> None:
+        self._named = config.directory
+        self._path = config.directory or default_directory()
+        self.descriptor = open_directory(config.directory)
+        self._holder: Holder | None = None
+        self._since = 0.0
+        self._beats = False  # whether this holder was seen to beat
+
+    def close(self) -> None:
+        """Close the directory."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def is_served(self) -> bool:
+        """Whether an exporter has the lock and works. One that is stopped or hangs is put out of the way."""
+        self._follow()
+        holder = look(self.descriptor)
+        now = time.monotonic()
+        if holder is None or self._holder is None or holder != self._holder:
+            self._beats = None not in (holder, self._holder) and _are_one(holder, self._holder)
+            self._holder, self._since = holder, now
+            return holder is not None
+        ours = _is_started_by_a_rank(holder.pid)
+        patience = HUNG_SECONDS if ours else HUNG_ELSEWHERE_SECONDS
+        if now - self._since < patience or not (self._beats or self._should_beat()):
+            return True
+        log.warning("the exporter (process %d) does nothing any more: another takes its place", holder.pid)
+        self._since = now
+        if not (ours and _kill(self.descriptor, holder)):
+            depose(self.descriptor, holder)
+        return False
+
+    def _follow(self) -> None:
+        """Go on in the directory that has the name now: the one before may have been removed."""
+        own = os.fstat(self.descriptor)
+        try:
+            found = os.stat(self._path)
+            if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
+                return
+        except FileNotFoundError:
+            pass
+        descriptor = open_directory(self._named)
+        self.close()
+        self.descriptor = descriptor
+
+    def _should_beat(self) -> bool:
+        """Whether the holder is of a version that says each second that it is at work."""
+        note = read_note(self.descriptor)
+        return note is not None and note.version == __version__
+
+
+def _are_one(holder: Holder | None, other: Holder | None) -> bool:
+    """Whether two looks saw the same holder, at two beats."""
+    return holder is not None and other is not None and replace(holder, beat=0) == replace(other, beat=0)
+
+
+def _is_started_by_a_rank(pid: int) -> bool:
+    """Whether it is an exporter of this user's that is nothing else, and that a rank has started."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(64 * 1024).split(b"\0")
+        return b"--started-by-rank" in words and os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def _kill(directory: int, holder: Holder) -> bool:
+    """End a hung exporter process, if that is what still holds the lock; returns whether it was."""
+    try:
+        process = os.pidfd_open(holder.pid)
+    except (OSError, AttributeError):  # gone, or not Linux
+        return False
+    try:
+        # From here on the number cannot pass to another process.
+        if look(directory) != holder or not _is_started_by_a_rank(holder.pid):
+            return False
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(process)
 
 
 class ProcessSupervisor:
@@ -66,42 +163,56 @@ class ProcessSupervisor:
 
     def __init__(self, config: Config, local_rank: int) -> None:
         self._config = config
-        self._directory = open_directory(config.directory)
-        self._child: int | None = None
+        self._use = threading.Lock()
+        self._is_closed = False
+        self._directory = _Watched(config)
+        self._started: StartedExporter | None = None
         self._failures = 0
         # The first rank of the node starts it; the others step in if that did not work.
         self._next_start = time.monotonic() + (_random.uniform(3.0, 5.0) if local_rank else 0.0)
 
     def poll(self) -> None:
-        """Start an exporter if none holds the lock; at most one try in some seconds.
+        """Start an exporter if none works; at most one try in some seconds.
 
         Raises:
             OSError: the exporter that was started could not serve; the next try comes later each time.
         """
-        failure = self._reap()
+        with self._use:
+            if not self._is_closed:
+                self._poll()
+
+    def close(self) -> None:
+        """Watch no more; waits for a `poll` that is going on."""
+        with self._use:
+            self._is_closed = True
+            self._directory.close()
+            if self._started is not None:
+                self._started.close()
+                self._started = None
+
+    def _poll(self) -> None:
+        failure = self._failure()
         if failure:
             self._failures += 1
             self._next_start = time.monotonic() + _pause(self._failures)
-            raise OSError(f"the exporter ended with status {failure}: see {_log_path(self._config)}")
-        if time.monotonic() < self._next_start or exporter_is_there(self._directory):
+            raise OSError(f"the exporter ended with status {failure}: see {log_path(self._config)}")
+        if self._directory.is_served():
+            self._failures = 0
+            return
+        if time.monotonic() < self._next_start:
             return
         self._next_start = time.monotonic() + _pause(0)  # time for it to take the lock
-        if self._child is None:
-            self._child = start_exporter(self._config)
+        if self._started is None:
+            self._started = start_exporter(self._config, self._directory.descriptor)
 
-    def _reap(self) -> int:
-        """The status of the child if it has ended by its own will since the last look, else 0."""
-        if self._child is None:
+    def _failure(self) -> int:
+        """The status of the exporter that was started, if it has ended by its own will since, else 0."""
+        status = self._started.status() if self._started is not None else None
+        if self._started is None or status is None:
             return 0
-        try:
-            pid, status = os.waitpid(self._child, os.WNOHANG)
-        except ChildProcessError:  # reaped by other code of the process
-            pid, status = self._child, 0
-        if not pid:
-            return 0
-        exporters_started.discard(pid)  # the kernel may give the id to another child
-        self._child = None
-        return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
+        self._started.close()
+        self._started = None
+        return status
 
 
 def _pause(failures: int) -> float:
@@ -142,21 +253,44 @@ class ThreadSupervisor:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._use = threading.Lock()
+        self._is_closed = False
+        self._directory = _Watched(config)
         self._key = os.path.realpath(config.directory or default_directory())
         self._exporter: ThreadExporter | None = None
+        self._failures = 0
+        self._next_start = time.monotonic()
 
     def poll(self) -> None:
-        """Serve, if nobody does."""
-        serving = _threads.get(self._key)
-        if serving is not None and serving.is_serving:
-            return
+        """Serve, if nobody does. Raises OSError where that cannot be; the next try comes later each time."""
+        with self._use:
+            serving = _threads.get(self._key)
+            is_ours = serving is not None and serving.is_serving
+            if self._is_closed or is_ours or self._directory.is_served():
+                return
+            if time.monotonic() >= self._next_start:
+                self._start()
+
+    def close(self) -> None:
+        """Watch no more; waits for a `poll` that is going on."""
+        with self._use:
+            self._is_closed = True
+            self._directory.close()
+
+    def _start(self) -> None:
         if self._exporter is None:
             if _make_thread_exporter is None:
                 raise OSError('serve="thread" has no exporter: import trainbeacon, not a part of it')
             self._exporter = _make_thread_exporter(self._config)
-        if self._exporter.start():
-            _threads[self._key] = self._exporter
-            self._exporter.run_in_thread()
+        try:
+            if self._exporter.start():
+                self._exporter.run_in_thread()
+                _threads[self._key] = self._exporter
+                self._failures = 0
+        except OSError:
+            self._failures += 1
+            self._next_start = time.monotonic() + _pause(self._failures)
+            raise
 
 
 if hasattr(os, "register_at_fork"):
@@ -170,44 +304,3 @@ def supervisor_for(config: Config, local_rank: int) -> ExporterSupervisor:
     if config.serve == "thread":
         return ThreadSupervisor(config)
     return NoSupervisor()
-
-
-def start_exporter(config: Config) -> int:
-    """Start the exporter as a process that outlives this one, and return its id.
-
-    A new session and no inherited streams: else it would die with the rank's process group, and a
-    pipe that the job's output goes through would not close before the exporter ends.
-    """
-    with open(_log_path(config), "ab") as log:
-        if log.tell() > _LOG_LIMIT:
-            log.truncate(0)
-        child = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, _PACKAGE_PARENT, "agent", "--started-by-rank", *_arguments(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            start_new_session=True,
-        )
-    exporters_started.add(child.pid)
-    child.returncode = 0  # it is meant to outlive us, of which Popen would warn at our end
-    return child.pid
-
-
-def _log_path(config: Config) -> str:
-    return os.path.join(config.directory or default_directory(), EXPORTER_LOG)
-
-
-def _arguments(config: Config) -> list[str]:
-    arguments = [f"--host={config.host}", f"--port={config.port}"]
-    arguments += [f"--linger={config.linger_seconds}", f"--retention={config.retention_seconds}"]
-    paths = {
-        "directory": config.directory,
-        "web-config": config.web_config,
-        "sd-file": config.sd_file,
-        "sd-dir": config.sd_dir,
-    }
-    arguments += [f"--{name}={os.path.abspath(path)}" for name, path in paths.items() if path]
-    if config.advertise:
-        arguments.append(f"--advertise={config.advertise}")
-    return arguments if config.gpu else [*arguments, "--no-gpu"]

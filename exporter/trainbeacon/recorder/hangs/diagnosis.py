@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trainbeacon.blackbox.attempts import newest
+from trainbeacon.blackbox.box import newest
 from trainbeacon.blackbox.reader import Box
 
 LOST = "rank_lost"

@@ -130,7 +130,7 @@ def _prefix(run: str, rank: int) -> str:
 
 
 def _names(folder: int, suffix: str) -> list[str]:
-    return [name for name in os.listdir(folder) if name.endswith(suffix)]
+    return [name for name in files.names(folder) if name.endswith(suffix)]
 
 
 def _is_in_use(folder: int, name: str) -> bool:
@@ -182,7 +182,7 @@ def read_beside(boxes: int, path: str) -> list[dict[str, Any]]:
         path: what it is called, for the paths of the documents.
     """
     found: list[dict[str, Any]] = []
-    for name in sorted(filter(_DEFAULTS.fullmatch, os.listdir(boxes))):
+    for name in sorted(filter(_DEFAULTS.fullmatch, files.names(boxes))):
         with contextlib.suppress(OSError):
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             folder = os.open(name, flags, dir_fd=boxes)

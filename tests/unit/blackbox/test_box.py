@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from trainbeacon.blackbox import format as layout
-from trainbeacon.blackbox.attempts import last_run, latest_started, newest
+from trainbeacon.blackbox.box import last_run, latest_started, newest
 from trainbeacon.blackbox.machine import boot_id
 from trainbeacon.blackbox.reader import Box, BoxIdentity
 
