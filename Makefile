@@ -7,7 +7,7 @@ LOAD ?= 12
 RUNS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format generate dashboards robustness campaign bench scale tools helm
+.PHONY: help demo test soak lint format generate dashboards robustness campaign bench scale tools helm slurm
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -60,3 +60,6 @@ tools: ## Prometheus and Alertmanager, from the PATH or unpacked; SUITES="defaul
 
 helm: ## helm and kubectl for the chart, unpacked outside this folder
 	@$(IN_ENVIRONMENT) python tools/helm.py
+
+slurm: ## train.sbatch, epilog and the rest on a real Slurm of three nodes; as root, with Debian's slurm-wlm
+	@$(IN_ENVIRONMENT) python -m tests.slurm $(ARGS)

@@ -1,10 +1,24 @@
 #!/bin/bash
 # For slurm.conf's Epilog=: what a job that was killed leaves on its node. Runs as root when a job ends there.
+# It removes only what belongs to that job: in doubt it leaves things where they are.
 TARGETS="${TARGETS:-/shared/trainbeacon/targets}"
-rm -rf "/dev/shm/trainbeacon-job-${SLURM_JOB_ID:?}"
-# The user's default folder goes with their last job on the node.
-if [ -z "$(squeue --noheader --user="${SLURM_JOB_UID:?}" --nodelist="$(hostname -s)" --states=RUNNING 2>/dev/null)" ]; then
-  rm -rf "/dev/shm/trainbeacon-$SLURM_JOB_UID"
+own() { [ -d "$1" ] && [ ! -L "$1" ] && [ "$(stat --format=%u "$1")" = "$SLURM_JOB_UID" ]; }
+
+if [ -n "${SLURM_JOB_ID:-}" ] && [ -n "${SLURM_JOB_UID:-}" ]; then
+  folder="/dev/shm/trainbeacon-job-$SLURM_JOB_ID"
+  own "$folder" && rm -rf "$folder"
+
+  # The user's default folder goes with their last job on the node: when Slurm says that there is no other in
+  # whatever state, and no process of theirs is left either. If squeue fails it stays.
+  folder="/dev/shm/trainbeacon-$SLURM_JOB_UID"
+  if own "$folder" && others="$(squeue --noheader --user="$SLURM_JOB_UID" --format=%A \
+    --nodelist="${SLURMD_NODENAME:-$(hostname -s)}" 2>/dev/null)"; then
+    others="$(grep --invert-match --line-regexp --fixed-strings "$SLURM_JOB_ID" <<<"$others")"
+    pgrep --uid "$SLURM_JOB_UID" >/dev/null
+    if [ $? = 1 ] && [ -z "${others//[[:space:]]/}" ]; then # 1: none was found, and pgrep itself did not fail
+      rm -rf "$folder"
+    fi
+  fi
+  "$(dirname "$0")/clean-targets.py" "$TARGETS" --here --user "$SLURM_JOB_UID"
 fi
-"$(dirname "$0")/clean-targets.py" "$TARGETS" --host "$(hostname)" --minutes 0
 exit 0 # never drain a node for our sake

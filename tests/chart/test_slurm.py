@@ -20,11 +20,27 @@ from trainbeacon.cli import build_parser
 from trainbeacon.stack.ports import free_port
 
 SLURM = REPOSITORY / "deploy/slurm"
-#: Runs what it is given once, as on one node; options end at the first other word.
+#: Runs what it is given once, as on one node; options end at the first other word. As the real one it kills
+#: its step when it is told to end: only scancel delivers a signal.
 SRUN = """\
 #!/bin/bash
-while [[ "${1:-}" == -* ]]; do shift; done
-exec env SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 "$@"
+while [[ "${1:-}" == -* ]]; do [[ "$1" == --job-name=* ]] && name="${1#*=}"; shift; done
+SLURM_STEP_ID=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 "$@" &
+echo $! > "$STEPS/$name"
+trap 'kill -KILL $!' TERM
+wait $!
+status=$?
+rm -f "$STEPS/$name"
+exit $status
+"""
+SQUEUE = """\
+#!/bin/bash
+cd "$STEPS" && for name in *; do echo "$SLURM_JOB_ID.$name $name"; done
+"""
+SCANCEL = """\
+#!/bin/bash
+step="${@: -1}"
+kill -TERM "$(cat "$STEPS/${step#*.}")"
 """
 TORCHRUN = """\
 #!/bin/bash
@@ -46,11 +62,13 @@ sys.exit(int(sys.argv[2]))
 def site(tmp_path: Path) -> dict[str, str]:
     """The variables of a job of one node, with the programs of Slurm and torchrun stood in for."""
     programs = {"srun": SRUN, "torchrun": TORCHRUN, "scontrol": "#!/bin/sh\necho node-a\n"}
+    programs |= {"squeue": SQUEUE, "scancel": SCANCEL}
     # The program as the package installs it: the port is one that the test may use.
     programs["trainbeacon"] = f'#!/bin/sh\nexec {sys.executable} -m trainbeacon "$@"\n'
     programs["python"] = f'#!/bin/sh\nexec {sys.executable} "$@"\n'
     folder = tmp_path / "bin"
     folder.mkdir()
+    (tmp_path / "steps").mkdir()
     for name, text in programs.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
@@ -63,6 +81,7 @@ def site(tmp_path: Path) -> dict[str, str]:
         "SLURM_JOB_NODELIST": "node-a",
         "TARGETS": str(tmp_path / "targets"),
         "TOLD": str(tmp_path / "told"),
+        "STEPS": str(tmp_path / "steps"),
         "TRAINBEACON_HOST": "127.0.0.1",
         "TRAINBEACON_PORT": str(free_port()),
         "TRAINBEACON_GPU": "false",
@@ -89,7 +108,7 @@ def test_batch_script_trains_serves_and_cleans_up(site: dict[str, str], tmp_path
         assert [] == list(targets.glob("*.json"))
         assert not Path(f"/dev/shm/trainbeacon-job-{site['SLURM_JOB_ID']}").exists()
         told = (tmp_path / "told").read_text().split()
-        assert "--rdzv-endpoint=node-a:29500" in told
+        assert f"--rdzv-endpoint=node-a:{29500 + int(site['SLURM_JOB_ID']) % 1000}" in told
         assert f"--rdzv-id={site['SLURM_JOB_ID']}" in told
     finally:
         job.kill()
@@ -124,11 +143,47 @@ def test_targets_that_nobody_serves_are_removed(served: Node, tmp_path: Path) ->
         foreign.write_text(dead.read_text())
         damaged = folder / "trainbeacon-half-9797.json"
         damaged.write_text('[{"targets": ["127')
+        linked = folder / "trainbeacon-linked-9797.json"
+        linked.symlink_to(dead)
+        piped = folder / "trainbeacon-piped-9797.json"
+        os.mkfifo(piped)
         command = [sys.executable, "-I", str(SLURM / "clean-targets.py"), str(folder), "--minutes=0"]
-        elsewhere = subprocess.run([*command, "--host=other"], capture_output=True, text=True, check=True)
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert ("", f"removed {dead}\n") == (elsewhere.stdout, done.stdout)
-    assert {alive, foreign, damaged} == set(folder.iterdir())
+        others = subprocess.run([*command, "--user=54321"], capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert ("", f"removed {dead}\n") == (others.stdout, done.stdout)
+    assert {alive, foreign, damaged, linked, piped} == set(folder.iterdir())
+
+
+def test_on_the_node_only_what_is_refused_is_removed(tmp_path: Path) -> None:
+    """From an epilog: files of this very host, at once, and not that of a busy exporter."""
+    here = socket.gethostname()
+    with socket.socket() as closed, socket.socket() as busy:
+        closed.bind(("127.0.0.1", 0))
+        busy.bind(("127.0.0.1", 0))
+        busy.listen(0)
+        waiting = [
+            _knock(busy.getsockname()) for _ in range(3)
+        ]  # nobody accepts them: the next gets no answer
+        files = {
+            f"trainbeacon-{here}-1.json": closed.getsockname(),
+            f"trainbeacon-{here}-2.json": busy.getsockname(),
+            f"trainbeacon-{here}-2-3.json": closed.getsockname(),  # another host, whose name begins so
+            "trainbeacon-other-1.json": closed.getsockname(),
+        }
+        for name, (host, port) in files.items():
+            (tmp_path / name).write_text(json.dumps([{"targets": [f"{host}:{port}"], "labels": {}}]))
+        command = [sys.executable, "-I", str(SLURM / "clean-targets.py"), str(tmp_path), "--here"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        for one in waiting:
+            one.close()
+    assert f"removed {tmp_path}/trainbeacon-{here}-1.json\n" == done.stdout
+
+
+def _knock(address: tuple[str, int]) -> socket.socket:
+    client = socket.socket()
+    client.setblocking(False)
+    client.connect_ex(address)
+    return client
 
 
 def test_young_targets_are_let_be(tmp_path: Path) -> None:
@@ -138,6 +193,64 @@ def test_young_targets_are_let_be(tmp_path: Path) -> None:
     command = [sys.executable, "-I", str(SLURM / "clean-targets.py"), str(tmp_path)]
     assert "" == subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert young.exists()
+
+
+#: What squeue prints and its status, whether the user has processes left, and what is still there afterwards.
+EPILOGS = {
+    "last job": ("7", 0, 1, set()),
+    "last job, which Slurm has forgotten": ("", 0, 1, set()),
+    "squeue fails": ("", 1, 1, {"user"}),
+    "squeue fails and prints": ("7", 1, 1, {"user"}),
+    "another job": ("7\n17", 0, 1, {"user"}),
+    "a job whose number begins alike": ("7\n71", 0, 1, {"user"}),
+    "processes": ("7", 0, 0, {"user"}),
+    "pgrep fails": ("7", 0, 3, {"user"}),
+}
+
+
+@pytest.mark.parametrize("case", EPILOGS)
+def test_epilog_removes_only_what_belongs_to_the_job(case: str, tmp_path: Path) -> None:
+    """The job's folder goes; the user's own only with their last job, and not where that cannot be known."""
+    said, status, processes, left = EPILOGS[case]
+    for name, text in {"squeue": f"printf '{said}'; exit {status}", "pgrep": f"exit {processes}"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    script = f"""
+        set -e
+        mount -t tmpfs tmpfs /dev/shm
+        mkdir /dev/shm/trainbeacon-job-7 /dev/shm/trainbeacon-job-8 /dev/shm/trainbeacon-0 /dev/shm/elsewhere
+        touch /dev/shm/elsewhere/kept
+        ln -s /dev/shm/elsewhere /dev/shm/trainbeacon-job-9
+        bash {SLURM}/epilog.sh
+        SLURM_JOB_ID=9 bash {SLURM}/epilog.sh
+        ls /dev/shm /dev/shm/elsewhere
+    """
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin:/usr/sbin:/sbin", "SLURM_JOB_ID": "7", "SLURM_JOB_UID": "0"}
+    as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    command = ["unshare", "--mount", *as_root, "sh", "-c", script]
+    done = subprocess.run(
+        command, env={**env, "TARGETS": str(tmp_path)}, capture_output=True, text=True, timeout=60
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+    names = {"trainbeacon-job-7": "job", "trainbeacon-job-8": "other job", "trainbeacon-0": "user"}
+    there = {names[line] for line in done.stdout.split() if line in names}
+    assert {"other job"} | left == there
+    assert "kept" in done.stdout.split()
+
+
+def test_epilog_leaves_what_another_user_has_made(tmp_path: Path) -> None:
+    """A folder under the job's name that is not the job's user's is nobody's to remove."""
+    script = f"""
+        mount -t tmpfs tmpfs /dev/shm; mkdir /dev/shm/trainbeacon-job-7
+        bash {SLURM}/epilog.sh; ls /dev/shm
+    """
+    env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "SLURM_JOB_ID": "7", "SLURM_JOB_UID": "54321"}
+    as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    command = ["unshare", "--mount", *as_root, "sh", "-c", script]
+    done = subprocess.run(
+        command, env={**env, "TARGETS": str(tmp_path)}, capture_output=True, text=True, timeout=60
+    )
+    assert (0, "trainbeacon-job-7\n") == (done.returncode, done.stdout), done.stderr
 
 
 def test_prometheus_takes_its_part(promtool: str, helm: str, tmp_path: Path) -> None:

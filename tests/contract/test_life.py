@@ -290,6 +290,26 @@ def test_agent_lingers_on_sigterm_until_two_scrapes_saw_the_end(job: Node) -> No
     assert 0 == agent.wait(PATIENCE)
 
 
+def test_agent_of_a_job_waits_so_long_and_leaves_no_folder(job: Node) -> None:
+    """Nobody scrapes the end: the agent goes after --drain, and what lay in the folder goes with it."""
+    agent = job.agent("--linger=60", "--drain=2", "--remove-directory")
+    job.rank(serve="off").end()
+    agent.send_signal(signal.SIGTERM)
+    assert 0 == agent.wait(20)
+    assert not job.folder.exists()
+
+
+def test_folder_is_removed_beneath_ranks_that_live_on(job: Node) -> None:
+    """A scheduler kills agent and ranks soon after: what they leave then would stay for ever."""
+    agent = job.agent("--drain=1", "--remove-directory")
+    rank = job.rank(serve="off")
+    assert "5" == rank.ask("step 5")
+    agent.send_signal(signal.SIGTERM)
+    assert 0 == agent.wait(60)
+    assert not job.folder.exists()
+    assert "6" == rank.ask("step 1")
+
+
 @pytest.mark.parametrize("name", SIGNALS)
 def test_second_signal_ends_the_agent_at_once(job: Node, name: str) -> None:
     """SIGTERM and then SIGTERM again, or SIGINT: no more waiting."""

@@ -80,7 +80,10 @@ class Host:
         namespaces = ["--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                ["unshare", *namespaces, "bash", "-c", script], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                ["unshare", *namespaces, "bash", "-c", script],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
             )
         self.pid = self._first_process()
         self._plug()

@@ -1,23 +1,23 @@
 """A small site with Slurm: munge, slurmctld on the hub, a slurmd on each host, a shared file system.
 
-`train.sbatch` is submitted as it is shipped: nodes have the processors and GPUs (of a kind without devices) that
-it asks for. Slurm kills what is left of a step as it does by default outside of cgroups.
+`train.sbatch` is submitted as it is shipped: nodes have the processors and GPUs (which are none) that it
+asks for. Slurm kills what is left of a step as it does by default outside of cgroups.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from tests.hosts.world import HUB, REPOSITORY, RUN, Host, address, build
+from tests.hosts.world import HUB, REPOSITORY, RUN, Host, build
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "srun")
 NODES = ("n0", "n1", "n2")
@@ -56,7 +56,7 @@ MinJobAge=600
 SchedulerParameters=batch_sched_delay=0,sched_interval=2
 GresTypes=gpu
 {{more}}
-NodeName={','.join(NODES)} CPUs=128 Gres=gpu:8 State=UNKNOWN
+NodeName={",".join(NODES)} CPUs=128 Gres=gpu:8 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:4
 """
 
@@ -69,6 +69,8 @@ class Site:
         for folder, mode in ((_CONF, 0o755), (SHARED, 0o777), (TARGETS, 0o1777), (RUN / "munge", 0o755)):
             folder.mkdir(parents=True)
             folder.chmod(mode)
+        for number in range(8):  # Slurm asks no more of a device than that it is one
+            subprocess.run(["mknod", "-m", "666", _CONF / f"gpu{number}", "c", "1", "3"], check=True)
         self.programs = programs
         self._munge()
         self.configure()
@@ -81,9 +83,6 @@ class Site:
         """Write the configuration, and have a Slurm that runs read it again."""
         more = "\n".join(f"{name}={program}" for name, program in self.programs.items())
         (_CONF / "slurm.conf").write_text(SLURM_CONF.replace("{more}", more))
-        for number in range(8):
-            # Slurm asks no more of a device than that it is one.
-            subprocess.run(["mknod", "-m", "666", _CONF / f"gpu{number}", "c", "1", "3"], check=True)
         (_CONF / "gres.conf").write_text(f"Name=gpu File={_CONF}/gpu[0-7]\n")
         os.environ["SLURM_CONF"] = str(_CONF / "slurm.conf")
         if hasattr(self, "_controller"):
@@ -100,9 +99,14 @@ class Site:
         key = folder / "key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
-        files = {"key-file": key, "socket": folder / "socket", "pid-file": folder / "pid", "seed-file": folder / "seed"}
+        files = {
+            "key-file": key,
+            "socket": folder / "socket",
+            "pid-file": folder / "pid",
+            "seed-file": folder / "seed",
+        }
         options = [f"--{name}={path}" for name, path in files.items()]
-        self._start("munged", "--foreground", "--force", f"--log-file={folder}/log", *options)
+        self._munged = self._start("munged", "--foreground", "--force", f"--log-file={folder}/log", *options)
         wait_for((folder / "socket").exists, 30, "munge")
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
@@ -160,7 +164,68 @@ class Site:
         wait_for(over, seconds, lambda: f"end of job {job}: {self.job(job)}\n{self.output(job)}")
         return self.state(job)
 
+    def close(self) -> None:
+        """End it all; the world would do it too."""
+        for host in self.hosts.values():
+            host.lose()
+        for process in (self._controller, self._munged):
+            process.kill()
+            process.wait()
+
+    def queue(self) -> list[str]:
+        """The jobs that are not over."""
+        done = subprocess.run(
+            ["squeue", "--noheader", "--format=%A"], capture_output=True, text=True, check=True
+        )
+        return done.stdout.split()
+
+    def wait_until_idle(self) -> None:
+        """Until every node can take jobs."""
+        idle = lambda: set(self._nodes()) == {"idle"}  # noqa: E731
+        wait_for(idle, 60, lambda: f"idle nodes: {self._nodes()}\n{(_CONF / 'n0.out').read_text()}")
+
+    def _nodes(self) -> list[str]:
+        command = ["sinfo", "--noheader", "--Node", "--format=%T"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    def cancel_all(self) -> None:
+        """End every job at once, boot what was lost, and remove what was left."""
+        for job in self.queue():
+            subprocess.run(["scancel", "--signal=KILL", "--full", job], check=True)
+            subprocess.run(["scancel", job], check=True)
+        for name, host in self.hosts.items():
+            if host.process.poll() is not None:
+                self.boot(name)
+        wait_for(lambda: not self.queue(), 90, lambda: f"end of {self.queue()}")
+        self.wait_until_idle()
+        for host in self.hosts.values():
+            host.run("rm -rf /dev/shm/trainbeacon*")
+        for path in TARGETS.iterdir():
+            path.unlink()
+
+    @contextlib.contextmanager
+    def without_controller(self) -> Iterator[None]:
+        """As when slurmctld is restarted: no command of Slurm's gets an answer meanwhile."""
+        self._controller.terminate()
+        self._controller.wait()
+        try:
+            yield
+        finally:
+            self._controller = self._start("slurmctld", "-D")
+            self.wait_until_idle_or_busy()
+
+    def wait_until_idle_or_busy(self) -> None:
+        """Until the controller answers."""
+        answers = lambda: subprocess.run(["scontrol", "ping"], capture_output=True).returncode == 0  # noqa: E731
+        wait_for(answers, 60, "slurmctld")
+
     # What we serve
+
+    def clean_targets(self, *arguments: str) -> str:
+        """What the helper prints that a cron job runs."""
+        program = REPOSITORY / "deploy/slurm/clean-targets.py"
+        command = [sys.executable, str(program), str(TARGETS), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def targets(self) -> dict[str, str]:
         """Address by name of file, of what is announced."""
@@ -168,7 +233,10 @@ class Site:
 
     def leftovers(self) -> dict[str, set[str]]:
         """What of ours lies in /dev/shm of each node, and among the targets."""
-        found = {name: {entry for entry in host.shm() if "trainbeacon" in entry} for name, host in self.hosts.items()}
+        found = {
+            name: {entry for entry in host.shm() if "trainbeacon" in entry}
+            for name, host in self.hosts.items()
+        }
         return {"targets": set(self.targets()), **found}
 
 
@@ -205,6 +273,3 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str | Callable[
             return value
         time.sleep(0.2)
     raise AssertionError(f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
-
-
-__all__ = ["CLEAN", "NODES", "Site", "address", "scrape", "shutil", "wait_for"]

@@ -1,4 +1,4 @@
-"""A training script for the tests: ranks that meet over gloo at each step, until a file says that it is enough.
+"""A training script for the tests: ranks meet over gloo at each step, until a file says that it is enough.
 
     train.py FOLDER [--status N] [--ignore-term]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tempfile
+import time
 
 BOX_SUFFIX = ".box"
 EXPORTER_LOCK = "exporter.lock"
+_AGAIN_SECONDS = 30.0
 
 
 class DirectoryError(OSError):
@@ -44,6 +47,32 @@ def open_directory(path: str | None) -> int:
     if path is None:
         _refuse_foreign(descriptor, where)
     return descriptor
+
+
+def remove_directory(path: str, still_used: bool = False) -> None:
+    """Remove the directory of a job that is over, with all that is in it.
+
+    Where it is `still_used`, ranks that live on make their boxes anew: it is removed again and again until it
+    stays away for a second, and for half a minute at most. What is not ours, or a link, is let be.
+    """
+    deadline = time.monotonic() + (_AGAIN_SECONDS if still_used else 0.0)
+    gone_since = time.monotonic()
+    while True:
+        if _is_own(path):
+            shutil.rmtree(path, ignore_errors=True)
+            gone_since = time.monotonic()
+        now = time.monotonic()
+        if now >= deadline or now - gone_since > 1.0:
+            return
+        time.sleep(0.1)
+
+
+def _is_own(path: str) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _make(where: str) -> None:

@@ -33,6 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sd-dir", metavar="DIR", help="the same, under a name of its own in a shared folder"
     )
     parser.add_argument("--advertise", metavar="HOST", help="host name written into discovery files")
+    parser.add_argument(
+        "--drain",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="on SIGTERM serve on for so long at most, until two scrapes saw the end (default: 30)",
+    )
+    parser.add_argument(
+        "--remove-directory",
+        action="store_true",
+        help="at the end remove the folder of the boxes with all in it: it is one job's",
+    )
     parser.add_argument("--no-gpu", action="store_true", help="do not read the GPUs through NVML")
     parser.add_argument("--started-by-rank", action="store_true", help=argparse.SUPPRESS)
 
@@ -56,7 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
         where = f" at {note.url} (process {note.pid})" if note is not None else ""
         print(f"trainbeacon agent: this directory is served already{where}", file=sys.stderr)
         return 0 if arguments.started_by_rank else 1
-    return _serve(config, started_by_rank=arguments.started_by_rank)
+    if arguments.remove_directory and config.directory is None:
+        print("trainbeacon agent: --remove-directory: name the folder with --directory", file=sys.stderr)
+        return 2
+    return _serve(config, arguments)
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -68,10 +83,12 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def _serve(config: Any, *, started_by_rank: bool) -> int:
+def _serve(config: Any, arguments: argparse.Namespace) -> int:
+    from trainbeacon.blackbox.directory import remove_directory
     from trainbeacon.config.settings import ConfigError
     from trainbeacon.exporter.service import Exporter
 
+    started_by_rank = arguments.started_by_rank
     try:
         exporter = Exporter(config, mode="process" if started_by_rank else "agent")
         if not exporter.start():
@@ -85,8 +102,10 @@ def _serve(config: Any, *, started_by_rank: bool) -> int:
     signals = _on_signals(exporter)
     exporter.run(until_idle=started_by_rank)
     if signals == [signal.SIGTERM]:
-        exporter.drain()
+        exporter.drain(arguments.drain)
     exporter.close()
+    if arguments.remove_directory:
+        remove_directory(config.directory, still_used=exporter.is_watching)
     return 0
 
 

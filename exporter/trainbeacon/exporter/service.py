@@ -211,10 +211,14 @@ class Exporter:
         return time.monotonic() - self._last_live > self._config.linger_seconds
 
     @property
+    def is_watching(self) -> bool:
+        """Whether a rank was alive a moment ago."""
+        return time.monotonic() - self._last_live <= TURN_SECONDS * 1.5
+
+    @property
     def end_was_seen(self) -> bool:
         """Whether nothing is alive and enough scrapes have seen the last state since."""
-        quiet = time.monotonic() - self._last_live > TURN_SECONDS * 1.5
-        return quiet and (self._scrapes_of_the_end >= LAST_SCRAPES or not self._served())
+        return not self.is_watching and (self._scrapes_of_the_end >= LAST_SCRAPES or not self._served())
 
     def run(self, until_idle: bool) -> None:
         """Serve until `stop`, or, with `until_idle`, until the linger is over."""
@@ -224,9 +228,9 @@ class Exporter:
                 return
             self._wait(TURN_SECONDS)
 
-    def drain(self) -> None:
-        """Serve on until two scrapes saw the end, 30 s at most, or `stop` is called again: for SIGTERM."""
-        deadline = time.monotonic() + DRAIN_SECONDS
+    def drain(self, seconds: float = DRAIN_SECONDS) -> None:
+        """Serve on until two scrapes saw the end, so long at most, or `stop` is called again: for SIGTERM."""
+        deadline = time.monotonic() + seconds
         while not self._at_once and time.monotonic() < deadline and not self.end_was_seen:
             self._guarded_turn()
             self._wait(0.2)
@@ -300,7 +304,7 @@ class Exporter:
         return select(boxes, time.time(), self._config.linger_seconds)
 
     def _scraped(self) -> None:
-        if time.monotonic() - self._last_live > TURN_SECONDS * 1.5:  # else it may have seen a live rank
+        if not self.is_watching:  # else it may have seen a live rank
             self._scrapes_of_the_end += 1
 
 
