@@ -136,6 +136,16 @@ server.handle_request()
 """,
 }
 
+_SCRIPT = """
+import torch
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
 #: Command lines quoted on pages. The first pattern that matches the whole line says how it is run; a text is
 #: the template of a `Run`.
 QUOTED: tuple[tuple[str, str | Form], ...] = (
@@ -169,6 +179,12 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
     (r"python train.py", Elsewhere("whatever the reader trains")),
     (r"trainbeacon bundle DIR", Run("trainbeacon bundle {scratch}/bundle", writes="{scratch}/bundle/*")),
     (r"trainbeacon catalogue --json", r"\g<0>"),
+    (
+        r"trainbeacon run train\.py.*",
+        Run("trainbeacon run {scratch}/train.py", files={"{scratch}/train.py": _SCRIPT}),
+    ),
+    (r"trainbeacon runbook ALERT", "trainbeacon runbook TrainingStalled"),
+    (r"(python|python3|torchrun) (.* )?train\.py.*", Elsewhere("the reader's own script")),
     (r"trainbeacon top node1:9797 node2:9797", "trainbeacon top {exporter} --once"),
     (r"trainbeacon top /shared/targets", "trainbeacon top {targets} --once"),
     (r"trainbeacon top /dev/shm/trainbeacon-1000", "trainbeacon top {boxes} --once"),
