@@ -145,6 +145,10 @@ def test_two_commands_to_a_message_and_nothing_left(home: Home, phone: Phone) ->
     now = home.folder / "now"
     script = home.train("two-commands", str(now))
     wait_for(lambda: "two-commands" in str(home.status()["runs"]), "the run was not found")
+    url = home.status()["note"]["urls"]["prometheus"]
+    cluster = json.loads(home.run("top", "--once", "--json", "--prometheus", url).stdout)
+    (run,) = [each for each in cluster["runs"] if each["run"] == "two-commands"]
+    assert ("running", 1) == (run["state"], run["ranks"])
     now.touch()
     assert -11 == script.wait(PATIENCE)
     # On this machine other tests may train at the same time, whose runs are found as well.

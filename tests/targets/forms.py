@@ -100,6 +100,9 @@ SCRIPTS: dict[str, Form] = {
         _HISTORY + " && {python} -m benchmarks.rule_costs {scratch}/data --once",
         needs=("prometheus", "promtool"),
     ),
+    "benchmarks/top_refresh.py": Run(
+        "{python} -m benchmarks.top_refresh --ranks 8 --nodes 2 --refreshes 2 --interval 0.5"
+    ),
     "benchmarks/under_attack.py": Run("{python} -m benchmarks.under_attack --scrapes 2", needs=("openssl",)),
     "examples/torch_loop.py": Run(
         "{python} examples/torch_loop.py",
