@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from trainbeacon.stack import binaries
+from trainbeacon.stack.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -289,3 +290,15 @@ def test_from_a_wheel_in_an_empty_environment(home: Home, phone: Phone, tmp_path
     finally:
         assert 0 == home.run("down").returncode
     wait_for(lambda: home.processes() == [], f"left: {home.processes()}")
+
+
+def test_demo_joins_what_is_up(home: Home) -> None:
+    """The sample job is watched by what runs already, and its crash is shown as it arrives."""
+    pytest.importorskip("torch")
+    assert 0 == home.run("up", "--interval", "1").returncode
+    port = ["--port", str(free_port())]
+    done = home.run("demo", "--ranks", "2", "--minutes", "1", "--fault", "crash", "--fault-at", "3", *port)
+    assert 0 == done.returncode, done.stderr
+    assert "`trainbeacon up` is running" in done.stdout
+    assert home.status()["note"]["urls"]["prometheus"] in done.stdout
+    assert "! CRITICAL" in done.stdout

@@ -19,6 +19,7 @@ from trainbeacon.stack import binaries, processes, tether
 from trainbeacon.stack.ports import port_is_free
 from trainbeacon.stack.receiver import WATCHDOG, Notification
 from trainbeacon.stack.stack import Stack, StackError
+from trainbeacon.stack.up.joined import Joined, join
 
 #: Name of the demo's run: the label `run` of its series.
 RUN = "demo"
@@ -75,6 +76,8 @@ class Session:
     """The last successful look at /metrics."""
     fault_at: float | None = None
     """Monotonic time of the fault."""
+    joined: Joined | None = None
+    """What `trainbeacon up` has started, where it watches this run too."""
     changes: list[tuple[float, Notification]] = field(default_factory=list)
     """Notifications without repetitions and without the Watchdog, with their monotonic time."""
 
@@ -105,7 +108,10 @@ class Session:
         ranks = closing.enter_context(
             Ranks(self.options.ranks, self._job(folder), folder, on_line=self._hear)
         )
-        stack = closing.enter_context(self._stack()) if self.options.stack else None
+        self.joined = join() if self.options.stack else None
+        stack: Stack | Joined | None = self.joined
+        if stack is None and self.options.stack:
+            stack = closing.enter_context(self._stack())
         self.terminal.addresses(self._addresses(stack))
         closing.enter_context(self.terminal)
         self._watch(ranks)
@@ -140,8 +146,10 @@ class Session:
                     self.terminal.say(str(error), "red")
             yield stack
 
-    def _addresses(self, stack: Stack | None) -> list[tuple[str, str]]:
+    def _addresses(self, stack: Stack | Joined | None) -> list[tuple[str, str]]:
         rows = [("metrics", f"http://{self.options.address}/metrics")]
+        if self.joined is not None:
+            self.terminal.say("`trainbeacon up` is running: it watches this run, nothing else is started")
         if stack is not None:
             rows += [("Prometheus", stack.prometheus_url), ("Alertmanager", stack.alertmanager_url)]
         ends = f"after {self.options.minutes:g} minutes, or with Ctrl-C"
@@ -163,8 +171,16 @@ class Session:
         try:
             self.last = progress.read(f"http://{self.options.address}/metrics", RUN)
         except OSError:
+            self._take_joined()
             return  # not there yet, or between two exporters: the next look will tell
         self.terminal.show(self.last)
+        self._take_joined()
+
+    def _take_joined(self) -> None:
+        """Show what the stack that was joined has sent about this run."""
+        for notification in self.joined.new() if self.joined is not None else ():
+            if notification.labels.get("run") == RUN:
+                self._notice(notification)
 
     def _judge(self, ranks: Ranks) -> int:
         """Say which ranks failed; returns the exit status of the demo."""
