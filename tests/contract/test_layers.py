@@ -28,6 +28,7 @@ LAYERS = {
         "cli",
     ),
     "trainbeacon.recorder": (
+        "boundary",
         "device learning",
         "core",
         "numerics probes goodput",

@@ -53,11 +53,17 @@ def text(fix: str, *, may_be_empty: bool = False) -> Reader:
 
 
 def path() -> Reader:
-    """A path, as text or as an `os.PathLike`."""
+    """A path, as text or as an `os.PathLike`; made absolute, since the script may change its folder."""
 
     def check(value: object) -> str:
         path = os.fspath(value) if isinstance(value, os.PathLike) else value
-        return _as_text(path, "Give a path.", limit=4096)
+        text = _as_text(path, "Give a path.", limit=4096)
+        try:
+            return os.path.abspath(text)
+        except OSError:
+            raise BadValueError(
+                "it is relative, and the current folder is gone", "Give the whole path."
+            ) from None
 
     return Reader(check, check)
 

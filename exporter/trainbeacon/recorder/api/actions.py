@@ -6,7 +6,6 @@ the end of each step, and calls the script's callbacks there; a run that nobody 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from trainbeacon import catalogue
 from trainbeacon.blackbox import format as layout
 from trainbeacon.config.validation import nearest
 from trainbeacon.recorder.core.recorder import Recorder
+from trainbeacon.recorder.core.threads import start_thread
 from trainbeacon.recorder.hangs.stall_clock import StallClock
 
 #: What can be listened to.
@@ -122,7 +122,7 @@ class Interventions:
         for listener in self._listeners["stalled"]:
             if listener is not _stop:
                 call = partial(self._call_apart, listener, event)
-                threading.Thread(target=call, name="trainbeacon-stalled", daemon=True).start()
+                start_thread("trainbeacon-stalled", call)
 
     def _call_apart(self, listener: Callback, event: Event) -> None:
         try:

@@ -28,6 +28,7 @@ from trainbeacon.recorder.api.loader import recorded_loader
 from trainbeacon.recorder.background.loop import BackgroundLoop
 from trainbeacon.recorder.background.schedule import Parts, scheduled
 from trainbeacon.recorder.background.supervisor import supervisor_for
+from trainbeacon.recorder.boundary import is_of_the_script
 from trainbeacon.recorder.checkpoints.checkpoints import CheckpointContext, Checkpoints
 from trainbeacon.recorder.core.evaluations import Evaluations
 from trainbeacon.recorder.core.failures import kind_of
@@ -35,6 +36,8 @@ from trainbeacon.recorder.core.file_worker import FileWorker
 from trainbeacon.recorder.core.metrics import MetricLogger, MetricSlots
 from trainbeacon.recorder.core.recorder import Recorder, log
 from trainbeacon.recorder.core.steps import StepCount
+from trainbeacon.recorder.core.streams import occupy_standard_streams
+from trainbeacon.recorder.core.threads import NoThreadError
 from trainbeacon.recorder.core.timeline import DATA_WAIT, EVALUATE, OTHER, PHASE
 from trainbeacon.recorder.device.scalars import batch_size, to_float
 from trainbeacon.recorder.goodput.mfu import Flops
@@ -75,6 +78,8 @@ class Beacon:
     def __init__(self, config: Config, identity: Identity) -> None:
         self.config = config
         self.identity = identity
+        if config.enabled:
+            occupy_standard_streams()
         self.recorder = Recorder(config, identity)
         self.timeline = self.recorder.timeline
         self.steps = StepCount(self.timeline)
@@ -112,7 +117,10 @@ class Beacon:
             exporter=supervisor.poll if supervisor is not None and recorder.boxed else _nothing,
         )
         self._loop = BackgroundLoop(recorder, scheduled(parts))
-        self._loop.start()
+        try:
+            self._loop.start()
+        except NoThreadError as error:
+            recorder.error("helper", NoThreadError(f"{error}: this rank is not served, and looks silent"))
         for name in self.config.mirror:
             self.mirror(name)
         self._excepthook = sys.excepthook
@@ -429,9 +437,12 @@ class Beacon:
         try:
             work(*args)
         except (TypeError, ValueError, OverflowError) as error:
+            if is_of_the_script(error):
+                raise
             self._misuse(error)
-        except Exception as error:  # noqa: BLE001 - a value of the user's may raise anything
-            self.recorder.error("value", error)
+        except Exception as error:  # a value of the user's may raise anything
+            if not self.recorder.takes("value", error):
+                raise
 
     def _misuse(self, error: Exception) -> None:
         """Raise at the desk: the first of its kind, before a step is done. Else count it."""

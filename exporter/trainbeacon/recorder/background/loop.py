@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable
 from trainbeacon.blackbox import format as layout
 from trainbeacon.recorder.background.schedule import Scheduled
 from trainbeacon.recorder.core.recorder import Recorder
+from trainbeacon.recorder.core.threads import start_thread
 from trainbeacon.recorder.hooks.compiler import skip_in_dynamo
 
 INTERVAL_SECONDS = 1.0
 RATE_WINDOW_SECONDS = 10.0
+LAST_TURN_SECONDS = 1.0
 HEARTBEAT_MARGIN_SECONDS = 0.05
 
 _RATES = (
@@ -53,22 +55,27 @@ class BackgroundLoop:
         self._history: deque[tuple[float, list[float]]] = deque()
         self._over = False
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="trainbeacon", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread; the first turn comes at once."""
+        """Start the thread; the first turn comes at once. Raises NoThreadError."""
         self._recorder.deferred.wake = self._wake.set
-        self._thread.start()
+        self._thread = start_thread("trainbeacon", self._run)
 
     def stop(self) -> None:
-        """Ask the thread to end; does not wait for it."""
+        """Have the thread end, and wait for it as long as a turn takes, but not longer than a second.
+
+        One that the end of the interpreter finds at work is cut off in C, which can end in an abort.
+        """
         self._over = True
         self._wake.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(LAST_TURN_SECONDS)
 
     @property
     def is_alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._over:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from trainbeacon.recorder.checkpoints.disk_space import DiskSpace
+from trainbeacon.recorder.checkpoints.targets import absolute
 from trainbeacon.recorder.core.file_worker import FileWorker
 from trainbeacon.recorder.core.recorder import Recorder
 from trainbeacon.recorder.core.timeline import CHECKPOINT, Timeline
@@ -56,6 +57,8 @@ class Checkpoints:
             named: whether the script itself said that it is a checkpoint.
             goes_on: whether it is a further file of the checkpoint before.
         """
+        if path is not None:
+            path = absolute(path)
         if named and path is not None and self._goodput is not None:
             self._goodput.beside(path)
         if path is not None:

@@ -29,3 +29,13 @@ def target_of_distributed(args: Sequence[Any], keywords: Mapping[str, Any]) -> s
 def _path(target: Any) -> str | None:
     path = os.fspath(target) if isinstance(target, (str, os.PathLike)) else None
     return path if isinstance(path, str) else None
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """The same place wherever the script goes on; the address of an object store stays as it is.
+
+    Raises:
+        OSError: the present folder is gone.
+    """
+    text = os.fspath(path)
+    return text if "://" in text else os.path.abspath(text)

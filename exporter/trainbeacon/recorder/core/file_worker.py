@@ -10,6 +10,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from trainbeacon.recorder.core.threads import NoThreadError, start_thread
+
 MOST_WAITING = 100
 
 
@@ -34,8 +36,10 @@ class FileWorker:
         self._jobs.append(job)
         self._something.set()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="trainbeacon-files", daemon=True)
-            self._thread.start()
+            try:
+                self._thread = start_thread("trainbeacon-files", self._run)
+            except NoThreadError as error:  # the next job tries again
+                self._on_error(error)
 
     def finish(self, seconds: float) -> bool:
         """Take no more, and wait until all is done, but not longer than that. Returns whether it is."""
@@ -43,7 +47,7 @@ class FileWorker:
         self._something.set()
         if self._thread is not None:
             self._thread.join(seconds)
-        return self._thread is None or not self._thread.is_alive()
+        return not self._jobs if self._thread is None else not self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._over or self._jobs:

@@ -18,7 +18,7 @@ from trainbeacon.blackbox.machine import boot_id, pid_namespace, seconds_since_b
 from trainbeacon.blackbox.writer import Writer
 from trainbeacon.config.settings import Config, public_hyperparameters
 from trainbeacon.identity import Identity
-from trainbeacon.recorder.core.boundary import is_of_the_script
+from trainbeacon.recorder.boundary import is_of_the_script
 from trainbeacon.recorder.core.timeline import Index, Timeline
 from trainbeacon.recorder.device.deferred import DeferredScalars
 from trainbeacon.recorder.device.events import DevicePhases
@@ -233,10 +233,18 @@ class Recorder:
     def error(self, where: str, error: BaseException) -> None:
         """Count an error of ours, and log the first of its kind; never raises."""
         self.add("trainbeacon_errors_total", 1.0, where)
-        kind = (where, f"{type(error).__name__}: {error}"[:60])
+        kind = (where, f"{type(error).__name__}: {_text(error)}"[:60])
         if kind not in self._logged and len(self._logged) < 100:
             self._logged.add(kind)
-            log.warning("%s: %s (training goes on; further ones of this kind are only counted)", where, error)
+            try:
+                log.warning(
+                    "%s: %s (training goes on; further ones of this kind are only counted)", where, error
+                )
+            except (
+                Exception
+            ) as problem:  # a handler of the script's may raise, or what the error says of itself
+                if is_of_the_script(problem):
+                    raise
 
     def takes(self, where: str, error: Exception) -> bool:
         """Whether an exception is one of ours: then it is counted, else it is the script's, to be raised."""
@@ -361,6 +369,14 @@ def _begins_at_zero(metric: catalogue.Metric, labels: tuple[str, ...]) -> bool:
         or metric.group == "torch allocator"
     )
     return metric.type == "counter" and not late
+
+
+def _text(error: BaseException) -> str:
+    """What an exception says; its class may be the script's, whose text may raise."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - as above
+        return ""
 
 
 class _NoBoxError(OSError):

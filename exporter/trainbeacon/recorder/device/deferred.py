@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from trainbeacon.recorder.boundary import is_of_the_script
 from trainbeacon.recorder.device.copier import Copier, DeferredNumber, NoRoomError
 from trainbeacon.recorder.device.scalars import expect_one, not_a_number, to_float
 
@@ -93,7 +94,9 @@ class DeferredScalars:
             if len(queue) >= MOST_WAITING:
                 raise NoRoomError(f"{len(queue)} numbers of one series wait for a device")
             pending = _Known(value) if value.__class__ is float else self._edge().copy(value.detach())
-        except Exception as error:  # noqa: BLE001 - a device may fail in any way; the background thread counts it
+        except Exception as error:  # a device may fail in any way; the background thread counts it
+            if is_of_the_script(error):
+                raise
             self._refusal = error
             self._refused += 1
             self.wake()

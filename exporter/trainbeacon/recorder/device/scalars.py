@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainbeacon.recorder.boundary import is_of_the_script
+
 #: Kinds of tensors and scalars of which one was read: to look at each closely costs twice the reading.
 _WITH_ITEM: set[type] = set()
 _MOST_KINDS = 16
@@ -23,7 +25,9 @@ def to_float(name: str, value: Any) -> float:
     if kind in _WITH_ITEM:
         try:
             number = value.item()
-        except (RuntimeError, ValueError):  # of several elements: said better below
+        except (RuntimeError, ValueError) as error:  # of several elements: said better below
+            if is_of_the_script(error):
+                raise
             number = None
         if isinstance(number, (float, int)):
             return float(number)

@@ -14,11 +14,12 @@ from trainbeacon.blackbox import format as layout
 from trainbeacon.blackbox.directory import default_directory, open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.recorder.core.recorder import Recorder, log
+from trainbeacon.recorder.core.threads import start_thread
 from trainbeacon.recorder.hangs import collect, diagnosis
 from trainbeacon.recorder.hangs.stack_signal import StackSignal
 from trainbeacon.recorder.hangs.stall_clock import StallClock
 from trainbeacon.recorder.hangs.store import DIRECTORY_SLOT, HELD_SUFFIX, Store
-from trainbeacon.recorder.hangs.watchdog import Watchdog
+from trainbeacon.recorder.hangs.watchdog import DUMPS_ARE_SAFE, Watchdog
 from trainbeacon.recorder.probes.collectives import CollectivesProbe
 
 #: Longest label that a reader takes.
@@ -50,7 +51,8 @@ class HangReporter:
             recorder.writer.slots[recorder.writer.declare(DIRECTORY_SLOT, [directory])] = 1.0
         self._signal = StackSignal.install(recorder, self._store)
         if self._watchdog.stands_down:
-            log.info("faulthandler's timer is in use: a held interpreter will leave no stacks of this rank")
+            why = "is in use" if DUMPS_ARE_SAFE else "is not safe before Python 3.11"
+            log.info("faulthandler's timer %s: a held interpreter will leave no stacks of this rank", why)
 
     def _open_store(self) -> Store:
         recorder = self._recorder
@@ -95,8 +97,7 @@ class HangReporter:
         if self._writes is not None and self._writes.is_alive():
             return
         work: Callable[[], None] = lambda: self._recorder.guard("helper", self._keep, standing, held)  # noqa: E731
-        self._writes = threading.Thread(target=work, name="trainbeacon-evidence", daemon=True)
-        self._writes.start()
+        self._writes = start_thread("trainbeacon-evidence", work)
 
     def _keep(self, standing: float, held: list[str] | None) -> None:
         path = self._store.write(self._document(standing, held))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from trainbeacon.recorder.core.recorder import Recorder, log
 from trainbeacon.recorder.hangs.store import ASKED_SUFFIX, Store
+from trainbeacon.recorder.hangs.watchdog import DUMPS_ARE_SAFE
 
 #: A slot with this name holds the number of the signal and has the file of the stacks as its label.
 SIGNAL_SLOT = "_stacks_signal"
@@ -38,6 +39,11 @@ class StackSignal:
         """Put the handler in place and say so in the box; None where it is not asked for, or taken."""
         name = recorder.config.stacks_signal
         if name is None or not hasattr(faulthandler, "register"):
+            return None
+        if not DUMPS_ARE_SAFE:
+            log.warning(
+                "stacks_signal=%s: left out, since it could end this process before Python 3.11", name
+            )
             return None
         number = signal.Signals[name]
         in_main_thread = threading.current_thread() is threading.main_thread()

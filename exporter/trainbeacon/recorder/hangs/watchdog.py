@@ -2,8 +2,9 @@
 
 A process has one such timer. Ours is armed again and again by the background thread, so it goes off only
 when that thread cannot run: the interpreter is held, or the process was stopped. A timer that somebody
-else has armed (a script, pytest) is found by its thread, which blocks every signal, and is left alone;
-so is one that takes the place of ours later.
+else has armed before (a script, pytest) is found by its thread, which blocks every signal, and is left
+alone; so is one that takes the place of ours later, by a call that we see. On Python 3.10 there is none:
+there, to write the stacks of threads that run can end the process.
 
 The timer's thread does not survive a fork, and a forked child that ends orderly would wait for it for
 ever (tried on 3.11). So the timer is off while the process forks.
@@ -14,15 +15,28 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import sys
 import threading
 import time
 import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainbeacon.recorder.core.patch import observe
 
 #: Signals 1-31, but for KILL and STOP, which nobody can block.
 _ALL_SIGNALS = 0x7FFF_FFFF & ~(1 << 8 | 1 << 18)
 _TASKS = "/proc/self/task"
 #: The background thread calls once a second; on a busy machine a good deal later.
 LEAST_SECONDS = 5.0
+#: A call of the script's waits so long at most for one of ours, which takes 0.1 ms.
+_MOST_WAIT_SECONDS = 0.5
+
+#: Whether stacks may be written while threads run, as the timer does, and a handler in C.
+DUMPS_ARE_SAFE = sys.version_info >= (3, 11)
+# As they were before anybody replaced them: these calls are ours.
+_arm_timer, _cancel_timer = faulthandler.dump_traceback_later, faulthandler.cancel_dump_traceback_later
+_CALLS = ("dump_traceback_later", "cancel_dump_traceback_later")
 
 _watchdogs: weakref.WeakSet[Watchdog] = weakref.WeakSet()
 _forking = threading.local()  # `held`: the watchdogs that this thread has disarmed for its fork
@@ -39,7 +53,7 @@ class Watchdog:
     def __init__(self, descriptor: int, path: str) -> None:
         self.path = path
         self._descriptor = descriptor
-        self._foreign = not os.path.isdir(_TASKS) or _somebody_else_has_it()
+        self._foreign = not DUMPS_ARE_SAFE or not os.path.isdir(_TASKS) or _somebody_else_has_it()
         self._use = threading.Lock()  # the run may end while the background thread looks
         self._tasks: set[str] = set()
         self._armed = False
@@ -48,11 +62,19 @@ class Watchdog:
         self._next = 0.0
         self._seconds = 0.0
         _watchdogs.add(self)
+        self._stops = [observe(faulthandler, name, self._script_calls) for name in _CALLS]
 
     @property
     def stands_down(self) -> bool:
         """Whether the timer is somebody else's, or cannot be told to be ours."""
         return self._foreign
+
+    def _script_calls(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+        """The script arms or cancels the timer: it is the script's from now on."""
+        entered = self._use.acquire(timeout=_MOST_WAIT_SECONDS)
+        self._foreign, self._armed = True, False
+        if entered:
+            self._use.release()
 
     def keep(self, seconds: float) -> None:
         """Let it go off in `seconds`, 5 at least, unless called again before. Some 0.1 ms, now and then."""
@@ -74,6 +96,8 @@ class Watchdog:
 
     def stop(self) -> None:
         """Disarm, and remove the file if nothing is in it."""
+        while self._stops:
+            self._stops.pop()()
         with self._use:
             self._cancel()
             self._foreign = True
@@ -99,11 +123,11 @@ class Watchdog:
         self._task, self._tasks = "", set(os.listdir(_TASKS))
         self._deadline = time.monotonic() + seconds
         self._armed = True
-        faulthandler.dump_traceback_later(seconds, file=self._descriptor)
+        _arm_timer(seconds, file=self._descriptor)
 
     def _cancel(self) -> None:
         if self._armed and not self._was_taken(time.monotonic()):
-            faulthandler.cancel_dump_traceback_later()
+            _cancel_timer()
         self._armed = False
 
     def _find_task(self) -> None:

@@ -225,8 +225,9 @@ class GradientMonitor:
             total = gradient.sum().item()
             if total - total != 0.0:
                 self._own_bad_step = self._timeline.step + 1
-        except Exception as error:  # noqa: BLE001 - the boundary, as in `guard`, without its call
-            self._recorder.error("hooks", error)
+        except Exception as error:  # the boundary, as in `guard`, without its call
+            if not self._recorder.takes("hooks", error):
+                raise
 
     def _gradient_is_bad(self) -> None:
         """The gradients of this step are not finite: find the layer from which it went towards the input."""

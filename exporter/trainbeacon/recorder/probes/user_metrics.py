@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from trainbeacon.blackbox import files, textfile
+from trainbeacon.recorder.core.threads import start_thread
 
 INTERVAL_SECONDS = 5.0
 SHARE_OF_TIME = 0.001
@@ -46,8 +47,7 @@ class UserMetrics:
     def poll(self) -> None:
         """Start the thread once there is something to write; for the background thread, once a second."""
         if self._thread is None and _collectors():
-            self._thread = threading.Thread(target=self._run, name="trainbeacon-user-metrics", daemon=True)
-            self._thread.start()
+            self._thread = start_thread("trainbeacon-user-metrics", self._run)
 
     def stop(self) -> None:
         """Write no more, and take away what was written; does not wait for the thread."""
