@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from grafana.build import generate
+from tests import runbooks
 from tools import stack
 from trainbeacon.simulate.fleet import Fleet, Size
 from trainbeacon.simulate.scenarios import Plan
@@ -302,3 +303,60 @@ def test_no_panel_of_a_healthy_run_is_empty(
         ("exporter", "Errors"),
         ("exporter", "Firing alerts"),
     }
+
+
+#: Queries of runbooks that find something only in another fault than those of the fleet ...
+OF_OTHER_FAULTS = {
+    "trainbeacon_collector_success == 0",
+    'ALERTS{alertname="TrainBeaconExporterBlind"}',
+    "count by (cluster, namespace, run, rank) (training_rank_info) > 1",
+    "trainbeacon_series_dropped_total > 0",
+    'training_last_step_timestamp_seconds{run="RUN"} - training_heartbeat_timestamp_seconds{run="RUN"} > 60',
+    'training_checkpoint_failures_total{run="RUN"} > 0',
+    'run_rank_phase:training_phase_seconds:age{run="RUN",phase="checkpoint"}',
+    'run_rank:training_bad_end_timestamp_seconds:newest{run="RUN"}',
+    'run_rank:training_straggler:ratio{run="RUN"}',
+    'run_rank_cause:training_straggler:ratio{run="RUN"}',
+    'run_rank_cause:training_self_excess_seconds:per_step{run="RUN"}',
+    'run:training_overfitting:evaluations{run="RUN"}',
+    'run_rank_group:training_collective_missing:number{run="RUN"}',
+    'last_over_time(run_rank_group:training_collective_missing:number{run="RUN"}[1h])',
+    "instance_gpu_class:training_gpu_xid_errors:increase10m",
+    "up == 0",
+}
+#: ... after more time than a test has ...
+OF_HOURS = {
+    'run:training_expected_seconds:total{run="RUN"}',
+    'run_rank_kind:training_memory_growth_bytes:rate10m{run="RUN"}',
+    'run_rank_kind:training_memory_growth_bytes:rate10m{kind="resident"}',
+    'run_rank_kind:training_gpu_memory_full:seconds{run="RUN"}',
+    'run_rank_signal:training_signal:spreads{run="RUN"}',
+    'run_rank_signal:training_signal:value{run="RUN"}',
+    'run_signal:training_signal:spreads{run="RUN"}',
+}
+#: ... or of a bridge, an Alertmanager or a feature of Prometheus that are not there.
+OF_OTHERS = {
+    "trainbeacon_notify_messages_total",
+    "trainbeacon_notify_last_success_timestamp_seconds",
+    "trainbeacon_notify_waiting",
+    "scrape_samples_post_metric_relabeling / scrape_sample_limit",
+    "rate(prometheus_notifications_errors_total[5m])",
+    "rate(alertmanager_notifications_failed_total[5m])",
+}
+
+
+def test_every_query_of_the_runbooks_is_answered(
+    fleet_and_prometheus: tuple[Fleet, dict[str, str]], stack_suite: str
+) -> None:
+    """As it stands in the book, for some run, rank or instance of the fleet; every one of them evaluates."""
+    _, addresses = fleet_and_prometheus
+    asked = [
+        Asked(each.runbook, each.text, "", re.sub('="(RUN|RANK|INSTANCE|GPU)"', '=~".+"', each.text))
+        for each in runbooks.queries()
+    ]
+    patient = OF_OTHER_FAULTS | OF_HOURS | OF_OTHERS
+    for each in asked:
+        answered(addresses[stack_suite], each, [""])
+    wanted = [each for each in asked if each.title not in patient]
+    assert patient <= {each.title for each in asked}
+    assert [] == [each.title for each in unanswered(addresses[stack_suite], wanted, [""], 90.0)]

@@ -181,6 +181,12 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
     ),
     (r"python train.py", Elsewhere("whatever the reader trains")),
     (r"trainbeacon bundle DIR", Run("trainbeacon bundle {scratch}/bundle", writes="{scratch}/bundle/*")),
+    (
+        r"trainbeacon bundle DIR (--runbook-url \S+)",
+        Run(r"trainbeacon bundle {scratch}/bundle \1", writes="{scratch}/bundle/prometheus/rules/*/*"),
+    ),
+    (r"trainbeacon runbook ALERT(.*)", r"trainbeacon runbook TrainingStalled\1"),
+    (r"trainbeacon runbook .*", r"\g<0>"),
     (r"trainbeacon catalogue --json", r"\g<0>"),
     (
         r"trainbeacon run train\.py.*",
@@ -194,6 +200,7 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
     (r"trainbeacon top --once", r"\g<0> {boxes}"),
     (r"trainbeacon top .*--prometheus .*", Elsewhere("asks the Prometheus of a cluster: tests/unit/cli")),
     (r"trainbeacon stacks( --ask)? --rank \w+", r"trainbeacon stacks\1 --rank 0"),
+    (r"trainbeacon stacks --run RUN(?: --rank RANK)?", "trainbeacon stacks --rank 0"),
     (
         r"trainbeacon notify --config notify.yaml",
         Run(
@@ -207,14 +214,13 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
         Run("trainbeacon notify --config {scratch}/notify.yaml --check", files=_NOTIFY),
     ),
     (
-        r"trainbeacon notify --config notify.yaml --test ml-oncall",
+        r"trainbeacon notify --config notify.yaml --test (?:ml-oncall|RECEIVER)",
         Run(
             "{python} {scratch}/receiver.py & sleep 1;"
             " trainbeacon notify --config {scratch}/notify.yaml --test ml-oncall",
             files=_NOTIFY,
         ),
     ),
-    (r"trainbeacon notify --test RECEIVER", Elsewhere("as with --config, which it reads from its variable")),
     (r"python -m tests\.(campaign|campaign\.history)", Target("campaign")),
     (r"python -m benchmarks\.scale", Target("scale")),
     (r"python -m benchmarks\.under_attack", Elsewhere("a script: see SCRIPTS")),
@@ -231,7 +237,8 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
     # Others' programs.
     (r"curl 127\.0\.0\.1:9797/metrics", Elsewhere("asked of examples/torch_loop.py: see SCRIPTS")),
     (r"curl -s http://127\.0\.0\.1:9797/healthz", Elsewhere("for an exporter that is blind: tests/contract")),
-    (r"curl -s localhost:9090/.*", Elsewhere("an address of Prometheus' own")),
+    (r"curl -s http://127\.0\.0\.1:9090/.*", Elsewhere("an address of Prometheus' own")),
+    (r"amtool --alertmanager\.url=\S+ .*", Run(r"\g<0> --help", needs=("amtool",))),
     (r"python -c \"import bcrypt.*", r"echo secret | \g<0>"),
     (
         r"promtool check web-config web.yml",
@@ -253,10 +260,6 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
     (
         r"amtool (check-config alertmanager\.yml|config routes test --config\.file=alertmanager\.yml .*)",
         Run(r"cd alertmanager && \g<0>", needs=("amtool",)),
-    ),
-    (
-        r"amtool (alert query alertname=Watchdog|silence query)",
-        Elsewhere("asks the Alertmanager of its configuration"),
     ),
     (
         r"pip install 'trainbeacon\[(\w+)\]'",

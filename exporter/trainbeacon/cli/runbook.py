@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import sys
 
 NAME = "runbook"
 HELP = "print the runbook of an alert, or list them all"
+#: What a message names, and queries and commands of a runbook call in capitals.
+GIVEN = ("run", "rank", "instance", "gpu")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument("name", metavar="ALERT", nargs="?", help="name of the alert, as TrainingStalled")
+    for given in GIVEN:
+        parser.add_argument(
+            f"--{given}",
+            dest=f"of_{given}",
+            metavar=given.upper(),
+            help=f"what the message names: fills in {given.upper()}",
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,8 +47,24 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    print(texts[found].strip())
+    values = {given.upper(): getattr(arguments, f"of_{given}") for given in GIVEN}
+    print(_filled(texts[found].strip(), {name: value for name, value in values.items() if value is not None}))
     return 0
+
+
+def _filled(text: str, values: dict[str, str]) -> str:
+    """The text with these names replaced where it is code: as a quoted label, or as a shell's word."""
+
+    def code(found: re.Match[str]) -> str:
+        span = found[0]
+        for name, value in values.items():
+            label = value.replace("\\", "\\\\").replace('"', '\\"')
+            span = span.replace(f'"{name}"', f'"{label}"')
+            word = shlex.quote(value).replace("\\", "\\\\")
+            span = re.sub(rf"(?<=[ =]){name}\b", word, span)
+        return span
+
+    return re.sub(r"`[^`]+`|^ {4,}\S.*$", code, text, flags=re.MULTILINE)
 
 
 def _found(name: str, texts: dict[str, str]) -> str | None:

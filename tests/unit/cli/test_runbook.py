@@ -48,3 +48,12 @@ def test_near_names_are_suggested(name: str, meant: str, capsys: pytest.CaptureF
     else:
         assert 2 == status
         assert meant in said.err
+
+
+def test_what_the_message_gives_is_filled_in(capsys: pytest.CaptureFixture[str]) -> None:
+    """Queries and commands can be pasted as they are, whatever the run is called; the text stays."""
+    assert 0 == main(["runbook", "TrainingStalled", "--run", 'my "run" $x', "--rank", "3"])
+    said = capsys.readouterr().out
+    assert '`run:training_hang:class{run="my \\"run\\" $x"}`' in said
+    assert """`trainbeacon stacks --run 'my "run" $x' --rank 3`""" in said
+    assert "RUN" not in said
