@@ -65,6 +65,15 @@ HEALTH = (
     ),
     Metric(
         "own health",
+        "trainbeacon_clock_timestamp_seconds",
+        "gauge",
+        "seconds",
+        "Unix time by the clock of the node as it answered; rules correct the node's other times by it.",
+        level="node",
+        source="health",
+    ),
+    Metric(
+        "own health",
         "trainbeacon_collector_success",
         "gauge",
         "",

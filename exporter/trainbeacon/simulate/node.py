@@ -124,7 +124,7 @@ class Node:
             SimulatedGpus(self.gpus),
             SimulatedHost(self.host, self.living),
             UserMetricsCollector(self.boxes.descriptor, ranks.served, self.health),
-            HealthCollector(self.health, self.boxes, mode),
+            HealthCollector(self.health, self.boxes, mode, self._clock),
         )
 
     def source(self) -> GuardedCollectors:

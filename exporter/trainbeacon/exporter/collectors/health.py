@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from trainbeacon._version import __version__
 from trainbeacon.blackbox.box import latest_started
@@ -18,14 +18,24 @@ OVERLAP_SECONDS = 10.0
 
 
 class HealthCollector:
-    """Turns `Health` and the state of the directory into metrics."""
+    """Turns `Health` and the state of the directory into metrics.
+
+    Args:
+        health: what the parts of the exporter have counted.
+        directory: the boxes of the node.
+        mode: how the exporter is run: process, thread or agent.
+        clock: the Unix time that is served as the node's.
+    """
 
     name = "health"
 
-    def __init__(self, health: Health, directory: BoxDirectory, mode: str) -> None:
+    def __init__(
+        self, health: Health, directory: BoxDirectory, mode: str, clock: Callable[[], float] = time.time
+    ) -> None:
         self._health = health
         self._directory = directory
         self._mode = mode
+        self._clock = clock
 
     def collect(self, families: Families) -> None:
         """Add the exporter's own metrics; run and rank are empty in them."""
@@ -44,6 +54,7 @@ class HealthCollector:
         families.add("trainbeacon_blackboxes_invalid_total", self._directory.invalid_total)
         for run, extra in collisions(boxes).items():
             families.add("trainbeacon_run_name_collisions", extra, run)
+        families.add("trainbeacon_clock_timestamp_seconds", self._clock())
 
 
 def collisions(boxes: Sequence[Box]) -> dict[str, int]:

@@ -36,7 +36,7 @@ def served(collector: HealthCollector) -> dict[tuple[str, ...], float]:
 def test_counts_begin_at_zero_and_add_up(directory: BoxDirectory) -> None:
     """Each kind of error and refusal is there before its first event, so that this is an increase."""
     health = Health()
-    collector = HealthCollector(health, directory, "agent")
+    collector = HealthCollector(health, directory, "agent", clock=lambda: 7.0)
     before = served(collector)
     health.error("discovery")
     health.refused("method")
@@ -49,6 +49,13 @@ def test_counts_begin_at_zero_and_add_up(directory: BoxDirectory) -> None:
         ("trainbeacon_requests_refused_total", "method"): (0.0, 2.0),
         ("trainbeacon_series_dropped_total",): (0.0, 5.0),
     } == {key: (before[key], after[key]) for key in after if before[key] != after[key]}
+
+
+def test_clock_of_the_node_is_served(directory: BoxDirectory) -> None:
+    """The rules learn from it how far the node's clock is off."""
+    collector = HealthCollector(Health(), directory, "agent", clock=iter([7.0, 8.5]).__next__)
+    name = ("trainbeacon_clock_timestamp_seconds",)
+    assert (7.0, 8.5) == (served(collector)[name], served(collector)[name])
 
 
 def test_files_in_the_directory_are_told_apart(directory: BoxDirectory, tmp_path: Path) -> None:
