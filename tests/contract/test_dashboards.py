@@ -165,6 +165,9 @@ def is_counter(name: str) -> bool:
     return metric.type in {"counter", "histogram"}
 
 
+UNDER_WAY: list[str] = []
+
+
 def unit_of(node: promql.Expr) -> str:
     """The unit of an expression's value, worked out from the catalogue's units."""
     if isinstance(node, promql.NumberLiteral):
@@ -181,8 +184,13 @@ def unit_of(node: promql.Expr) -> str:
 
 
 def _selector_unit(name: str) -> str:
+    if name in UNDER_WAY:  # rules read in circles what they held before
+        return NUMBER
     if name in RULES:
-        return unit_of(parse(RULES[name]))
+        UNDER_WAY.append(name)
+        unit = unit_of(parse(RULES[name]))
+        UNDER_WAY.remove(name)
+        return unit
     if name in FOREIGN:
         return FOREIGN[name][0]
     metric = BY_NAME.get(name) or BY_NAME[HISTOGRAM.sub("", name)]
