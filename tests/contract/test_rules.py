@@ -107,7 +107,9 @@ def _recorded_labels() -> dict[str, set[str]]:
         for name, expression in parsed.items()
     }
     while True:
-        more = {name: known[name].union(*(known[part] for part in read[name] & set(RECORDS))) for name in known}
+        more = {
+            name: known[name].union(*(known[part] for part in read[name] & set(RECORDS))) for name in known
+        }
         if more == known:
             return known
         known = more
@@ -351,7 +353,9 @@ def test_recorded_series_of_other_groups_are_never_in_a_hurry() -> None:
             used.discard(rule.get("record", ""))  # what it said at the last evaluation
             own = {each["record"] for each in group["rules"] if "record" in each} & shared
             if file.stem != "dashboards":  # a picture may be an interval late
-                assert used <= (shared - own if "alert" in rule else shared) | before, rule.get("alert") or rule["record"]
+                assert used <= (shared - own if "alert" in rule else shared) | before, (
+                    rule.get("alert") or rule["record"]
+                )
             before.add(rule.get("record", ""))
 
 
