@@ -338,7 +338,7 @@ NEIGHBOURS = {"trainbeacon-life", "trainbeacon-progress", "trainbeacon-health", 
 
 
 def test_recorded_series_of_other_groups_are_never_in_a_hurry() -> None:
-    """An alert reads steps of its own group, evaluated just before it, of rules/recording, and of neighbours."""
+    """An alert reads steps of its own group, evaluated just before it, of rules/recording, and neighbours."""
     shared = {
         rule["record"]
         for file, group in groups()
