@@ -124,8 +124,11 @@ def test_message_of_an_end_says_what_closed_it(render: Render) -> None:
     ("closed", "start"),
     [
         ("", "No longer reported: Rank lost"),
+        (" ", "No longer reported: Rank lost"),
         ("still dead after 24 h, no longer watched", "No longer watched: Rank lost"),
         ("given up after 24 h", "No longer watched: Rank lost"),
+        ("Not known whether it is over: Prometheus was away.", "No longer reported: Rank lost"),
+        ("Its ranks are reported as lost now.", "No longer reported: Rank lost"),
     ],
 )
 def test_an_end_that_is_not_known_is_not_called_resolved(closed: str, start: str, render: Render) -> None:
@@ -134,7 +137,7 @@ def test_an_end_that_is_not_known_is_not_called_resolved(closed: str, start: str
     assert channel(render, "title", over).startswith(start)
     assert "#808080" == channel(render, "color", over)
     assert "#2e7d32" not in channel(render, "html", over)
-    assert (closed or "can no longer be seen") in channel(render, "text", over)
+    assert (closed.strip() or "can no longer be seen") in channel(render, "text", over)
 
 
 @pytest.mark.parametrize("name", CHANNELS)

@@ -162,7 +162,7 @@ def _severity(alert: Alert) -> str:
 def _said(alert: Alert) -> str:
     if alert.firing:
         return for_people(alert.annotations.get("description", ""))
-    closed = alert.annotations.get("closed", "")
+    closed = alert.annotations.get("closed", "").strip()
     return for_people(f"Closed: {closed}") if closed else NOT_KNOWN
 
 

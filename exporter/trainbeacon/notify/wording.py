@@ -17,6 +17,7 @@ from .webhook import Alert
 #: Where the words of the alert's name are not those that people use.
 _FAULTS = {
     "TrainingLossNotFinite": "NaN",
+    "TrainingRankNotFinite": "NaN on a rank",
     "TrainingStalled": "Hang",
     "TrainingGpuXid": "GPU error",
     "TrainBeaconNotifyFailing": "Messages not delivered",
@@ -47,7 +48,9 @@ _RANK_AND_HOST = re.compile(r"\brank (\d+) \(host ([^,()]+)")
 _NUMBER = re.compile(r"(?<![\w.\-/:=+])(\d+(?:\.\d+)?)(%|ms\b|s\b)")
 _PARTS_OF_DURATION = re.compile(r"\d[dhm] $")
 _BEFORE, _AFTER = timedelta(minutes=30), timedelta(minutes=10)
-_NOT_OVER = re.compile(r"given up|no longer watched|still ", re.IGNORECASE)
+#: Reasons that are no good news, as the rules word them.
+_GIVEN_UP = re.compile(r"given up|no longer watched|^still ", re.IGNORECASE)
+_NOT_KNOWN = re.compile(r"not known|reported as lost|^$", re.IGNORECASE)
 
 #: What is said of an alert that ended without saying why.
 NOT_KNOWN = "No longer reported: what was measured is within limits again, or can no longer be seen."
@@ -98,10 +101,10 @@ def state(alert: Alert) -> str:
     """How the title of an alert begins that is not firing."""
     if alert.firing:
         return ""
-    closed = alert.annotations.get("closed", "")
-    if not closed:
-        return "No longer reported: "
-    return "No longer watched: " if _NOT_OVER.search(closed) else "RESOLVED: "
+    closed = alert.annotations.get("closed", "").strip()
+    if _GIVEN_UP.search(closed):
+        return "No longer watched: "
+    return "No longer reported: " if _NOT_KNOWN.search(closed) else "RESOLVED: "
 
 
 def is_over(alerts: Iterable[Alert]) -> bool:

@@ -71,8 +71,11 @@ def test_what_closed_an_incident_is_said() -> None:
     ("closed", "title"),
     [
         ("", "No longer reported: Hang"),
+        (" ", "No longer reported: Hang"),
         ("still dead after 24 h, no longer watched", "No longer watched: Hang"),
         ("given up after 24 h", "No longer watched: Hang"),
+        ("Not known whether it is over: Prometheus was away.", "No longer reported: Hang"),
+        ("Its ranks are reported as lost now.", "No longer reported: Hang"),
     ],
 )
 def test_an_end_that_is_not_known_is_not_called_resolved(closed: str, title: str) -> None:
@@ -80,7 +83,7 @@ def test_an_end_that_is_not_known_is_not_called_resolved(closed: str, title: str
     message = compose([notification(annotated(alert(status="resolved"), closed=closed))], "text", 3500)
     assert message.title.startswith(title)
     assert "info" == message.kind
-    assert (closed or "can no longer be seen") in message.body
+    assert (closed.strip() or "can no longer be seen") in message.body
 
 
 @pytest.mark.parametrize("style", EVERY_STYLE)
