@@ -33,13 +33,14 @@ _CAUSES = (
 DASHBOARDS = (
     (re.compile(r"TrainBeacon|Watchdog"), "trainbeacon-exporter"),
     (re.compile(r"Training(Gpu|Host|CheckpointDisk)"), "trainbeacon-hardware"),
-    (re.compile(r"Training(Rank|Straggler|Stalled)"), "trainbeacon-ranks"),
     (
         re.compile(
-            r"Training(Loss|Gradient|Accuracy|Metric|Plateau|Overfitting|Underfitting|LearningRate|Signal)"
+            r"Training(Loss|Gradient|Accuracy|Metric|Plateau|Overfitting|Underfitting|LearningRate|Signal"
+            r"|RankNotFinite)"
         ),
         "trainbeacon-model",
     ),
+    (re.compile(r"Training(Rank|Straggler|Stalled)"), "trainbeacon-ranks"),
     (re.compile(r"Training"), "trainbeacon-run"),
 )
 _SEVERITIES = {"critical": 0, "warning": 1}
