@@ -217,6 +217,7 @@ BECOME = """
 import os, sys
 import encodings.idna
 import trainbeacon.recorder.api.beacon, trainbeacon.cli.agent, trainbeacon.exporter.service
+trainbeacon.cli.build_parser()  # every command
 uid, groups = int(sys.argv[1]), [int(group) for group in sys.argv[2].split(",") if group]
 os.umask(0o022)
 os.setgroups(groups); os.setgid(uid); os.setuid(uid)
@@ -293,6 +294,29 @@ class TestUsers:
                 with agent_of(uid, str(GROUP), shared, port):
                     wait_for(lambda: boxes_seen(port) == everything, what=f"rank served by {uid}")
             assert (GROUP, 0o660) == who_and_mode(shared / "exporter.lock")[1:]
+
+    def test_a_group_shares_a_sticky_directory(self, shared: Path) -> None:
+        """With the sticky bit nobody takes another's box away; two users record, with evidence each."""
+        shared.chmod(0o3770)
+        port = free_port()
+        with (
+            running(RANK, MEMBER, str(GROUP), str(shared)) as one,
+            running(RANK.replace('run="r"', 'run="s"'), OTHER_MEMBER, str(GROUP), str(shared)) as other,
+        ):
+            for rank in (one, other):
+                assert rank.stdout
+                assert "ready\n" == rank.stdout.readline()
+            folders = {who_and_mode(path)[0]: path for path in shared.iterdir() if path.is_dir()}
+            assert {MEMBER, OTHER_MEMBER} == set(folders)
+            assert {0o700} == {who_and_mode(path)[2] & 0o777 for path in folders.values()}
+            (box,) = shared.glob("r.*.box")
+            taken = subprocess.run(
+                ["mv", box, box.with_suffix(".taken")], user=OTHER_MEMBER, group=GROUP, capture_output=True
+            )
+            assert 0 != taken.returncode
+            with agent_of(OTHER_MEMBER, str(GROUP), shared, port):
+                both = {"live": 2.0, "dead": 0.0, "invalid": 0.0, "ranks": 2.0}
+                wait_for(lambda: boxes_seen(port) == both, 120, "both ranks")
 
     def test_who_is_not_in_the_group_gets_nowhere(self, shared: Path) -> None:
         """Neither a rank nor an agent of a stranger can use the directory; both say why."""

@@ -1,8 +1,11 @@
-"""What may leave the process: hyperparameters and tags that look like secrets are refused.
+"""What may leave the process: names and texts that look like secrets are refused, or blanked in running text.
 
 Everything on /metrics is readable by whoever can reach the port, and people pass `vars(args)`. A name is
-judged by its words, a value by what its text would show. Refusing too much costs one label; refusing too
-little costs a password. No check can know a secret under a harmless name.
+judged by its words, a value by what it shows: the forms in which services issue their keys, addresses with
+passwords, values under a name that looks secret. Refusing too much costs one label; refusing too little costs
+a password. No check can know a secret of no form under a harmless name.
+
+Threads: every function may be called from any.
 """
 
 from __future__ import annotations
@@ -20,18 +23,106 @@ from trainbeacon.identity import printable
 MOST_HYPERPARAMETERS = 20
 #: Longest name and text of a hyperparameter or tag, in characters.
 VALUE_LIMIT = 64
+#: What stands where a secret was.
+BLANK = "***"
+
+# Names
 
 # A word of a name, or two neighbours joined: `api_key`, `apiKey` and `apikey` are one case.
 _SECRET_WORDS = {
-    *("auth", "oauth", "authorization", "credential", "credentials"),
-    *("apikey", "apikeys", "accesskey", "accesskeys", "privatekey", "privatekeys", "sshkey"),
-    *("accesstokens", "apitokens"),
+    *("auth", "oauth", "authorization", "credential", "credentials", "cred", "creds", "cookie", "cookies"),
+    *("pwd", "pswd", "psk", "jwt", "otp", "totp", "dsn", "pat", "webhook", "webhooks", "passcode", "sas"),
+    *("connectionstring", "connstring", "sessionid", "keytab"),
 }
 # The end of a word too: `dbpassword`, `clientsecret`.
-_SECRET_ENDINGS = ("password", "passwords", "passwd", "passphrase", "secret", "secrets")
+_SECRET_ENDINGS = ("password", "passwords", "passwd", "passphrase", "secret", "secrets", "apikey", "apikeys")
+# What a key or a pass belongs to where it opens something: `wandb_key`, `db_pass`; not `sort_key`.
+_SERVICES = (
+    *(
+        "anthropic",
+        "aws",
+        "azure",
+        "cohere",
+        "comet",
+        "clearml",
+        "datadog",
+        "discord",
+        "docker",
+        "gcp",
+        "gcs",
+    ),
+    *("gemini", "git", "github", "gitlab", "google", "grafana", "groq", "hf", "hub", "huggingface", "jira"),
+    *("jupyter", "kaggle", "kube", "langchain", "langsmith", "minio", "mistral", "mlflow", "neptune", "ngc"),
+    *(
+        "newrelic",
+        "nvidia",
+        "openai",
+        "opsgenie",
+        "pagerduty",
+        "pinecone",
+        "pushover",
+        "replicate",
+        "roboflow",
+    ),
+    *("sendgrid", "sentry", "slack", "smtp", "stripe", "telegram", "together", "twilio", "vault", "wandb"),
+)
+_ACCOUNTS = (
+    *("admin", "bind", "db", "ftp", "ldap", "login", "mail", "mongo", "mysql", "pg", "postgres", "proxy"),
+    *("redis", "root", "ssh", "sudo", "user"),
+)
+_KEY_OWNERS = {
+    *_SERVICES,
+    *("access", "account", "app", "auth", "bot", "client", "decrypt", "decryption", "deploy", "encrypt"),
+    *("encryption", "gpg", "hmac", "licence", "license", "master", "pgp", "private", "rsa", "secret"),
+    *("service", "shared", "sign", "signing", "ssh", "ssl", "storage", "subscription", "tls", "webhook"),
+}
+_PASS_OWNERS = {*_SERVICES, *_ACCOUNTS}
+#: What tokens are counted, marked or fed, and not handed to a server: `max_token`, `pad_token`.
+_PLAIN_TOKENS = {
+    *("bos", "cls", "decoder", "eos", "image", "mask", "max", "min", "new", "next", "num", "pad", "per"),
+    *("prompt", "sep", "special", "start", "stop", "unk", "video", "vocab"),
+}
+_TOKEN_OWNERS = {*_SERVICES, "access", "api", "auth", "bearer", "refresh", "secret", "session"}
+#: What they own, written as one word with it: `sshkey`, `dbpass`, `hftoken`.
+_OWNERS_OF = {
+    "key": _KEY_OWNERS,
+    "keys": _KEY_OWNERS,
+    "pass": _PASS_OWNERS,
+    "pwd": _PASS_OWNERS,
+    "token": _TOKEN_OWNERS,
+    "tokens": _TOKEN_OWNERS,
+}
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_URL_WITH_USER = re.compile(r"://[^\s/'\"]+@")
-_NAME_IN_TEXT = re.compile(r"(?<![\w.-])(?:([\w.-]+)['\"]?\s{0,9}[=:]|--([\w.-]+))")
+#: A text of which nothing but chance is left: what services make keys of.
+_RANDOM = re.compile(r"(?=[^\s]*\d)(?=[^\s]*[A-Za-z])[A-Za-z0-9+/=_-]{20,}")
+
+# Forms
+
+#: The forms of keys that services issue, and of what carries one.
+_FORMS = re.compile(
+    r"""
+    \bhf_[A-Za-z0-9]{16,}
+    | \bgh[opsur]_[A-Za-z0-9]{16,} | \bgithub_pat_\w{16,} | \bgl(?:pat|dt|rt|ptt|soat)-[\w-]{16,}
+    | \b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}\b
+    | \bxox[a-z]-[\w-]{8,} | \bxapp-[\w-]{8,} | \bxwfp-[\w-]{8,}
+    | \bsk-[\w-]{0,40}\w{16}[\w-]* | \b[rsp]k_(?:live|test)_\w{10,} | \bgsk_\w{16,} | \br8_\w{20,}
+    | \bAIza[\w-]{30,} | \bya29\.[\w-]{16,} | \bGOCSPX-[\w-]{16,}
+    | \bnvapi-[\w-]{16,} | \bwandb_v\d_\w{16,} | \bdckr_[a-z]+_[\w-]{16,} | \bnpm_\w{30,} | \bpypi-[\w-]{30,}
+    | \bdop_v1_\w{30,} | \bshp[a-z]{2}_\w{16,} | \bglsa_\w{16,} | \bdapi[0-9a-f]{30,} | \bhvs\.[\w-]{20,}
+    | \bSG\.[\w-]{10,}\.[\w-]{10,} | \bkey-[0-9a-f]{32}\b | \b\d{8,10}:AA[\w-]{30,}
+    | \beyJ[\w-]{8,}\.[\w-]{2,}\.[\w-]*
+    | -----BEGIN\ [A-Z ]*PRIVATE\ KEY(?:.*?-----END\ [A-Z ]*KEY-----|.*)
+    | \b(?i:Bearer|Basic)\s+(?=\S*[0-9=])[\w.~+/=-]{16,}
+    | \bhttps?://(?:hooks\.|[^\s/]{1,200}/(?:\S{0,200}/)?(?:webhooks?|hooks)/|discord(?:app)?\.com/api/webhooks/)\S+
+    | \bhttps?://\S{0,200}(?:webhook\.office\.com|api\.telegram\.org/bot|/open-apis/bot/|/robot/send|/webhook/send)\S*
+    | \bhttps?://\S{0,500}[?&](?i:key|sig|signature|code|x-amz-\w+|x-goog-\w+)=[^\s&]+\S*
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_USER_IN_URL = re.compile(r"(://)[^\s/'\"@]{1,200}@")
+#: A name that a value follows, and the value.
+_NAME = re.compile(r"(?<![\w.-])(?:--[\w.-]+|[\w.-]+(?=['\"]?\s{0,9}[=:]))")
+_VALUE = re.compile(r"(['\"]?\s{0,9}[=:]?\s{0,9}['\"]?)[^\s'\",;&)}\]]+")
 # No further than this into a text; what is served is its beginning.
 _READ_LIMIT = 4096
 
@@ -50,10 +141,10 @@ def public_hyperparameters(
     dropped: list[str] = []
     for key, value in mapping.items():
         full_name = as_text(key)
-        name = printable(full_name, VALUE_LIMIT)
+        name = printable(redacted(full_name), VALUE_LIMIT)
         number = _as_number(value)
         text = "" if number is not None else as_text(value)
-        if looks_secret(full_name) or holds_secret(text):
+        if looks_secret(full_name) or holds_secret(full_name) or _is_secret_pair(full_name, text):
             refused.append(name)
         elif name in kept or len(kept) == MOST_HYPERPARAMETERS:
             dropped.append(name)
@@ -65,17 +156,54 @@ def public_hyperparameters(
 def looks_secret(name: str) -> bool:
     """Whether a name says that its value is a secret: `hf_token`, `dbPassword`; not `max_tokens`."""
     words = [word.lower() for word in _WORD.findall(name[:_READ_LIMIT])]
-    if words and words[-1].endswith("token"):
-        return True
     joined = [first + second for first, second in pairwise(words)]
-    return any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDINGS) for word in (*words, *joined))
+    if any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDINGS) for word in (*words, *joined)):
+        return True
+    if any(what in ("key", "keys") and owner in _KEY_OWNERS for owner, what in pairwise(words)):
+        return True
+    return any(map(_opens_alone, words)) or (bool(words) and _opens(*["", *words][-2:]))
+
+
+def _opens(owner: str, what: str) -> bool:
+    """Whether a pass or token of that owner, the last words of a name, opens something."""
+    if what == "pass":
+        return owner in ("", *_PASS_OWNERS)
+    if what == "token":
+        return owner not in _PLAIN_TOKENS
+    return what == "tokens" and owner in _TOKEN_OWNERS
+
+
+def _opens_alone(word: str) -> bool:
+    """The same of a word that is written together: `sshkey`, `dbpass`, `hftoken`."""
+    for what, owners in _OWNERS_OF.items():
+        if word.endswith(what) and word.removesuffix(what) in owners:
+            return True
+    return False
 
 
 def holds_secret(text: str) -> bool:
-    """Whether a text shows a URL with a user in it, or a value under a name that looks secret."""
-    text = text[:_READ_LIMIT]
-    names = (name or option for name, option in _NAME_IN_TEXT.findall(text))
-    return _URL_WITH_USER.search(text) is not None or any(map(looks_secret, names))
+    """Whether a text shows a key of a known form, an address with a user, or a value under a secret name."""
+    return redacted(text[:_READ_LIMIT]) != text[:_READ_LIMIT]
+
+
+def redacted(text: str) -> str:
+    """The text with `***` in the place of each secret that can be told."""
+    text = _FORMS.sub(BLANK, _USER_IN_URL.sub(rf"\1{BLANK}@", text))
+    parts, at, done = [], 0, 0
+    while (name := _NAME.search(text, at)) is not None:
+        at = name.end()
+        value = _VALUE.match(text, at) if looks_secret(name[0]) else None
+        if value is not None and not text.startswith(BLANK, value.end(1)):
+            parts += [text[done : value.end(1)], BLANK]
+            at = done = value.end()
+    return "".join([*parts, text[done:]])
+
+
+def _is_secret_pair(name: str, text: str) -> bool:
+    """Whether a value is a secret by itself, or by its form under a name that may be one."""
+    words = [word.lower() for word in _WORD.findall(name[:_READ_LIMIT])]
+    may_be = bool(words) and words[-1] in ("key", "keys", "pass")
+    return holds_secret(text) or (may_be and _RANDOM.fullmatch(text) is not None)
 
 
 def _as_number(value: object) -> float | None:

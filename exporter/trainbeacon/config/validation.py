@@ -47,7 +47,11 @@ def text(fix: str, *, may_be_empty: bool = False) -> Reader:
     """Printable text of at most 128 characters, without the white space around it."""
 
     def check(value: object) -> str:
-        return _as_text(value, fix, may_be_empty=may_be_empty)
+        text = _as_text(value, fix, may_be_empty=may_be_empty)
+        if holds_secret(text):
+            problem = "it looks like a secret, and everyone who can scrape sees it"
+            raise BadValueError(problem, "Give a name that may be seen.", secret=True)
+        return text
 
     return Reader(check, check)
 

@@ -340,11 +340,17 @@ SECRET_NAMES = """
     gcp-credentials api_key apiKey APIKey apikey api.keys wandb-api-key access_key accessKeyId
     private_key privateKeyPath auth http_auth auth_header token hf_token hfToken HF_TOKEN hub.token
     access-token token2 accesstoken my/secret/x
+    wandb_key WANDB_KEY pwd db_pass dbpass jwt hf_key openai_key sshKey ssh_key encryption_key slack_webhook
+    cookie sentry_dsn creds user_pass smtp_pass githubToken refresh_tokens pass session_token my_pat wandbkey
+    account_key signing_key connection_string db_pwd
 """
 HARMLESS_NAMES = """
     max_tokens maxTokens num_tokens tokens tokenizer tokenizer_name token_dropout tokens_per_batch author
     authors authority keys key_size lr secretary passes forward_pass access private keyboard api monkey
-    attention_heads
+    attention_heads keypoints num_keypoints bypass n_pass pass_through sort_key key_dim image_key label_key
+    pad_token eos_token bos_token mask_token max_token path compass primary_key patience pattern
+    query_key_value
+    attn_key lowpass_hz pass_rate two_pass hidden_keys patch_size dispatch state_key per_token image_token
 """
 
 

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,6 +15,7 @@ from prometheus_client.samples import Sample
 from trainbeacon.blackbox import files, textfile
 from trainbeacon.blackbox.reader import Box
 from trainbeacon.catalogue import LABEL_NAME_BYTES
+from trainbeacon.config.redaction import redacted
 from trainbeacon.exporter.health import Health
 
 from .base import Families, label_value
@@ -157,9 +159,14 @@ def identified(family: Family, run: str, rank: str) -> Family:
     """
     own = Family(family.name, family.documentation[:_LONGEST_HELP], family.type)
     for sample in family.samples:
-        theirs = {_free(name, sample.labels): label_value(value) for name, value in sample.labels.items()}
+        theirs = {_free(name, sample.labels): _public(value) for name, value in sample.labels.items()}
         own.add_sample(sample.name, {"run": label_value(run), "rank": rank, **theirs}, float(sample.value))
     return own
+
+
+@lru_cache(maxsize=4096)  # the same values come with each change of a file
+def _public(value: str) -> str:
+    return label_value(redacted(value))
 
 
 def _free(name: str, labels: dict[str, str]) -> str:

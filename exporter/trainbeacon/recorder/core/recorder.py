@@ -16,6 +16,7 @@ from trainbeacon._version import __version__
 from trainbeacon.blackbox import format as layout
 from trainbeacon.blackbox.machine import boot_id, pid_namespace, seconds_since_boot
 from trainbeacon.blackbox.writer import Writer
+from trainbeacon.config.redaction import redacted
 from trainbeacon.config.settings import Config, public_hyperparameters
 from trainbeacon.identity import Identity
 from trainbeacon.recorder.boundary import is_of_the_script
@@ -236,13 +237,12 @@ class Recorder:
         kind = (where, f"{type(error).__name__}: {_text(error)}"[:60])
         if kind not in self._logged and len(self._logged) < 100:
             self._logged.add(kind)
+            text = redacted(_text(error))
             try:
                 log.warning(
-                    "%s: %s (training goes on; further ones of this kind are only counted)", where, error
+                    "%s: %s (training goes on; further ones of this kind are only counted)", where, text
                 )
-            except (
-                Exception
-            ) as problem:  # a handler of the script's may raise, or what the error says of itself
+            except Exception as problem:  # a handler of the script's may raise
                 if is_of_the_script(problem):
                     raise
 

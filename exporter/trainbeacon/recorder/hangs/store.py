@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainbeacon.blackbox import files
+from trainbeacon.config.redaction import redacted
 
 #: A slot with this name has the evidence directory as its label, so that `trainbeacon stacks` can name it.
 DIRECTORY_SLOT = "_evidence"
@@ -77,7 +78,7 @@ class Store:
         """Write evidence, so that a reader sees all of it or nothing. Returns the path. Raises OSError."""
         name = self._name(SUFFIX)
         with self._opened() as folder:
-            files.replace_in(folder, name, bounded(document), mode=0o600)
+            files.replace_in(folder, name, bounded(_without_secrets(document)), mode=0o600)
             self._prune(folder, SUFFIX)
         return os.path.join(self.directory, name)
 
@@ -146,6 +147,15 @@ def _is_in_use(folder: int, name: str) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _without_secrets(found: Any) -> Any:
+    """The same with what looks like a secret blanked in every text."""
+    if isinstance(found, str):
+        return redacted(found)
+    if isinstance(found, Mapping):
+        return {key: _without_secrets(value) for key, value in found.items()}
+    return [_without_secrets(item) for item in found] if isinstance(found, list | tuple) else found
 
 
 def bounded(document: Mapping[str, Any]) -> bytes:
