@@ -8,7 +8,7 @@ import re
 VALUES = (
     (r"\w+_timestamp_seconds", "<time>"),
     (r"training_(phase|checkpoint|checkpoint_write|goodput)_seconds_total", "<seconds>"),
-    (r"training_(run|elapsed)_seconds|\w+_duration_seconds(_bucket|_sum)?", "<seconds>"),
+    (r"training_(run|elapsed|inactive)_seconds|\w+_duration_seconds(_bucket|_sum)?", "<seconds>"),
     (r"training_(samples|tokens)_per_second", "<rate>"),
     (r"training_(host|process|checkpoint_disk)_\w+", "<figure>"),
 )

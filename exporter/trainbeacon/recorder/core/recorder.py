@@ -237,10 +237,10 @@ class Recorder:
         kind = (where, f"{type(error).__name__}: {_text(error)}"[:60])
         if kind not in self._logged and len(self._logged) < 100:
             self._logged.add(kind)
-            text = redacted(_text(error))
+            said = redacted(_text(error))
             try:
                 log.warning(
-                    "%s: %s (training goes on; further ones of this kind are only counted)", where, text
+                    "%s: %s (training goes on; further ones of this kind are only counted)", where, said
                 )
             except Exception as problem:  # a handler of the script's may raise
                 if is_of_the_script(problem):
