@@ -253,6 +253,35 @@ try:
 except ChildProcessError:
     print("no other child")
 """,
+    "children, with an exporter": """
+begin(serve="process", host="127.0.0.1", port=0, linger_seconds=1, gpu=False)
+served = FOLDER + "/boxes/exporter.lock"
+until(lambda: sys.argv[1] == "without" or os.path.exists(served) and os.path.getsize(served))
+if not os.fork():
+    os._exit(5)
+print(os.wait()[1])
+try:
+    os.wait()
+except ChildProcessError:
+    print("no other child")
+with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
+    print(file.read())
+""",
+    "an isolated interpreter that finds its modules by hand": """
+import subprocess
+paths = [path for path in sys.path if path]
+code = (
+    "import os, sys, time\n"
+    "sys.path[:0] = " + repr(paths) + "\n"
+    "import trainbeacon\n"
+    "folder = " + repr(FOLDER + "/boxes") + "\n"
+    "beacon = trainbeacon.start(run='r', directory=folder, host='127.0.0.1', port=0, linger_seconds=1)\n"
+    "lock = folder + '/exporter.lock'\n"
+    "while not os.path.exists(lock) or not os.path.getsize(lock): time.sleep(0.01)\n"
+) if sys.argv[1] == "with" else "pass"
+for flags in (["-I"], ["-S", "-E"]):
+    print(subprocess.run([sys.executable, *flags, "-c", code], timeout=60).returncode)
+""",
     "a forked child that trains": """
 beacon = begin()
 pid = os.fork()

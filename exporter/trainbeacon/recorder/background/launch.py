@@ -13,10 +13,14 @@ from trainbeacon.config.settings import Config
 
 EXPORTER_LOG = "exporter.log"
 _LOG_LIMIT = 1 << 20
+#: What the file of an interpreter is called; that of a program with one in it is called otherwise.
+_INTERPRETER_NAMES = ("python", "pypy")
+#: How this interpreter was started, as far as the exporter's has to be started so too.
+_FLAGS = {"isolated": "-I", "ignore_environment": "-E", "no_user_site": "-s", "no_site": "-S"}
 _PACKAGE_PARENT = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
 #: How long a Python may take to start, on a machine with much else to do.
 START_SECONDS = 60.0
-#: Run with the package found where this process has it, whatever made it importable here. The first process
+#: Run with all found where this process finds it, whatever made it importable here. The first process
 #: ends as soon as it has started the second, and says its id; the second says the status that it ends with.
 _BOOT = """
 import os, signal, sys
@@ -26,7 +30,7 @@ pid = os.fork()
 if pid:
     os.write(end, b"pid %d\\n" % pid)
     os._exit(0)
-sys.path.append(sys.argv.pop(1))
+sys.path += [folder for folder in sys.argv.pop(1).split(os.pathsep) if folder not in sys.path]
 status = 1
 try:
     from trainbeacon.cli import main
@@ -92,17 +96,12 @@ def start_exporter(config: Config, directory: int) -> StartedExporter:
     Raises:
         OSError: it cannot be started.
     """
-    if getattr(sys, "frozen", False):
-        # Its interpreter is the program itself: it would train again.
-        raise OSError(
-            'a frozen program cannot start an exporter: set serve="thread", or run trainbeacon agent'
-        )
     reads, writes = os.pipe()
     log = _open_log(directory)
     try:
-        words = [sys.executable, "-c", _BOOT, str(writes), _PACKAGE_PARENT, "agent", "--started-by-rank"]
+        flags = [flag for name, flag in _FLAGS.items() if getattr(sys.flags, name)]
         child = subprocess.Popen(
-            [*words, *_arguments(config)],
+            [sys.executable, *flags, "-c", _BOOT, str(writes), _found_in(), *_arguments(config)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -126,6 +125,20 @@ def start_exporter(config: Config, directory: int) -> StartedExporter:
         raise OSError(f"the exporter could not be started: see {log_path(config)}") from error
 
 
+def can_start_exporter() -> bool:
+    """Whether this is a Python to start another one with, and not a program that has one in it.
+
+    A program that is frozen (PyInstaller) or embeds Python would start itself again, and train again.
+    """
+    name = os.path.basename(sys.executable or "").lower()
+    return not getattr(sys, "frozen", False) and name.startswith(_INTERPRETER_NAMES)
+
+
+def _found_in() -> str:
+    """Where this process finds modules, with the package first; whole paths."""
+    return os.pathsep.join([_PACKAGE_PARENT, *(os.path.abspath(folder) for folder in sys.path if folder)])
+
+
 def _open_log(directory: int) -> int:
     """The exporter's log, to append to; where another user's file or a trap has its name, one of our own."""
     for name in (EXPORTER_LOG, f"exporter-{os.geteuid()}.log"):
@@ -143,7 +156,7 @@ def log_path(config: Config) -> str:
 
 
 def _arguments(config: Config) -> list[str]:
-    arguments = [f"--host={config.host}", f"--port={config.port}"]
+    arguments = ["agent", "--started-by-rank", f"--host={config.host}", f"--port={config.port}"]
     arguments += [f"--linger={config.linger_seconds}", f"--retention={config.retention_seconds}"]
     paths = {
         "directory": config.directory,

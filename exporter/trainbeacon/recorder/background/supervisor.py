@@ -17,7 +17,12 @@ from trainbeacon._version import __version__
 from trainbeacon.blackbox.directory import default_directory, open_directory
 from trainbeacon.blackbox.election import Holder, depose, look, read_note
 from trainbeacon.config.settings import Config
-from trainbeacon.recorder.background.launch import StartedExporter, log_path, start_exporter
+from trainbeacon.recorder.background.launch import (
+    StartedExporter,
+    can_start_exporter,
+    log_path,
+    start_exporter,
+)
 
 log = logging.getLogger("trainbeacon")
 
@@ -28,7 +33,6 @@ _random = random.Random()  # noqa: S311 - jitter
 HUNG_SECONDS = 15.0
 #: The same of an exporter in a thread of a training process, or of somebody else's: it loses its lock.
 HUNG_ELSEWHERE_SECONDS = 60.0
-_PACKAGE_PARENT = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
 
 
 def is_worker() -> bool:
@@ -299,8 +303,13 @@ if hasattr(os, "register_at_fork"):
 
 def supervisor_for(config: Config, local_rank: int) -> ExporterSupervisor:
     """The supervisor that the setting `serve` asks for. Raises OSError if the directory cannot be used."""
-    if config.serve == "process":
+    if config.serve == "off":
+        return NoSupervisor()
+    if config.serve == "process" and can_start_exporter():
         return ProcessSupervisor(config, local_rank)
-    if config.serve == "thread":
-        return ThreadSupervisor(config)
-    return NoSupervisor()
+    if config.serve == "process":
+        log.warning(
+            'serve="process" starts another Python, and %s is none: /metrics is served from a thread',
+            sys.executable or "this program",
+        )
+    return ThreadSupervisor(config)

@@ -112,13 +112,17 @@ def test_exporter_that_fails_is_said_and_tried_again_ever_later(
     assert [True] * 7 == [0.74 < p / e < 1.26 for p, e in zip(pauses, expected, strict=True)]
 
 
-def test_frozen_program_is_not_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Path
+@pytest.mark.parametrize("executable", ["frozen", "/opt/program/train", "/usr/bin/uwsgi", "", None])
+def test_program_that_is_no_interpreter_is_not_started_again(
+    executable: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the interpreter is the program itself, starting it as an exporter would train again."""
-    monkeypatch.setattr(sys, "frozen", True, raising=False)
-    with pytest.raises(OSError, match="frozen program"):
-        started(config(tmp_path), tmp_path)
+    """A frozen program, or one that embeds Python, would train again as an exporter: a thread serves."""
+    monkeypatch.setattr(sys, "executable", sys.executable if executable == "frozen" else executable)
+    monkeypatch.setattr(sys, "frozen", executable == "frozen", raising=False)
+    supervisor = supervisors.supervisor_for(config(tmp_path, serve="process"), 0)
+    supervisor.close()
+    assert isinstance(supervisor, supervisors.ThreadSupervisor)
+    assert "served from a thread" in caplog.text
 
 
 TRAPS = {
