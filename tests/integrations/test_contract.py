@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integrations import job
-from tests.serving import environment
+from tests.serving import REPOSITORY, environment
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import Box, BoxDirectory
 
@@ -42,6 +42,14 @@ GAPS: dict[str, dict[str, str]] = {
         "checkpoints": "Keras has no event for them",
     },
 }
+
+
+def test_table_of_gaps_is_that_of_the_documentation() -> None:
+    """docs/integrations.md names the gaps that the tests allow, and no others."""
+    page = (REPOSITORY / "docs/integrations.md").read_text()
+    table = page.partition("<!-- gaps")[2].partition("<!-- end of gaps -->")[0]
+    rows = [f"| {adapter} | {name} | {why} |" for adapter, gaps in GAPS.items() for name, why in gaps.items()]
+    assert rows == table.splitlines()[3:]
 
 
 @cache

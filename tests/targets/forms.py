@@ -104,6 +104,12 @@ SCRIPTS: dict[str, Form] = {
         "{python} -m benchmarks.top_refresh --ranks 8 --nodes 2 --refreshes 2 --interval 0.5"
     ),
     "benchmarks/under_attack.py": Run("{python} -m benchmarks.under_attack --scrapes 2", needs=("openssl",)),
+    "examples/ddp.py": Run(
+        "torchrun --master-port {port} --nproc-per-node 2 examples/ddp.py --steps 5"
+        " && torchrun --master-port {port} --nproc-per-node 2 examples/ddp.py --steps 5 --shard"
+    ),
+    "examples/keras_mlp.py": Run("{python} examples/keras_mlp.py --epochs 1"),
+    "examples/lightning_convnet.py": Run("{python} -W ignore examples/lightning_convnet.py --epochs 1"),
     "examples/torch_loop.py": Run(
         "{python} examples/torch_loop.py",
         until="epoch 0: validation loss",
@@ -112,6 +118,7 @@ SCRIPTS: dict[str, Form] = {
         writes="torch-loop.pt",
         needs=("curl",),
     ),
+    "examples/transformers_gpt.py": Run("{python} -W ignore examples/transformers_gpt.py --steps 4"),
     "tools/environment.py": Elsewhere(
         "it fetches 200 MB; a fresh clone does so in .ci/run. Its way to a command in a ready environment is"
         " run by test_environment_that_is_ready"

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from trainbeacon.config.redaction import MOST_HYPERPARAMETERS
+from trainbeacon.config.settings import Config
 from trainbeacon.recorder.api.beacon import Beacon
 from trainbeacon.recorder.api.start import current_beacon, start
 
@@ -45,6 +46,7 @@ class Session:
     def begin(
         self,
         *,
+        run: str | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         steps_planned: int | None = None,
         resumed_at: int = 0,
@@ -52,6 +54,7 @@ class Session:
         """Take up the run that the script has started, or start one; again for the same run changes nothing.
 
         Args:
+            run: the name that the framework knows, for a run that starts here and has no other.
             hyperparameters: for a run that starts here.
             steps_planned: steps of the optimizer up to the planned end, where the framework knows.
             resumed_at: the step that the framework goes on after.
@@ -64,7 +67,9 @@ class Session:
         found = current_beacon()
         self._own = found is None
         if found is None:
-            own = {"hyperparameters": hyperparameters or {}, **self.settings}
+            own: dict[str, Any] = {"hyperparameters": hyperparameters or {}, **self.settings}
+            if run and Config.load(own).run is None:
+                own["run"] = run
             found = start(**own)
         self._beacon = found
         if steps_planned is not None and steps_planned > 0 and found.config.steps_planned is None:

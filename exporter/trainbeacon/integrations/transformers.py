@@ -84,7 +84,9 @@ class TrainBeaconCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         """Start recording; again after `auto_find_batch_size` has made the batch smaller."""
         if self._session.beacon is not None:
             return
+        named = args.run_name if args.run_name != args.output_dir else None
         beacon = self._session.begin(
+            run=named,
             hyperparameters=chosen(_plain(args), IMPORTANT),
             steps_planned=state.max_steps,
             resumed_at=state.global_step,
