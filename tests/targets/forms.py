@@ -199,6 +199,20 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
         r"trainbeacon run train\.py.*",
         Run("trainbeacon run {scratch}/train.py", files={"{scratch}/train.py": _SCRIPT}),
     ),
+    (
+        r"trainbeacon run -m package\.train",
+        Run("cd {scratch} && trainbeacon run -m train", files={"{scratch}/train.py": _SCRIPT}),
+    ),
+    (
+        r"(trainbeacon run torchrun) (--nproc-per-node 2) train\.py",
+        Run(r"\1 --master-port {port} \2 {scratch}/train.py", files={"{scratch}/train.py": _SCRIPT}),
+    ),
+    (
+        r"(torchrun) (--nproc-per-node 2 -m trainbeacon run) train\.py",
+        Run(r"\1 --master-port {port} \2 {scratch}/train.py", files={"{scratch}/train.py": _SCRIPT}),
+    ),
+    (r"trainbeacon install-autostart", r"\g<0> --directory {scratch}"),
+    (r"TRAINBEACON=1 python train\.py", Elsewhere("tests/integrations: it needs the hook installed")),
     (r"trainbeacon runbook ALERT", "trainbeacon runbook TrainingStalled"),
     (r"(python|python3|torchrun) (.* )?train\.py.*", Elsewhere("the reader's own script")),
     (r"trainbeacon top node1:9797 node2:9797", "trainbeacon top {exporter} --once"),
