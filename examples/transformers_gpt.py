@@ -12,8 +12,6 @@ import tempfile
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-import trainbeacon.integrations.transformers  # makes report_to="trainbeacon" known
-
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=200)
 parser.add_argument("--fault", choices=["divergence"])
