@@ -2,8 +2,8 @@
 
 torchrun --nproc-per-node 2 examples/ddp.py [--steps 500] [--shard] [--fault crash]
 
-With `--shard` the model is sharded by `fully_shard` in place of DDP. With `--fault crash` rank 1 raises at step 100,
-and TrainingRunFailed tells the exception and the rank that ended first.
+With `--shard` the model is sharded by `fully_shard` in place of DDP. With `--fault crash` rank 1 raises at
+step 100, and TrainingRunFailed names the exception and the rank that ended first.
 """
 
 import argparse

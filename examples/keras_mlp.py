@@ -3,7 +3,7 @@
 KERAS_BACKEND=torch python examples/keras_mlp.py [--epochs 20] [--fault accuracy]
 
 The images are made here: ten classes of blobs. With `--fault accuracy` the labels of the training data are
-shuffled, the validation accuracy stays near 0.1, and TrainingAccuracyBelowLimit tells that it is below the run's limit.
+shuffled, the validation accuracy stays near 0.1, and TrainingAccuracyBelowLimit fires.
 """
 
 import argparse

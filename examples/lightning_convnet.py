@@ -2,8 +2,8 @@
 
 python examples/lightning_convnet.py [--epochs 10] [--devices 2] [--fault nan]
 
-The images are made here. With `--fault nan` the loss of step 60 is NaN, and TrainingLossNotFinite tells the run,
-the rank, the step and the layer.
+The images are made here. With `--fault nan` the loss of step 60 is NaN, and TrainingLossNotFinite names the
+run, the rank, the step and the layer.
 """
 
 import argparse
