@@ -39,7 +39,7 @@ class Counts(Health):
                 self._last[receiver] = now
 
     def waiting(self, receiver: str, notifications: int) -> None:
-        """So many notifications wait for their delivery."""
+        """How many notifications wait for their delivery."""
         with self._lock:
             self._waiting[receiver] = notifications
 

@@ -58,7 +58,7 @@ class _Delivery:
 
 
 class Rate:
-    """At most so many in any minute, however they are spread: some services punish a burst for long."""
+    """At most that many in any minute, however they are spread: some services punish a burst for long."""
 
     def __init__(self, per_minute: int) -> None:
         self._sent: deque[float] = deque(maxlen=per_minute)

@@ -178,7 +178,7 @@ def _wecom(address: Address, message: Message, format: str, now: float) -> tuple
 
 
 def _within(message: Message, style: Style, heading: str, most: int) -> str:
-    """Title and body in so many bytes."""
+    """Title and body in at most that many bytes."""
     head = f"{heading}{message.title}\n\n" if heading else f"{message.title}\n"
     return head + message.written(style, most - _bytes(head), _bytes)
 

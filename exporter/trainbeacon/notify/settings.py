@@ -38,7 +38,7 @@ class Receiver:
     Attributes:
         urls_file: file of Apprise URLs, one a line, `#` begins a comment; read again when it changes.
         format: what the text is written in; Apprise converts it for services that take another.
-        messages_per_minute: at most so many to each address; what comes beyond is put together.
+        messages_per_minute: at most that many to each address; what comes beyond is put together.
         coalesce_seconds: how long a message waits for others to go along with it.
         longest_text: characters of a message; alerts beyond are counted in its last line.
     """

@@ -59,6 +59,6 @@ def test_many_alerts_are_counted() -> None:
     ],
 )
 def test_times_are_utc(text: str, hour: int | None) -> None:
-    """Whatever the zone of the sender; what is no time is none."""
+    """Whatever the zone of the sender; what is not a time is None."""
     started = Alert(firing=True, starts_at=text).started
     assert started == (None if hour is None else datetime(2026, 3, 1, hour, 34, 56, tzinfo=timezone.utc))
