@@ -73,8 +73,11 @@ class Style:
 
 
 def cleaned(raw: str) -> str:
-    """A text on one line, without what hides or turns round what follows, and without mentions."""
-    return _MENTION.sub("@\u200b", _CONTROL.sub(" ", raw)).strip()
+    """A text on one line, without what hides or turns round what follows, and without mentions and links.
+
+    The last two also where a text should be plain: Discord, Mattermost and others take Markdown in any.
+    """
+    return _MENTION.sub("@\u200b", _CONTROL.sub(" ", raw)).replace("](", "] (").strip()
 
 
 def clusters(text: str) -> Iterator[str]:

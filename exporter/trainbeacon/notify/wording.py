@@ -46,7 +46,7 @@ DASHBOARDS = (
 _SEVERITIES = {"critical": 0, "warning": 1}
 #: How descriptions name a rank and its host; a test holds the rules to it.
 _RANK_AND_HOST = re.compile(r"\brank (\d+) \(host ([^,()]+)")
-_NUMBER = re.compile(r"(?<![\w.\-/:=+])(\d+(?:\.\d+)?)(%|ms\b|s\b)")
+_NUMBER = re.compile(r"(?<![\w.\-/:=+])(\d+(?:\.\d+)?)(%|[mu]?s\b)")
 _PARTS_OF_DURATION = re.compile(r"\d[dhm] $")
 _BEFORE, _AFTER = timedelta(minutes=30), timedelta(minutes=10)
 #: Reasons that are no good news, as the rules word them.

@@ -108,7 +108,7 @@ def test_what_comes_together_goes_together(outbox: Make, service: Service) -> No
 
 
 def test_two_alertmanagers_make_one_message(outbox: Make, service: Service) -> None:
-    """Both of a pair send the same notification; people get it once, and both are answered that it arrived."""
+    """Both of a pair send the same notification; people get it once, both have their answer."""
     box = outbox(coalesce_seconds=1)
     tickets = [box.submit(notification(), SECONDS) for _ in range(2)]
     assert ["delivered", "delivered"] == [outcome(ticket) for ticket in tickets]

@@ -25,13 +25,13 @@ def test_a_receiver_needs_only_its_file(tmp_path: Path) -> None:
 def test_every_setting_is_taken(tmp_path: Path) -> None:
     """What the file says is what is done."""
     text = (
-        "deadline_seconds: 40\ngrafana_url: https://g.example/\nreceivers:\n  on-call:\n    urls_file: a\n"
+        "deadline_seconds: 40\ngrafana_url: https://g.example/\nreceivers:\n  on-call:\n    urls_file: /a\n"
         "    format: html\n"
         "    messages_per_minute: 3\n    coalesce_seconds: 0\n    longest_text: 999\n"
     )
     expected = Receiver(
         name="on-call",
-        urls_file="a",
+        urls_file="/a",
         format="html",
         messages_per_minute=3,
         coalesce_seconds=0,

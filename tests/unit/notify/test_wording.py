@@ -22,7 +22,7 @@ def made(name: str = "TrainingStalled", status: str = "firing", **labels: str) -
         ("in 7.731% of the time", "in 8 % of the time"),
         ("99.5% and 0.5%", "100 % and 0.5 %"),
         ("loses 0.05131% of", "loses 0.05 % of"),
-        ("took 350.2ms.", "took 350 ms."),
+        ("took 350.2ms, 269.5us.", "took 350 ms, 270 us."),
         ("for 45s", "for 45 s"),
         ("for 2m 3s, 1h 2m 3s", "for 2m 3s, 1h 2m 3s"),
         ("Run lr-0.05s: v1.25s", "Run lr-0.05s: v1.25s"),
