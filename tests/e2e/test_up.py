@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -210,6 +211,52 @@ def test_what_is_killed_leaves_nothing_and_comes_back(home: Home) -> None:
     again = home.run("up", "--interval", "1")
     assert "joined" not in again.stdout
     assert 0 == home.run("status").returncode
+
+
+def test_in_the_foreground_ctrl_c_ends_all_of_it(home: Home) -> None:
+    """Who stays with it ends it as any other program, twice Ctrl-C included."""
+    line = [*home._command, "up", "--foreground", "--interval", "1"]
+    with subprocess.Popen(
+        line, env=home.environ, cwd=home.folder, stdout=subprocess.PIPE, text=True
+    ) as process:
+        wait_for(lambda: home.status() is not None, "not up")
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=PATIENCE)
+    assert (0, "ended") == (process.returncode, said.splitlines()[-1])
+    wait_for(lambda: home.processes() == [], f"left: {home.processes()}")
+
+
+#: What stands in for Grafana's server: it reads its port from the file that it is given, and is well.
+GRAFANA = """#!{python}
+import configparser, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+options = dict(each.lstrip("-").split("=", 1) for each in sys.argv[1:] if "=" in each)
+config = configparser.ConfigParser()
+config.read(options["config"])
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/api/health" else 404)
+        self.end_headers()
+HTTPServer((config["server"]["http_addr"], int(config["server"]["http_port"])), Handler).serve_forever()
+"""
+
+
+def test_grafana_is_started_where_it_is_on_the_path(home: Home) -> None:
+    """Its server is started, watched and ended as the others are. (A stand-in; Grafana is not at hand.)"""
+    program = home.folder / "grafana-12/bin/grafana"
+    program.parent.mkdir(parents=True)
+    program.write_text(GRAFANA.format(python=sys.executable))
+    program.chmod(0o755)
+    (program.parent.parent / "conf").mkdir()
+    (program.parent.parent / "conf/defaults.ini").touch()
+    home.environ["PATH"] = f"{program.parent}:{home.environ['PATH']}"
+    up = home.run("up", "--interval", "1")
+    assert "Grafana       http://127.0.0.1:" in up.stdout
+    wait_for(lambda: home.status()["ready"]["grafana"], "Grafana does not answer")
+    assert 0 == home.run("down").returncode
+    wait_for(lambda: home.processes() == [], f"left: {home.processes()}")
 
 
 def test_taken_ports_are_others(home: Home) -> None:

@@ -105,6 +105,7 @@ class Table:
     def _learn(self, look: Look, prefix: bytes, text: bytes, line: bytes) -> tuple[_Place | None, bytes]:
         """Understand what stands before a value, and keep that, unless a time stands after the value."""
         if line.startswith(b"#"):
+            self._places[prefix] = None
             return None, text
         found = _LINE.fullmatch(prefix.decode(errors="replace"))
         if found is None:

@@ -18,12 +18,13 @@ from trainbeacon.verdict.facts import Facts, Rank, Run, RunKey
 from trainbeacon.verdict.judge import Finding
 from trainbeacon.verdict.peers import compare
 
-_MOST_THREADS = 16
+_MOST_THREADS = 8
 #: A source that has failed for so long shows nothing of its ranks any more.
 SECONDS_UNTIL_UNSEEN = 10.0
 UNSEEN = "unseen"
+SECONDS_BETWEEN_FAILURES = 3.0
 _LOSSES_KEPT = 600
-_SOURCES_A_SECOND = 64.0
+_SOURCES_A_SECOND = 50.0
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,11 @@ class Watch:
         if self._find is not None:
             self.sources = list(self._find())
         now = time.monotonic()
-        # Of many sources each is read less often, so that looking stays cheap; their age is shown.
-        least = len(self.sources) / _SOURCES_A_SECOND
-        for source in self.sources:
-            running = self._under_way.get(source)
-            if (running is None or running.done()) and now >= self._due.get(source, 0.0):
-                self._due[source] = now + max(0.0, max(source.seconds, least) - 0.1)
-                self._under_way[source] = self._pool.submit(source.read)
+        for source in self._due_sources(now):
+            # One that does not answer holds a thread for seconds: it is asked less often.
+            least = SECONDS_BETWEEN_FAILURES if source.state.error else source.seconds
+            self._due[source] = now + max(0.0, least - 0.1)
+            self._under_way[source] = self._pool.submit(source.read)
         self._under_way = {
             source: running for source, running in self._under_way.items() if source in self.sources
         }
@@ -95,6 +94,17 @@ class Watch:
             facts, judge(facts), time.process_time() - used, not (late and never), self._numbers
         )
         return self.sight
+
+    def _due_sources(self, now: float) -> list[FactSource]:
+        """The sources to read now.
+
+        Of very many some at a time, those that waited longest first, so that each look stays cheap.
+        """
+        idle = [each for each in self.sources if each not in self._under_way or self._under_way[each].done()]
+        due = [each for each in idle if now >= self._due.get(each, 0.0)]
+        new = [each for each in due if each not in self._due]
+        known = sorted((each for each in due if each in self._due), key=lambda each: self._due[each])
+        return new + known[: max(1, int(_SOURCES_A_SECOND * self.interval))]
 
     def start(self, on_sight: Callable[[Sight], None]) -> None:
         """Look every interval in a thread, and hand over what is seen, until `close`."""

@@ -261,16 +261,18 @@ class Supervisor:
 
     @contextmanager
     def _handlers(self) -> Iterator[None]:
-        """Signals are noted and obeyed in the next turn. A terminal that goes away is no reason to end."""
+        """Signals are noted and obeyed in the next turn. A terminal that goes away is no reason to end.
+
+        Afterwards they are ignored: a second Ctrl-C must not make a failure of an orderly end.
+        """
         taken = (*_SIGNALS, signal.SIGHUP)
-        before = {number: signal.getsignal(number) for number in taken}
         for number in taken:
             signal.signal(number, lambda number, _frame: self._signals.put(number))
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number in taken:
+                signal.signal(number, signal.SIG_IGN)
 
 
 def bound(log: Path, most: int = _MOST_LOG_BYTES) -> None:

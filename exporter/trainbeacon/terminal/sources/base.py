@@ -40,14 +40,14 @@ class FactSource(ABC):
 
     @abstractmethod
     def _take(self) -> Look:
-        """Look now. Raises OSError or ValueError with the reason."""
+        """Look now. What it raises is the reason why not."""
 
     def read(self) -> bool:
         """Look once; returns whether it went well. What goes wrong is in `state`, and nothing raises."""
         try:
             look = self._take()
             found = facts_of(self.name, self._table, look, self._before(look), rates=self.rates)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever a source does, the others are shown
             self._state = Source(self.name, self._state.taken_at, reason(error))
             return False
         with self._guard:
