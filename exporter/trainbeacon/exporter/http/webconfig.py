@@ -85,6 +85,8 @@ class WebConfig:
     """bcrypt hashes by user name; empty asks for no password."""
     headers: tuple[tuple[str, str], ...] = ()
     """Headers added to every answer."""
+    suites: frozenset[str] | None = None
+    """The only cipher suites of TLS 1.2 that are taken; None for all sound ones."""
     files: Mapping[str, Stamp | None] = field(default_factory=dict)
     """What it was read from, with the stamp of each file from just before."""
 
@@ -145,14 +147,32 @@ class WebConfigFile:
         return all(stamp == stamp_of(path) for path, stamp in self.current.files.items())
 
     def _refuse_to_open(self, found: WebConfig) -> None:
-        """A file that is being written, or was emptied, must not take all protection away."""
-        if self.current.scheme != found.scheme:
-            problem = "tls_server_config came or went. Restart to serve with or without TLS"
-        elif self.current.users and not found.users:
-            problem = "basic_auth_users is gone. Restart to serve without passwords"
-        else:
-            return
-        raise ConfigError(f"web_config: {self._path}: {problem}.")
+        """A file that is being written, or was emptied, must not open what was closed, not for a moment."""
+        opened = opened_by(self.current, found)
+        if opened:
+            raise ConfigError(f"web_config: {self._path}: {opened}.")
+
+
+def opened_by(before: WebConfig, after: WebConfig) -> str:
+    """What the second settings would let in that the first keep out, with the fix; empty if nothing.
+
+    A certificate, an authority, a user or a client's name that is another one counts as rotated.
+    """
+    if before.scheme != after.scheme:
+        return "tls_server_config came or went. Restart to serve with or without TLS"
+    if before.users and not after.users:
+        return "basic_auth_users is gone. Restart to serve without passwords"
+    if before.allowed_sans is not None and after.allowed_sans is None:
+        return "client_allowed_sans is gone. Restart to let in every client that the authority has signed"
+    if before.suites is not None and (after.suites is None or after.suites - before.suites):
+        return "cipher_suites has more than before. Restart to take them"
+    if before.context is None or after.context is None:
+        return ""
+    if after.context.verify_mode < before.context.verify_mode:
+        return "client_auth_type asks for less than before. Restart to let in clients without a certificate"
+    if after.context.minimum_version < before.context.minimum_version:
+        return "min_version is lower than before. Restart to serve older versions"
+    return ""
 
 
 Stamp = tuple[int, int, int, int, int]
@@ -188,6 +208,7 @@ class _File:
             allowed_sans=self._allowed_sans(tls),
             users=self._users(content.get("basic_auth_users")),
             headers=self._headers(http.get("headers")),
+            suites=frozenset(suites) if (suites := self._list(tls, "cipher_suites")) is not None else None,
             files=self._files,
         )
 

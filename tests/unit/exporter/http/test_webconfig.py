@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -290,3 +292,34 @@ class TestReload:
         with pytest.raises(ConfigError, match="cannot be read"):
             web.reload()
         assert "https" == web.current.scheme
+
+    def test_no_part_of_a_file_opens_anything(self, folder: Path) -> None:
+        """However far the writing of the file has come, what was closed stays closed until it is whole."""
+        whole = (
+            "tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n"
+            "  client_ca_file: authority.pem\n  client_auth_type: RequireAndVerifyClientCert\n"
+            "  client_allowed_sans:\n  - a.example\n  - b.example\n"
+            "  min_version: TLS13\n  cipher_suites:\n  - TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384\n"
+            f"basic_auth_users:\n  alice: {HASH}\n  bob: {HASH}\n"
+        )
+        path = write(folder, whole)
+        web = WebConfigFile(path)
+        first = web.current
+        for length in range(len(whole)):
+            write(folder, whole[:length])
+            with contextlib.suppress(ConfigError):
+                web.reload()
+            now = web.current
+            assert "https" == now.scheme
+            assert now.context is not None
+            assert (ssl.CERT_REQUIRED, ssl.TLSVersion.TLSv1_3) == (
+                now.context.verify_mode,
+                now.context.minimum_version,
+            )
+            assert now.users
+            assert now.allowed_sans
+            assert now.allowed_sans <= (first.allowed_sans or set())
+            assert first.suites == now.suites
+        write(folder, whole)
+        web.reload()
+        assert {"alice", "bob"} == set(web.current.users)
