@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.robustness import hostile, load, machines, processes
+from tests.robustness import hostile, leaks, load, machines, processes
 from tests.robustness.check import Check
 
 CHECKS = (
@@ -14,6 +14,11 @@ CHECKS = (
     Check("malformed requests", "the server lives, serves, and does not grow", hostile.malformed_requests),
     Check("hostile texts", "texts of any kind cannot break or forge a scrape", hostile.hostile_texts),
     Check("slow clients", "a scrape is answered while slow clients hold on", load.slow_connections),
+    Check(
+        "bodies that never come",
+        "a scrape is answered while clients promise a body and send none",
+        load.missing_bodies,
+    ),
     Check("many scrapes", "100 scrapes a second do not make the exporter grow", load.many_scrapes),
     Check("a day of steps", "memory and files do not grow with steps", load.day_of_steps),
     Check(
@@ -27,6 +32,10 @@ CHECKS = (
     Check(
         "three runs in one process", "each has its own box and leaves nothing behind", processes.three_runs
     ),
+    Check(
+        "many runs", "they leave no descriptor, thread, process or port, and at most 8 MiB", leaks.many_runs
+    ),
+    Check("what vanishes", "folder, box, lock and exporter are made again", leaks.vanished),
     Check("notebook", "cells, exceptions in them, a second start", processes.notebook),
     Check("read-only root", "shared memory is enough; without it training goes on", machines.read_only_root),
     Check("no /dev/shm", "the temporary folder takes its place", machines.no_shared_memory),

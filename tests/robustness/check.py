@@ -33,10 +33,33 @@ class Size:
     scrape_seconds: float
     steps: int
     workers: int
+    runs: int
+    run_processes: int
+    stop_exporter: bool
 
 
-SHORT = Size(boxes=300, requests=300, slow_connections=40, scrape_seconds=5, steps=20_000, workers=1)
-FULL = Size(boxes=10_000, requests=10_000, slow_connections=200, scrape_seconds=180, steps=864_000, workers=2)
+SHORT = Size(
+    boxes=300,
+    requests=300,
+    slow_connections=40,
+    scrape_seconds=5,
+    steps=20_000,
+    workers=1,
+    runs=60,
+    run_processes=3,
+    stop_exporter=False,
+)
+FULL = Size(
+    boxes=10_000,
+    requests=10_000,
+    slow_connections=200,
+    scrape_seconds=180,
+    steps=864_000,
+    workers=2,
+    runs=200,
+    run_processes=200,
+    stop_exporter=True,
+)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,41 @@ def slow_connections(folder: Path, size: Size) -> str:
         )
 
 
+def missing_bodies(folder: Path, size: Size) -> str:
+    """36 clients send a whole head that promises a body, and come back when they are cut off."""
+    with node(folder / "boxes", serve="off") as made:
+        agent = made.agent()
+        made.rank(script=True, run="good")
+        url = made.url()
+        address = urlsplit(url).hostname, urlsplit(url).port
+        over = threading.Event()
+        clients = [threading.Thread(target=_promise, args=(address, over), daemon=True) for _ in range(36)]
+        for client in clients:
+            client.start()
+        times = []
+        while len(times) < SCRAPES_DURING_DRIP and not over.wait(0.5):
+            times.append(timed(lambda: request(url, timeout=60)))
+        over.set()
+        for client in clients:
+            client.join(20)
+        assert agent.poll() is None
+        assert max(times) < SCRAPE_BOUND_SECONDS, times
+        refused = sum(value for key, value in scrape(url).items() if key.name == REFUSED)
+        assert refused >= 18
+        return (
+            f"36 clients, cut off {refused:.0f} times; scrapes meanwhile "
+            f"{percentile(times, 0.5) * 1000:.0f} ms in the median, {max(times) * 1000:.0f} ms at worst"
+        )
+
+
+def _promise(address: tuple[str, int], over: threading.Event) -> None:
+    while not over.is_set():
+        with contextlib.suppress(OSError), socket.create_connection(address, timeout=10) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n")
+            while client.recv(4096):
+                pass
+
+
 def _drip(address: tuple[str, int], over: threading.Event) -> None:
     while not over.is_set():
         with contextlib.suppress(OSError), socket.create_connection(address, timeout=5) as client:
