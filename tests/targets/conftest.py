@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ Play = Callable[[Form], str]
 
 
 @pytest.fixture(scope="session")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """The copy."""
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """The copy, gone afterwards: pytest would keep three of them."""
     root = tmp_path_factory.mktemp("targets")
-    return Checkout(root / "checkout", root / "scratch")
+    yield Checkout(root / "checkout", root / "scratch")
+    shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ class Target:
 Form = Run | Elsewhere | Target
 
 #: A quick test, for the targets that run tests.
-_ONE_TEST = "-q -p no:cacheprovider tests/unit/tools/test_helm.py"
+_ONE_TEST = "-q -p no:cacheprovider --basetemp={scratch}/tests tests/unit/tools/test_helm.py"
 #: Outcomes of a campaign that was played, in the form of its log: the campaign goes on where it stopped.
 _PLAYED = """
 import json
@@ -85,6 +85,8 @@ MAKE: dict[str, Form] = {
     ),
     "tools": Run("make tools"),
     "helm": Run("make helm"),
+    # The jobs are played by the target itself, which takes minutes and needs root and Debian's slurm-wlm.
+    "slurm": Run('CI= make slurm ARGS="--collect-only -q"'),
 }
 
 _HISTORY = "trainbeacon simulate --history 0.2h --blocks {scratch}/data"
