@@ -37,7 +37,7 @@ from trainbeacon.recorder.core.metrics import MetricLogger, MetricSlots
 from trainbeacon.recorder.core.recorder import Recorder, log
 from trainbeacon.recorder.core.steps import StepCount
 from trainbeacon.recorder.core.streams import occupy_standard_streams
-from trainbeacon.recorder.core.threads import NoThreadError
+from trainbeacon.recorder.core.threads import NoThreadError, greenlets
 from trainbeacon.recorder.core.timeline import DATA_WAIT, EVALUATE, OTHER, PHASE
 from trainbeacon.recorder.device.scalars import batch_size, to_float
 from trainbeacon.recorder.goodput.mfu import Flops
@@ -103,6 +103,13 @@ class Beacon:
     def _go(self) -> None:
         for warning in self.identity.warnings:
             log.warning("%s", warning)
+        library = greenlets()
+        if library is not None:
+            log.warning(
+                "%s has replaced threads: the heartbeat runs only while the script waits, so that a busy "
+                "rank looks silent; patch with thread=False",
+                library,
+            )
         recorder = self.recorder
         supervisor = recorder.guard("exporter", supervisor_for, self.config, self.identity.local_rank)
         if supervisor is not None:

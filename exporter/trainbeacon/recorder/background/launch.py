@@ -66,10 +66,12 @@ class StartedExporter:
     def status(self) -> int | None:
         """Its exit status once it has ended, 0 if it was killed; None while it lives."""
         if b"status" not in self._said:
+            answer = bytearray(64)
             try:
-                self._said += os.read(self._end, 64) or b"status 0\n"
+                length = os.readv(self._end, [answer])  # `os.read` waits under eventlet
             except BlockingIOError:
                 return None
+            self._said += bytes(answer[:length]) or b"status 0\n"
         return self._told(b"status")
 
     def _told(self, what: bytes) -> int:

@@ -29,6 +29,8 @@ log = logging.getLogger("trainbeacon")
 # Of our own: the script may seed the global one, and expects its numbers.
 _random = random.Random()  # noqa: S311 - jitter
 
+#: How long the end of a run waits for an exporter that is being started: the script wants to go on.
+CLOSE_SECONDS = 5.0
 #: An exporter of ours that has said nothing for so long is ended, and another one starts.
 HUNG_SECONDS = 15.0
 #: The same of an exporter in a thread of a training process, or of somebody else's: it loses its lock.
@@ -186,13 +188,16 @@ class ProcessSupervisor:
                 self._poll()
 
     def close(self) -> None:
-        """Watch no more; waits for a `poll` that is going on."""
-        with self._use:
-            self._is_closed = True
-            self._directory.close()
-            if self._started is not None:
-                self._started.close()
-                self._started = None
+        """Watch no more; waits for a `poll` that is going on, for some seconds."""
+        self._is_closed = True
+        if self._use.acquire(timeout=CLOSE_SECONDS):
+            try:
+                self._directory.close()
+                if self._started is not None:
+                    self._started.close()
+                    self._started = None
+            finally:
+                self._use.release()
 
     def _poll(self) -> None:
         failure = self._failure()
@@ -276,10 +281,13 @@ class ThreadSupervisor:
                 self._start()
 
     def close(self) -> None:
-        """Watch no more; waits for a `poll` that is going on."""
-        with self._use:
-            self._is_closed = True
-            self._directory.close()
+        """Watch no more; waits for a `poll` that is going on, for some seconds."""
+        self._is_closed = True
+        if self._use.acquire(timeout=CLOSE_SECONDS):
+            try:
+                self._directory.close()
+            finally:
+                self._use.release()
 
     def _start(self) -> None:
         if self._exporter is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 #: What the kernel sends to the very thread that caused it: blocked, it would end the process without a word.
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP}
@@ -34,3 +36,14 @@ def start_thread(name: str, work: Callable[[], None]) -> threading.Thread:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return thread
+
+
+def greenlets() -> str | None:
+    """The library that has put greenlets in the place of threads in this process, if one has."""
+    gevent: Any = sys.modules.get("gevent.monkey")
+    if hasattr(gevent, "is_module_patched") and gevent.is_module_patched("threading"):
+        return "gevent"
+    eventlet: Any = sys.modules.get("eventlet.patcher")
+    if hasattr(eventlet, "is_monkey_patched") and eventlet.is_monkey_patched("thread"):
+        return "eventlet"
+    return None
