@@ -21,6 +21,8 @@ _CONTROL = re.compile(
 )
 #: An @ that begins a mention, as of everyone; that of an e-mail address follows a letter.
 _MENTION = re.compile(r"(?<!\w)@(?=\w)")
+#: How Slack, and Mattermost after it, write mentions of everyone and links.
+_SLACK = re.compile(r"<(?=[!@#]|https?:)")
 _LONGEST_URL = 2000
 _SAFE_IN_URL = "!#$&'+,-./:;=?@_%"
 
@@ -77,7 +79,8 @@ def cleaned(raw: str) -> str:
 
     The last two also where a text should be plain: Discord, Mattermost and others take Markdown in any.
     """
-    return _MENTION.sub("@\u200b", _CONTROL.sub(" ", raw)).replace("](", "] (").strip()
+    text = _MENTION.sub("@\u200b", _CONTROL.sub(" ", raw))
+    return _SLACK.sub("<\u200b", text).replace("](", "] (").strip()
 
 
 def clusters(text: str) -> Iterator[str]:

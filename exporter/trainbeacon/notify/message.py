@@ -17,7 +17,6 @@ from .wording import (
     in_order,
     is_over,
     silence_url,
-    state,
     title,
 )
 
@@ -129,7 +128,8 @@ def _part(entry: Entry, style: Style, room: int, size: Size) -> str:
     """The first alert, with all there is to say of it."""
     alert, limits = entry.alert, _LONGEST
     lines = _Lines(style, room, size)
-    lines.add_bold(_heading(alert), min(limits["heading"], int(room * _HEADING)))
+    if alert.firing:  # the title of what is over says so, and its summary speaks of the present
+        lines.add_bold(_heading(alert), min(limits["heading"], int(room * _HEADING)))
     place_of_description = len(lines.lines)
     action = alert.annotations.get("action", "") if alert.firing else ""
     lines.add(action, min(limits["action"], int(room * _ACTION)), "Do first: ")
@@ -152,7 +152,7 @@ def _brief(entry: Entry, style: Style, size: Size) -> str:
 
 def _heading(alert: Alert) -> str:
     summary = alert.annotations.get("summary", "") or fault(alert)
-    return f"{_severity(alert) or state(alert)}{summary}"
+    return f"{_severity(alert)}{summary}"
 
 
 def _severity(alert: Alert) -> str:
