@@ -1,4 +1,4 @@
-"""What Apprise hands to chat services: caught on its way out, since the services themselves are not reached."""
+"""What Apprise hands to chat services, caught on its way out: the services themselves are not reached."""
 
 from __future__ import annotations
 
