@@ -20,7 +20,7 @@ from trainbeacon.verdict.facts import Facts, Gpu, Rank, Run
 from trainbeacon.verdict.judge import Finding
 
 #: The states in the order in which somebody should look at them.
-STATES = ("crashed", "failed", UNSEEN, "exited", "", "running", "finished")
+STATES = ("crashed", "failed", UNSEEN, "", "running", "exited", "finished")
 OK = "ok"
 
 
@@ -56,10 +56,10 @@ def verdict(sight: Sight) -> Finding:
         return worth[0]
     if not facts.runs:
         return Finding("", "none", _nothing(facts, complete=sight.complete))
-    if sight.findings:
-        return sight.findings[0]
     running = sum(rank.running for run in facts.runs for rank in run.ranks)
     runs = sum(any(rank.running for rank in run.ranks) for run in facts.runs)
+    if sight.findings and not running:
+        return sight.findings[0]
     what = f"{whole(running)} rank{'s' * (running != 1)} of {runs} run{'s' * (runs != 1)} at work"
     return Finding(
         "", OK if running else "none", f"No fault in sight: {what}." if running else "Nobody trains."
@@ -82,7 +82,7 @@ def runs_by_trouble(sight: Sight) -> list[Run]:
     return sorted(
         sight.facts.runs,
         key=lambda run: (
-            worst.get(run.name, 9),
+            worst.get(run.name, 9) if worst.get(run.name, 9) <= severity_order("warning") else 9,
             not any(rank.running for rank in run.ranks),
             -max((rank.started or 0.0 for rank in run.ranks), default=0.0),
             run.key,
@@ -114,8 +114,10 @@ def head_of(run: Run, now: float) -> list[tuple[str, str]]:
     rates = (_sum(rank.tokens_rate for rank in alive), _sum(rank.samples_rate for rank in alive))
     mfu = [rank.mfu for rank in alive if rank.mfu is not None]
     lost = f", {size - len(run.ranks)} not in sight" if len(run.ranks) < size else ""
+    count = f"{len(alive)}/{size}" if alive else str(len(run.ranks))
+    unit = "rank" if count == "1" else "ranks"
     return [
-        ("state", f"{state_of(run)} {len(alive)}/{size} ranks{lost}"),
+        ("state", f"{state_of(run)} {count} {unit}{lost}"),
         ("step", progress),
         ("epoch", whole(epoch)),
         ("ends", end_of(run, now)),

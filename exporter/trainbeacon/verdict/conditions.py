@@ -361,4 +361,5 @@ def _who(rank: Rank) -> str:
 
 def _run_finding(alert: str, run: Run, detail: str, rank: Rank | None = None, reason: str = "") -> Finding:
     number = None if rank is None else rank.number
-    return finding(alert, f"Run {run.name}: {detail}".strip(), reason=reason, run=run.name, rank=number)
+    text = f"Run {run.name}: {detail}" if detail else f"Run {run.name}."
+    return finding(alert, text, reason=reason, run=run.name, rank=number)

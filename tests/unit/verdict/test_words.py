@@ -32,11 +32,16 @@ def test_words_are_those_of_the_rules() -> None:
 def test_limits_are_those_of_the_rules(name: str) -> None:
     """A run is judged by the same limit with and without Prometheus."""
     text = "\n".join(path.read_text() for path in RULES)
-    after = rf'training_threshold:max{{name="{name}"}}' + r"\s*or on \(cluster, namespace, run\)\s*"
+    after = (
+        r"(?:(\d+) \* )?"
+        + rf'run:training_threshold:max{{name="{name}"}}'
+        + r"\s*or on \(cluster, namespace, run\)\s*"
+    )
     # `0 * anything + LIMIT`, or `(another threshold or on (...) LIMIT + 0 * anything)`
     plain, nested = r"0 \* [^\n]*? \+ ([\d.]+)", r"\([^\n]*? or on \([^)]*\) ([\d.]+) \+ "
     found = re.findall(f"{after}(?:{nested}|{plain})", text)
-    assert {limits.DEFAULTS[name]} == {float(one or other) for one, other in found}
+    # A multiple of the limit has the same multiple of its default.
+    assert {limits.DEFAULTS[name]} == {float(one or other) / float(times or 1) for times, one, other in found}
 
 
 def test_every_condition_has_its_alert() -> None:
