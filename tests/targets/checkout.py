@@ -22,7 +22,7 @@ from tools import helm, stack
 from trainbeacon.stack.ports import free_port
 
 #: Far more than any form takes on a machine that is full.
-SECONDS = 280
+SECONDS = 800
 _NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", "build", "dist"
 )

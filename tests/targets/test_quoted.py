@@ -16,6 +16,8 @@ from tests.targets.forms import QUOTED, Form, Run, Target
 from tests.targets.pages import REPOSITORY, commands, pages
 from tests.targets.test_targets import MAKEFILE, TARGETS
 
+pytestmark = pytest.mark.timeout(900)
+
 PAGES = pages(
     "*.md", "*/*.md", "docs/**/*.md", "alertmanager/**/*.md", "deploy/**/*.md", "prometheus/**/*.md"
 )

@@ -15,6 +15,8 @@ from tests.targets.forms import MAKE, SCRIPTS, Elsewhere, Run, Target
 from tests.targets.pages import REPOSITORY
 from tools import environment
 
+pytestmark = pytest.mark.timeout(900)
+
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 TARGETS = re.findall(r"^([a-z][\w-]*):", MAKEFILE, re.MULTILINE)
 STARTED = [
