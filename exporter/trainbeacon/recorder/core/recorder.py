@@ -297,6 +297,8 @@ class Recorder:
         try:
             return Writer.create(self.config.directory, fields), None
         except OSError as error:
+            if is_of_the_script(error):
+                raise
             return Writer.private(fields), _NoBoxError(error)
 
     def _declare(self) -> Index:

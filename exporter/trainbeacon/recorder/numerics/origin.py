@@ -2,7 +2,8 @@
 
 Between the forward and the backward pass autograd keeps the activations that it will need. They are
 read as they lie, so that no hook of checkpointing or offloading runs and nothing is computed again, and
-followed from the first one that is not finite back to the layer that made it. CPU tensors only.
+followed from the first one that is not finite back to the layer that made it. CPU tensors only: to read one
+on a device would wait for the device, which nothing here does. `probes_off=["gradients"]` leaves it out.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 A process that only waits (for a lock, a message, a child, the time) takes next to no processor time and
 sits in one of a few system calls. One that waits for the file system sits in others: a slow save ends by
-itself, a wait for a message that nobody sends does not. Where the kernel does not tell (gVisor,
+itself, a wait for a message that nobody sends does not. The state that the kernel gives for a thread does
+not tell the two apart: a file system in user space (FUSE: most object stores) is waited for in the same
+sleep as a lock. Where the kernel does not tell (gVisor,
 a kernel without `/proc/self/task/*/children`, another processor) nobody is ever called at rest.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -150,3 +151,16 @@ def test_forked_child_ends_and_the_parent_is_still_watched(tmp_path: Path) -> No
 def test_shortest_time_leaves_room_for_a_busy_helper_thread() -> None:
     """It calls once a second on a quiet machine."""
     assert watchdog.LEAST_SECONDS >= 3
+
+
+def test_no_stacks_of_running_threads_where_that_can_end_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.10 does not survive a dump that its timer makes while threads run: no timer is armed there."""
+    monkeypatch.setattr(watchdog, "DUMPS_ARE_SAFE", False)
+    path = tmp_path / "held"
+    dog = watchdog.Watchdog(os.open(path, os.O_RDWR | os.O_CREAT), str(path))
+    dog.keep(5.0)
+    assert dog.stands_down
+    assert dog._armed is False
+    dog.stop()
