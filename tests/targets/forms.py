@@ -164,7 +164,7 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
     # Names of commands, mentioned without the rest of their line.
     (r"trainbeacon \w+", r"\g<0> --help"),
     (r"promtool (tsdb create-blocks-from \w+|check rules)", Run(r"\g<0> --help", needs=("promtool",))),
-    (r"python -m|helm (test|template)|srun -.*", Elsewhere("a program's name")),
+    (r"python -[mI]|helm (test|template)|srun -.*", Elsewhere("a program's name")),
     (r"kubectl (logs|describe pod|get events)", Elsewhere("a program's name")),
     # Ours.
     (r"make (\w+).*", Target(r"\1")),
