@@ -44,7 +44,7 @@ class Seen:
         # One clock for the fleet: sources of one run are read one after the other.
         self._watch._pool._max_workers = 1
 
-    def at(self, seconds: float, *, every: float = 5.0) -> Sight:
+    def at(self, seconds: float, *, every: float = 10.0) -> Sight:
         """Look again and again until that many seconds after the start; what is seen last."""
         now = self._fleet.clock.now - BEGIN
         while (now := min(seconds, now + every)) < seconds:
