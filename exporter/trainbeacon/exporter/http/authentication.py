@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
-from trainbeacon.exporter.http.webconfig import cost_of
+from trainbeacon.exporter.http.protection import cost_of
 
 MOST_CHECKS = 2
 #: bcrypt looks at no more of a password than this; its Python package refuses what is longer.

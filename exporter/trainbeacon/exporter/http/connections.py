@@ -18,7 +18,7 @@ from typing import TypeVar
 import h11
 
 from trainbeacon.exporter.http.limits import Limits, Refusals
-from trainbeacon.exporter.http.webconfig import WebConfig
+from trainbeacon.exporter.http.protection import WebConfig
 from trainbeacon.exporter.http.workers import BusyError
 from trainbeacon.exporter.http.wsgi import Request, Response
 

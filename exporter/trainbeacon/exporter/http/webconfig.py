@@ -12,18 +12,18 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import yaml
 
+from trainbeacon.config import validation
 from trainbeacon.config.settings import ConfigError
-from trainbeacon.config.validation import nearest
+from trainbeacon.config.validation import BadValueError, Reader, nearest
+from trainbeacon.exporter.http.protection import WebConfig, opened_by, stamp_of
 
 _TLS_VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 #: Go's names of client authentication, as far as Python's ssl can do them: it verifies whatever it asks for.
 _CLIENT_AUTH = {
-    "": ssl.CERT_NONE,
     "NoClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
@@ -70,47 +70,10 @@ _UNSUPPORTED = {
 }
 _BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
 _HASH_FIX = "Make one with `htpasswd -nBC 10 NAME`."
-_TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
-
-
-@dataclass(frozen=True)
-class WebConfig:
-    """What a web configuration file asks for, ready to serve with; by default nothing."""
-
-    context: ssl.SSLContext | None = None
-    """Wraps accepted sockets; None serves plain HTTP."""
-    allowed_sans: frozenset[str] | None = None
-    """Names of which a client certificate must hold one; None for any that the CA signed."""
-    users: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    """bcrypt hashes by user name; empty asks for no password."""
-    headers: tuple[tuple[str, str], ...] = ()
-    """Headers added to every answer."""
-    suites: frozenset[str] | None = None
-    """The only cipher suites of TLS 1.2 that are taken; None for all sound ones."""
-    files: Mapping[str, Stamp | None] = field(default_factory=dict)
-    """What it was read from, with the stamp of each file from just before."""
-
-    @property
-    def scheme(self) -> str:
-        """`https` or `http`."""
-        return "http" if self.context is None else "https"
-
-    @property
-    def warnings(self) -> list[str]:
-        """What is allowed and should not stay so."""
-        found = []
-        if self.users and self.context is None:
-            found.append("basic_auth_users without TLS: passwords cross the network readable by anyone")
-        if self.files and not self.users and self.context is None:
-            found.append("it asks for neither TLS nor passwords: everything is served to everyone")
-        if any(cost_of(known) > 13 for known in self.users.values()):
-            found.append("a password hash has a cost above 13: checking it takes longer than a second")
-        return found
-
-
-def cost_of(known: bytes) -> int:
-    """The cost of a bcrypt hash: its check takes 2**cost rounds."""
-    return int(known[4:6])
+_FLAG = validation.flag()
+_VERSION = validation.choice(*_TLS_VERSIONS)
+_SUITES = validation.names(_CIPHERS)
+_CLIENT_AUTH_TYPE = validation.choice(*_CLIENT_AUTH)
 
 
 class WebConfigFile:
@@ -153,41 +116,6 @@ class WebConfigFile:
             raise ConfigError(f"web_config: {self._path}: {opened}.")
 
 
-def opened_by(before: WebConfig, after: WebConfig) -> str:
-    """What the second settings would let in that the first keep out, with the fix; empty if nothing.
-
-    A certificate, an authority, a user or a client's name that is another one counts as rotated.
-    """
-    if before.scheme != after.scheme:
-        return "tls_server_config came or went. Restart to serve with or without TLS"
-    if before.users and not after.users:
-        return "basic_auth_users is gone. Restart to serve without passwords"
-    if before.allowed_sans is not None and after.allowed_sans is None:
-        return "client_allowed_sans is gone. Restart to let in every client that the authority has signed"
-    if before.suites is not None and (after.suites is None or after.suites - before.suites):
-        return "cipher_suites has more than before. Restart to take them"
-    if before.context is None or after.context is None:
-        return ""
-    if after.context.verify_mode < before.context.verify_mode:
-        return "client_auth_type asks for less than before. Restart to let in clients without a certificate"
-    if after.context.minimum_version < before.context.minimum_version:
-        return "min_version is lower than before. Restart to serve older versions"
-    return ""
-
-
-Stamp = tuple[int, int, int, int, int]
-
-
-def stamp_of(path: str) -> Stamp | None:
-    """What tells one content of a file from another without reading it; None if it is not there."""
-    try:
-        status = os.stat(path)  # of what a link leads to: Kubernetes swaps links
-    except OSError:
-        return None
-    # The time of change tells of a new mode too.
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
 def read(path: str) -> WebConfig:
     """Read and check the file at `path` and every file that it names. Raises ConfigError."""
     return _File(path).read()
@@ -202,7 +130,7 @@ class _File:
         content = self._section(self._load(), "", _SECTIONS)
         tls = self._section(content.get("tls_server_config"), "tls_server_config", _TLS_KEYS)
         http = self._section(content.get("http_server_config"), "http_server_config", ("headers", "http2"))
-        self._flag(http, "http_server_config", "http2")  # HTTP/1.1 is all there is, whatever it says
+        self._read(http, "http_server_config", "http2", _FLAG)  # HTTP/1.1 is all there is, whatever it says
         return WebConfig(
             context=self._context(tls),
             allowed_sans=self._allowed_sans(tls),
@@ -258,11 +186,13 @@ class _File:
             self._refuse(f"{name}.{key}", "it is no text", "Give one value.")
         return found
 
-    def _flag(self, section: Mapping[str, Any], name: str, key: str) -> bool:
-        found = self._text(section, name, key).lower() or "true"
-        if found not in (*_TRUE, *_FALSE):
-            self._refuse(f"{name}.{key}", "it says neither yes nor no", "Give true or false.")
-        return found in _TRUE
+    def _read(self, section: Mapping[str, Any], name: str, key: str, reader: Reader) -> Any:
+        """One value as the settings of TrainBeacon are read; None where it is left out."""
+        text = self._text(section, name, key)
+        try:
+            return reader.parse(text) if text else None
+        except BadValueError as error:  # says what is wrong, and never the value
+            self._refuse(f"{name}.{key}", error.problem, error.fix)
 
     def _list(self, section: Mapping[str, Any], key: str) -> list[str] | None:
         found = section.get(key)
@@ -295,24 +225,22 @@ class _File:
         context.minimum_version, context.maximum_version = least, most
 
     def _version(self, tls: dict[str, Any], key: str, default: str) -> ssl.TLSVersion:
-        name = self._text(tls, "tls_server_config", key) or default
-        if name not in _TLS_VERSIONS:
-            problem = "TLS before 1.2 is broken" if name in ("TLS10", "TLS11") else "no such version"
-            self._refuse(f"tls_server_config.{key}", problem, "Give TLS12 or TLS13.")
-        return _TLS_VERSIONS[name]
+        if tls.get(key) in ("TLS10", "TLS11"):
+            self._refuse(f"tls_server_config.{key}", "TLS before 1.2 is broken", "Give TLS12 or TLS13.")
+        return _TLS_VERSIONS[self._read(tls, "tls_server_config", key, _VERSION) or default]
 
     def _set_ciphers(self, context: ssl.SSLContext, tls: dict[str, Any]) -> None:
-        if self._flag(tls, "tls_server_config", "prefer_server_cipher_suites"):
+        if self._read(tls, "tls_server_config", "prefer_server_cipher_suites", _FLAG) is not False:
             context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
         else:
             context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
         names = self._list(tls, "cipher_suites")
         if names is None:
             return
-        for name in names:
-            if name not in _CIPHERS:
-                fix = f"The suites are {', '.join(_CIPHERS)}."
-                self._refuse("tls_server_config.cipher_suites", "a suite is unknown or not sound", fix)
+        try:
+            _SUITES.check(names)
+        except BadValueError as error:
+            self._refuse("tls_server_config.cipher_suites", error.problem, error.fix)
         if wanted := [_CIPHERS[name] for name in names if _CIPHERS[name]]:
             context.set_ciphers(":".join(wanted))
 
@@ -330,11 +258,8 @@ class _File:
             self._refuse("tls_server_config.cert_file", problem, "Give PEM files that belong together.")
 
     def _set_client_auth(self, context: ssl.SSLContext, given: dict[str, str]) -> None:
-        wanted = given["client_auth_type"]
-        if wanted not in _CLIENT_AUTH:
-            fix = f"Give one of {', '.join(filter(None, _CLIENT_AUTH))}."
-            self._refuse("tls_server_config.client_auth_type", "this server cannot do it", fix)
-        mode = _CLIENT_AUTH[wanted]
+        wanted = self._read(given, "tls_server_config", "client_auth_type", _CLIENT_AUTH_TYPE)
+        mode = _CLIENT_AUTH[wanted or "NoClientCert"]
         has_authority = bool(given["client_ca_file"] or given["client_ca"])
         if has_authority and mode is ssl.CERT_NONE:
             problem = "it is set and client_auth_type asks for no certificate"

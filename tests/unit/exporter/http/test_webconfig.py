@@ -81,12 +81,12 @@ INVALID = {
     "authority alone": (f"{TLS}, client_ca_file: authority.pem}}", "Add client_auth_type"),
     "no such client_auth_type": (f"{TLS}, client_auth_type: Always}}", "RequireAndVerifyClientCert"),
     "missing authority": (f"{MTLS.replace('authority.pem', 'gone.pem')}}}", "gone.pem cannot be read"),
-    "no such version": (f"{TLS}, min_version: TLS9}}", "Give TLS12 or TLS13"),
-    "no such cipher": (f"{TLS}, cipher_suites: [RC5]}}", "The suites are"),
+    "no such version": (f"{TLS}, min_version: TLS9}}", "Give one of TLS12, TLS13"),
+    "no such cipher": (f"{TLS}, cipher_suites: [RC5]}}", "Give one of TLS_ECDHE"),
     "password in clear": ("basic_auth_users: {alice: hunter2}", "no bcrypt hash"),
     "header of its own": ("http_server_config: {headers: {Server: x}}", "The headers are"),
     "header's value": ("http_server_config: {headers: {X-Frame-Options: no}}", "deny or sameorigin"),
-    "no bool": ("http_server_config: {http2: perhaps}", "true or false"),
+    "no bool": ("http_server_config: {http2: perhaps}", "neither yes nor no"),
 }
 STRICTER = {
     "any client certificate": (
