@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.hooked_step import BLOCK
 from benchmarks.measure import Case, Effort, compared, in_turns, load, significant, summary
 from benchmarks.peers import LOGGERS, Peer
-from benchmarks.workers import SCRIPT, Worker, WorkerError, worker
+from benchmarks.workers import SCRIPT, Worker, WorkerError, of_effort, worker
 from trainbeacon.stack.ports import free_port
 
 #: Steps of logging timed at once: some milliseconds of each.
@@ -39,26 +39,26 @@ TRAINERS = {
 def measure(effort: Effort) -> dict[str, Any]:
     """Microseconds a step, processor time of the thread and wall time."""
     begun = load()
-    log, step = _log(effort.choose(40, 12, 2)), _step(effort.choose(80, 15, 2))
+    log, step = _log(effort), _step(effort)
     return {"load_average": [begun, load()], "log": log, "step": step}
 
 
-def _log(rounds: int) -> dict[str, Any]:
+def _log(effort: Effort) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
-        workers, absent = _all(stack, "log", {name: LOGGERS[name] for name in LOG_STEPS})
+        workers, absent = _all(stack, "log", of_effort({name: LOGGERS[name] for name in LOG_STEPS}, effort))
         wall: dict[str, list[float]] = {name: [] for name in workers}
         cases = {name: (_case(process, wall[name]), LOG_STEPS[name]) for name, process in workers.items()}
-        told = compared(in_turns(cases, rounds), "trainbeacon")
+        told = compared(in_turns(cases, effort.choose(40, 12, 2)), "trainbeacon")
     return _with_wall(told, wall) | absent
 
 
-def _step(rounds: int) -> dict[str, Any]:
+def _step(effort: Effort) -> dict[str, Any]:
     """A block is one pass over the data, so that the counts of steps agree."""
     with contextlib.ExitStack() as stack:
-        workers, absent = _all(stack, "train", TRAINERS)
+        workers, absent = _all(stack, "train", of_effort(TRAINERS, effort))
         wall: dict[str, list[float]] = {name: [] for name in workers}
         cases = {name: (_case(process, wall[name]), BLOCK) for name, process in workers.items()}
-        times = in_turns(cases, rounds)
+        times = in_turns(cases, effort.choose(80, 15, 2))
     told = _with_wall(compared(times, "plain"), wall)
     for name, values in times.items():
         for key, one, base in (("", values, times["plain"]), ("_wall", wall[name][1:], wall["plain"][1:])):

@@ -19,7 +19,7 @@ import trainbeacon
 from benchmarks.measure import Effort, load, significant, summary
 from benchmarks.peers import LOGGERS
 from benchmarks.scrape_interference import await_serving, count_series, scrape, started
-from benchmarks.workers import WorkerError, worker
+from benchmarks.workers import WorkerError, of_effort, worker
 from trainbeacon.stack.ports import free_port
 
 SCRAPES = 200
@@ -32,7 +32,9 @@ def measure(effort: Effort) -> dict[str, Any]:
     """Milliseconds, threads and mebibytes of resident memory."""
     begun = load()
     scrapes = effort.choose(SCRAPES, SCRAPES, 5)
-    samples: dict[str, list[dict[str, float]]] = {name: [] for name in LOGGERS if name != SAME}
+    samples: dict[str, list[dict[str, float]]] = {
+        name: [] for name in of_effort(LOGGERS, effort) if name != SAME
+    }
     absent: dict[str, dict[str, str]] = {}
     with _installed() as path:
         for _ in range(effort.choose(2, 1, 1)):

@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
+from benchmarks.measure import Effort
 from benchmarks.peers import Peer
 
 SCRIPT = str(Path(__file__).with_name("peer_worker.py"))
@@ -32,6 +33,14 @@ class Worker:
         """The answer to a request, however long it takes within the connection's limit."""
         print(count, file=self.stream, flush=True)
         return json.loads(self.stream.readline())
+
+
+def of_effort(peers: Mapping[str, Peer], effort: Effort) -> dict[str, Peer]:
+    """Those to measure: a smoke run leaves out other projects' trackers, which take long to start."""
+    ours = {"trainbeacon", "prometheus_client"}
+    return {
+        name: peer for name, peer in peers.items() if effort is not Effort.SMOKE or ours >= {*peer.modules}
+    }
 
 
 class WorkerError(Exception):

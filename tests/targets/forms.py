@@ -288,7 +288,7 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
         r"pip install 'trainbeacon\[(\w+)\]'",
         Elsewhere("needs a package index; that the extra exists is tested"),
     ),
-    (r"install -d -m ([23]770) -g training .*", r"install -d -m \1 {scratch}/training"),
+    (r"install -d -m (\d+) -g training .*", r"install -d -m \1 {scratch}/training"),
     (r"install -d -m 1777 /shared(.*)", r"install -d -m 1777 {scratch}\1"),
     (r"helm install trainbeacon (.*)", Run(r"helm template trainbeacon \1", needs=("helm",))),
     (
