@@ -317,6 +317,7 @@ def _parse(journal: bytes, used: int) -> _Journal:
         kind = record[0]
         if kind == "box":
             identity = _identity(record[1])
+            infos.clear()
         elif kind == "slot" and slot_count < layout.SLOT_COUNT:
             _keep(slots, record[1], _texts(record[2]), slot_count)
             slot_count += 1

@@ -133,6 +133,12 @@ class Writer:
             if not self._append(["info", metric, key, list(labels)]):
                 self.dropped += 1
 
+    def identify(self, fields: Mapping[str, object]) -> None:
+        """Say anew whose box it is: what was described before is forgotten, slots keep their numbers."""
+        with self._naming:
+            if not self._append(["box", dict(fields)]):
+                raise OSError(errno.ENOSPC, "the journal of the black box is full")
+
     # Values
 
     def commit(self) -> None:

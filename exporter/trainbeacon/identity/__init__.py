@@ -25,10 +25,11 @@ from .base import (
     run_name,
     short,
 )
+from .group import Place, in_group
 from .kubernetes import kubernetes, kubernetes_job
 from .mpi import mpich, open_mpi
 from .process import read_facts, script_name
-from .pytorch import by_hand, deepspeed, torchrun
+from .pytorch import by_hand, deepspeed, lightning, torchrun
 from .slurm import slurm, slurm_job
 
 __all__ = [
@@ -36,9 +37,11 @@ __all__ = [
     "LAUNCHERS",
     "TEXT_LIMIT",
     "Identity",
+    "Place",
     "ProcessFacts",
     "current",
     "identify",
+    "in_group",
     "printable",
     "read_facts",
     "script_name",
@@ -56,6 +59,7 @@ LAUNCHERS: tuple[Callable[[Environ, ProcessFacts, Job | None], Identity | None],
     torchrun,
     deepspeed,
     by_hand,
+    lightning,
     open_mpi,
     mpich,
     slurm,

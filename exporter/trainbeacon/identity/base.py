@@ -57,7 +57,8 @@ class Identity:
     attempt: int
     """Grows with each restart: the launchers' restart counts, or the start as Unix time in seconds."""
     launcher: str
-    """What gave the rank: torchrun, deepspeed, env (by hand), openmpi, mpich, slurm, kubernetes, none."""
+    """What gave the rank: torchrun, deepspeed, env (by hand), lightning, openmpi, mpich, slurm, kubernetes,
+    process_group (torch.distributed's, where no launcher did), none."""
     warnings: tuple[str, ...] = ()
     """What was found wrong in the launcher's variables, one sentence each."""
 

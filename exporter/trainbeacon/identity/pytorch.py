@@ -47,6 +47,28 @@ def by_hand(environ: Environ, facts: ProcessFacts, outer: Job | None) -> Identit
     return _ranks(environ, one_node=one_node).identity("env", facts, job)
 
 
+def lightning(environ: Environ, facts: ProcessFacts, outer: Job | None) -> Identity | None:
+    """A rank that Lightning or Fabric started under plain `python`: the script run again, without RANK.
+
+    The first rank is the script itself, before any of this is set: its process group tells it later. How
+    many ranks the nodes before have is not said, so that those of further nodes are left to the group too.
+    """
+    known = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environ.keys()
+    if not known or "RANK" in environ or count(environ, "NODE_RANK") or outer is not None:
+        return None
+    place = endpoint(environ, facts)
+    world_size = count(environ, "WORLD_SIZE", least=1)
+    rank = count(environ, "LOCAL_RANK", below=world_size, of="WORLD_SIZE")
+    one_node = is_loopback(environ["MASTER_ADDR"])
+    ranks = Ranks(
+        rank=rank,
+        local_rank=rank,
+        world_size=world_size,
+        local_world_size=world_size if one_node else rank + 1,
+    )
+    return ranks.identity("lightning", facts, Job(name=short(place), told_apart_by=place))
+
+
 def _ranks(environ: Environ, *, one_node: bool = False) -> Ranks:
     """RANK and its companions; what is not set follows from one process a node, or from one node."""
     world_size = count(environ, "WORLD_SIZE", least=1)

@@ -14,8 +14,11 @@ import pytest
 
 import trainbeacon
 from tests.serving import PATIENCE, environment, wait_for
+from trainbeacon import catalogue
 from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import Box, BoxDirectory
+from trainbeacon.identity import Place
+from trainbeacon.recorder.core import group
 from trainbeacon.stack.ports import free_port
 
 torch = pytest.importorskip("torch")
@@ -30,42 +33,79 @@ def one_rank() -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-def errors_after_watch(folder: Path) -> float:
-    settings: dict[str, Any] = {"serve": "off", "directory": str(folder), "gpu": False}
-    with trainbeacon.start(**settings) as beacon:
-        beacon.watch(torch.nn.Linear(1, 1))
-        recorder = beacon.recorder
-        return float(recorder.writer.slots[recorder.at("trainbeacon_errors_total", "hooks")])
+def box_of(folder: Path) -> Box:
+    descriptor = open_directory(str(folder))
+    try:
+        (box,) = BoxDirectory(descriptor).scan()
+        return box
+    finally:
+        os.close(descriptor)
+
+
+def launched_as(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int) -> None:
+    for name, value in {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+SETTINGS: dict[str, Any] = {"run": "r", "serve": "off", "gpu": False, "tags": {"team": "nlp"}}
 
 
 @pytest.mark.usefixtures("one_rank")
-def test_rank_that_torch_knows_otherwise_is_counted(
+def test_rank_is_the_one_of_the_process_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Variables that contradict torch.distributed make wrong labels: one error, and a line that has both."""
-    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1"}.items():
-        monkeypatch.setenv(name, value)
-
-    assert errors_after_watch(tmp_path) == 1.0
-    [message] = [
-        record.getMessage() for record in caplog.records if "torch.distributed" in record.getMessage()
-    ]
-    assert "rank 0 of 1" in message
-    assert "rank 3 of 4 (launcher: env)" in message
+    """Variables that contradict torch.distributed do not count: a line names both, the box the group's."""
+    launched_as(monkeypatch, 3, 4)
+    with trainbeacon.start(**SETTINGS, directory=str(tmp_path)) as beacon:
+        assert (0, 1) == (beacon.identity.rank, beacon.identity.world_size)
+        assert 0 == box_of(tmp_path).identity.rank
+        assert 1.0 == box_of(tmp_path).number("training_world_size")
+    assert "the launcher (env) says rank 3 of 4, torch.distributed rank 0 of 1" in caplog.text
 
 
-@pytest.mark.usefixtures("one_rank")
-def test_rank_that_torch_confirms_is_no_error(tmp_path: Path) -> None:
-    """Nothing is counted where both agree."""
-    assert errors_after_watch(tmp_path) == 0.0
+def test_group_that_comes_after_the_start_gives_the_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`init_process_group` after `start` is noticed before the first step; what only rank 0 says is gone."""
+    with trainbeacon.start(**SETTINGS, directory=str(tmp_path)) as beacon:
+        beacon.log(perplexity=3.0)
+        beacon.recorder.set_of_run("training_threshold", 5.0, "loss_max")
+        assert {"training_run_info", "training_run_tag_info"} <= {name for name, _ in box_of(tmp_path).infos}
+        monkeypatch.setattr(group, "place_in_group", lambda: Place(1, 2))
+        with beacon.step():
+            beacon.log(loss=1.0, perplexity=4.0)
+        box = box_of(tmp_path)
+    assert (1, 2.0) == (box.identity.rank, box.number("training_world_size"))
+    assert (1.0, 1.0) == (box.number("training_steps_total"), box.number("training_loss", "train"))
+    of_run = {metric.name for metric in catalogue.ALL if metric.level == "run"}
+    assert set() == of_run & {name for name, _ in (*box.infos, *box.values)}
+    assert "training_rank_info" in {name for name, _ in box.infos}
 
 
-def test_rank_without_torch_distributed_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A script may watch before it initialises torch.distributed, or never do so."""
-    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1"}.items():
-        monkeypatch.setenv(name, value)
+def test_group_that_comes_after_the_first_step_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Series keep their rank while they are recorded."""
+    with trainbeacon.start(**SETTINGS, directory=str(tmp_path)) as beacon:
+        with beacon.step():
+            pass
+        monkeypatch.setattr(group, "place_in_group", lambda: Place(1, 2))
+        beacon.watch()
+        assert 0 == box_of(tmp_path).identity.rank
 
-    assert errors_after_watch(tmp_path) == 0.0
+
+def test_rank_without_torch_distributed_is_the_launchers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script may never initialise torch.distributed."""
+    launched_as(monkeypatch, 3, 4)
+    with trainbeacon.start(**SETTINGS, directory=str(tmp_path)) as beacon:
+        beacon.watch(torch.nn.Linear(1, 1))
+        assert 3 == box_of(tmp_path).identity.rank
 
 
 WORKER = """

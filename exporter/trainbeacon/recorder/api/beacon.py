@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,13 +34,14 @@ from trainbeacon.recorder.checkpoints.checkpoints import CheckpointContext, Chec
 from trainbeacon.recorder.core.evaluations import Evaluations
 from trainbeacon.recorder.core.failures import kind_of
 from trainbeacon.recorder.core.file_worker import FileWorker
+from trainbeacon.recorder.core.group import corrected
 from trainbeacon.recorder.core.metrics import MetricLogger, MetricSlots
 from trainbeacon.recorder.core.recorder import Recorder, log
 from trainbeacon.recorder.core.steps import StepCount
 from trainbeacon.recorder.core.streams import occupy_standard_streams
 from trainbeacon.recorder.core.threads import NoThreadError, greenlets
 from trainbeacon.recorder.core.timeline import DATA_WAIT, EVALUATE, OTHER, PHASE
-from trainbeacon.recorder.device.scalars import batch_size, to_float
+from trainbeacon.recorder.device.scalars import batch_size, to_float, whole
 from trainbeacon.recorder.goodput.mfu import Flops
 from trainbeacon.recorder.goodput.tracker import Goodput
 from trainbeacon.recorder.hooks.watch import ModelWatcher
@@ -77,18 +79,22 @@ class Beacon:
 
     def __init__(self, config: Config, identity: Identity) -> None:
         self.config = config
-        self.identity = identity
         if config.enabled:
             occupy_standard_streams()
+            identity = corrected(identity)
+        self.identity = identity
         self.recorder = Recorder(config, identity)
         self.timeline = self.recorder.timeline
         self.steps = StepCount(self.timeline)
         self._misused: set[str] = set()
         self._evaluations = Evaluations(self.recorder)
+        self.recorder.in_evaluation = lambda: self._evaluations.here
         self._numbers = MetricLogger(self.recorder, self._evaluations)
         self._inputs = InputProbe(self.recorder.set_of_run, self.recorder.drop)
-        names = MetricSlots(self.recorder, self._misuse)
-        self._slots = {split: names.slots(split) for split in catalogue.SPLITS}
+        self._names = MetricSlots(self.recorder, self._misuse)
+        self._slots = {split: self._names.slots(split) for split in catalogue.SPLITS}
+        self._settling = threading.Lock()
+        self.timeline.before_first_step = partial(self.recorder.guard, "helper", self._settle_identity)
         self._phases = {name: PhaseContext(self.recorder, number) for name, number in PHASE.items()}
         self._interventions: Interventions | None = None
         self._loop: BackgroundLoop | None = None
@@ -135,7 +141,28 @@ class Beacon:
         atexit.register(self._at_exit)
         _beacons.add(self)
 
+    def _settle_identity(self) -> None:
+        """Take the rank that torch.distributed gives, which may be initialised after the start.
+
+        Threads: called by the training thread before the first step, and by the background loop.
+        """
+        if self.timeline.warm or not self.recording:
+            return
+        with self._settling:
+            identity = corrected(self.identity)
+            if identity is self.identity:
+                return
+            for warning in identity.warnings:
+                log.warning("%s", warning)
+            self.identity = identity
+            if self._goodput is not None and identity.rank != 0:
+                self._goodput.abandon()
+            self.recorder.identify(identity)
+            self._names.forget()
+            self._slots = {split: self._names.slots(split) for split in catalogue.SPLITS}
+
     def _poll_actions(self) -> None:
+        self._settle_identity()
         if self._interventions is not None:
             self._interventions.poll()
 
@@ -191,7 +218,7 @@ class Beacon:
         if not self.recording:
             return
         if split is None:
-            split = self._evaluations.split
+            split = self._evaluations.split if self._evaluations.open else "train"
         elif split not in self._slots:
             self._misuse(ValueError(f"split={split!r} is not one of {', '.join(catalogue.SPLITS)}"))
             return
@@ -218,7 +245,14 @@ class Beacon:
 
     def step(self, samples: int = 0, tokens: int = 0) -> StepContext:
         """`with beacon.step(samples=8):` around one training step, for a loop without `watch`."""
-        return StepContext(self.recorder, None, after=partial(self.steps.step_is_over, samples, tokens))
+        steps = self.steps
+        return StepContext(
+            self.recorder,
+            None,
+            before=steps.step_begins,
+            after=partial(steps.step_is_over, samples, tokens),
+            failed=steps.step_failed,
+        )
 
     def phase(self, name: str) -> PhaseContext:
         """`with beacon.phase("forward"):` around a part of the loop; phases may be nested.
@@ -263,9 +297,9 @@ class Beacon:
         return iterate(self.recorder, self.steps, iterator, count)
 
     def _count(self, samples: Callable[[Any], int], tokens: Callable[[Any], int] | None, batch: Any) -> None:
-        self.timeline.pending_samples += samples(batch)
+        self.timeline.pending_samples += whole("samples", samples(batch))
         if tokens is not None:
-            self.timeline.pending_tokens += tokens(batch)
+            self.timeline.pending_tokens += whole("tokens", tokens(batch))
 
     def inputs(self, features: Any, *, stage: str = "prepared", classes: Any = None) -> None:
         """Record what a batch looks like, from time to time: mean, deviation, missing values, drift, classes.
@@ -298,6 +332,7 @@ class Beacon:
         """
         if not self.recording:
             return
+        self.recorder.guard("helper", self._settle_identity)
         optimizers = optimizer if isinstance(optimizer, Sequence) else [optimizer] if optimizer else []
         self.recorder.guard("hooks", self._watcher.watch, model, optimizers, scaler)
 
@@ -418,8 +453,10 @@ class Beacon:
     def _end(self, state: str) -> None:
         if not self.recording:
             return
-        self.recorder.recording = False
         guard = self.recorder.guard
+        if state != "failed":
+            guard("hooks", self.steps.close)
+        self.recorder.recording = False
         self._watcher.remove()
         if self._goodput is not None:
             guard("helper", self._goodput.end, state)

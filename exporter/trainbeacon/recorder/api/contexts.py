@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import get_ident
 from types import TracebackType
 
+from trainbeacon.catalogue import PHASES
 from trainbeacon.recorder.core.recorder import Recorder
+from trainbeacon.recorder.core.timeline import Declared
 
 
 class StepContext:
     """A context that is a phase of its own, or none; what goes wrong in ours never shows in the body."""
 
-    __slots__ = ("_after", "_before", "_entered", "_failed", "_phase", "_recorder")
+    __slots__ = ("_after", "_before", "_declared", "_entered", "_failed", "_phase", "_recorder")
 
     def __init__(
         self,
@@ -28,6 +31,7 @@ class StepContext:
         self._after = after
         self._failed = failed
         self._entered = False
+        self._declared: Declared | None = None
 
     def __enter__(self) -> None:
         recorder = self._recorder
@@ -35,7 +39,7 @@ class StepContext:
             return
         self._entered = True
         if self._phase is not None:
-            recorder.timeline.push_phase(self._phase)
+            self._declared = recorder.timeline.push_phase(self._phase)
         if self._before is not None:
             recorder.guard("value", self._before)
 
@@ -48,24 +52,28 @@ class StepContext:
         finish = self._after if error is None else self._failed
         if finish is not None:
             recorder.guard("value", finish)
-        if self._phase is not None:
-            recorder.timeline.pop_phase()
+        recorder.timeline.pop_phase(self._declared)
 
 
 class PhaseContext:
     """A declared phase; one object for each name, entered as often and as deep as one likes."""
 
-    __slots__ = ("_phase", "_recorder", "_timeline")
+    __slots__ = ("_declared", "_phase", "_recorder", "_timeline")
 
     def __init__(self, recorder: Recorder, phase: int) -> None:
         self._recorder = recorder
         self._timeline = recorder.timeline
         self._phase = phase
+        self._declared: list[Declared] = []
 
     def __enter__(self) -> None:
         if self._recorder.recording:
-            self._timeline.push_phase(self._phase)
+            declared = self._timeline.push_phase(self._phase)
+            if declared is None:
+                self._recorder.elsewhere(PHASES[self._phase])
+            else:
+                self._declared.append(declared)
 
     def __exit__(self, *_: object) -> None:
-        if self._recorder.recording:
-            self._timeline.pop_phase()
+        if self._declared and self._recorder.recording and get_ident() == self._timeline.thread:
+            self._timeline.pop_phase(self._declared.pop())

@@ -9,7 +9,7 @@ from typing import Any
 from trainbeacon.config.settings import Config
 from trainbeacon.identity import current
 from trainbeacon.recorder.api.beacon import Beacon
-from trainbeacon.recorder.background.supervisor import is_worker
+from trainbeacon.recorder.api.workers import is_worker
 
 _last: weakref.ref[Beacon] | None = None
 
@@ -24,7 +24,9 @@ def start(**settings: Any) -> Beacon:
     """Begin to record this process's training, and see to it that /metrics is served.
 
     Use it as a context manager, or bare with `finish` at the end. A second call closes the first run. In a
-    loader's worker, which may import the script that calls this, nothing is recorded.
+    worker of a loader or a pool, which may import the script that calls this, nothing is recorded unless it
+    is given `enabled=True`. Rank and world size are those of torch.distributed's process group where that is
+    initialised before the first step is done, else what the launcher says.
 
     Args:
         **settings: any field of `Config`, such as run, owner, hyperparameters, thresholds, serve, port;
@@ -35,7 +37,7 @@ def start(**settings: Any) -> Beacon:
     """
     global _last
     config = Config.load(settings)
-    if config.enabled and is_worker():
+    if config.enabled and settings.get("enabled") is not True and is_worker():
         config = replace(config, enabled=False)
     before = _last() if _last is not None else None
     if before is not None:

@@ -8,24 +8,18 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from trainbeacon.blackbox import format as layout
 from trainbeacon.recorder.background.schedule import Scheduled
+from trainbeacon.recorder.core.pace import StepPace
 from trainbeacon.recorder.core.recorder import Recorder
 from trainbeacon.recorder.core.threads import start_thread
 from trainbeacon.recorder.hooks.compiler import skip_in_dynamo
 
 INTERVAL_SECONDS = 1.0
-RATE_WINDOW_SECONDS = 10.0
 LAST_TURN_SECONDS = 1.0
 HEARTBEAT_MARGIN_SECONDS = 0.05
-
-_RATES = (
-    ("training_samples_total", "training_samples_per_second"),
-    ("training_tokens_total", "training_tokens_per_second"),
-)
 
 
 class BackgroundLoop:
@@ -52,7 +46,7 @@ class BackgroundLoop:
         self._clock = clock
         # Of its own: the script may seed the global one, and expects its numbers.
         self._random = random.Random()  # noqa: S311 - jitter
-        self._history: deque[tuple[float, list[float]]] = deque()
+        self._pace = StepPace(recorder.timeline, clock)
         self._over = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -114,17 +108,14 @@ class BackgroundLoop:
         recorder.set("training_heartbeat_timestamp_seconds", wall)
 
     def _measure_rates(self) -> None:
-        recorder = self._recorder
-        now = self._clock()
-        totals = [recorder.writer.step[recorder.at(counter)] for counter, _ in _RATES]
-        history = self._history
-        history.append((now, totals))
-        while len(history) > 2 and now - history[1][0] >= RATE_WINDOW_SECONDS:
-            history.popleft()
-        then, before = history[0]
-        for (_, gauge), total, old in zip(_RATES, totals, before, strict=True):
-            if total == total and now > then:  # NaN: nothing was counted yet
-                recorder.set(gauge, (total - (old if old == old else 0.0)) / (now - then))
+        recorder, pace, made = self._recorder, self._pace.poll(), self._recorder.timeline.last
+        if pace is None or made is None:
+            return
+        _, _, samples, tokens = made
+        if samples:
+            recorder.set("training_samples_per_second", pace.samples / pace.seconds)
+        if tokens:
+            recorder.set("training_tokens_per_second", pace.tokens / pace.seconds)
 
 
 class _Turn:

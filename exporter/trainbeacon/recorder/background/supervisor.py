@@ -6,7 +6,6 @@ import logging
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,22 +34,6 @@ CLOSE_SECONDS = 5.0
 HUNG_SECONDS = 15.0
 #: The same of an exporter in a thread of a training process, or of somebody else's: it loses its lock.
 HUNG_ELSEWHERE_SECONDS = 60.0
-
-
-def is_worker() -> bool:
-    """Whether multiprocessing started this process to help another one, as a loader's worker is.
-
-    Those are daemons. While a spawned process imports the main script it is none yet, but being set up.
-    """
-    multiprocessing = sys.modules.get("multiprocessing.process")
-    if multiprocessing is None:
-        return False
-    process = multiprocessing.current_process()
-    if process.daemon:
-        log.warning(
-            "nothing is recorded in %s: a daemon of multiprocessing is taken for a worker", process.name
-        )
-    return bool(process.daemon) or hasattr(process, "_inheriting")
 
 
 class ExporterSupervisor(Protocol):

@@ -18,7 +18,7 @@ from trainbeacon.recorder.checkpoints.disk_space import DiskSpace
 from trainbeacon.recorder.checkpoints.targets import absolute
 from trainbeacon.recorder.core.file_worker import FileWorker
 from trainbeacon.recorder.core.recorder import Recorder
-from trainbeacon.recorder.core.timeline import CHECKPOINT, Timeline
+from trainbeacon.recorder.core.timeline import CHECKPOINT, Declared, Timeline
 from trainbeacon.recorder.goodput.tracker import Goodput
 
 Path = str | os.PathLike[str]
@@ -50,7 +50,7 @@ class Checkpoints:
         self._measured = (0, 0)  # of which checkpoint so many bytes were found so far
 
     def begin(self, path: Path | None, *, named: bool, goes_on: bool = False) -> Saving:
-        """A checkpoint begins, in the training thread.
+        """A checkpoint begins.
 
         Args:
             path: the file or folder that is saved, if known.
@@ -69,13 +69,17 @@ class Checkpoints:
                 self._number += 1
                 self._recorder.add("training_checkpoints_total", 1.0)
             self._recorder.set("training_checkpoints_pending", self._pending)
-        self.current = Saving(self, path, self._number, self._recorder.timeline)
-        return self.current
+        timeline = self._recorder.timeline
+        saving = Saving(self, path, self._number, timeline)
+        if threading.get_ident() == timeline.thread:
+            self.current = saving
+        return saving
 
-    def blocked(self, seconds: float) -> None:
-        """Training goes on after so long."""
-        self.current = None
-        self._recorder.add("training_checkpoint_seconds_total", seconds)
+    def blocked(self, saving: Saving, seconds: float) -> None:
+        """Training goes on after so long. What another thread saves holds up nobody."""
+        if self.current is saving:
+            self.current = None
+            self._recorder.add("training_checkpoint_seconds_total", seconds)
 
     def ended(self, saving: Saving, error: BaseException | None) -> None:
         """A checkpoint is on storage, or is not; from any thread."""
@@ -139,7 +143,7 @@ class Saving:
 
     def left(self, error: BaseException | None) -> None:
         """The training thread has done its part."""
-        self._checkpoints.blocked(time.monotonic() - self.begun)
+        self._checkpoints.blocked(self, time.monotonic() - self.begun)
         if error is None and self._future is not None:
             self._future.add_done_callback(self._written)
         else:
@@ -189,6 +193,7 @@ class CheckpointContext:
         self._misuse = misuse
         self._saving: Saving | None = None
         self._entered = False
+        self._declared: Declared | None = None
 
     def finishes_with(self, future: Any) -> None:
         """See `Saving.finishes_with`."""
@@ -203,7 +208,7 @@ class CheckpointContext:
         recorder = self._recorder
         if recorder.recording:
             self._entered = True
-            recorder.timeline.push_phase(CHECKPOINT)
+            self._declared = recorder.timeline.push_phase(CHECKPOINT)
             self._saving = recorder.guard("value", self._begin)
         return self
 
@@ -214,7 +219,7 @@ class CheckpointContext:
             return
         if self._saving is not None:
             self._recorder.guard("value", self._saving.left, error)
-        self._recorder.timeline.pop_phase()
+        self._recorder.timeline.pop_phase(self._declared)
 
 
 def size_of(path: Path) -> int:

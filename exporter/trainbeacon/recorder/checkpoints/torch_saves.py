@@ -16,7 +16,7 @@ from trainbeacon.recorder.checkpoints.checkpoints import Checkpoints, Saving, is
 from trainbeacon.recorder.checkpoints.targets import Target, target_of_distributed, target_of_save
 from trainbeacon.recorder.core.patch import Ended, observe
 from trainbeacon.recorder.core.recorder import Recorder
-from trainbeacon.recorder.core.timeline import CHECKPOINT
+from trainbeacon.recorder.core.timeline import CHECKPOINT, Declared
 
 _DISTRIBUTED = "torch.distributed.checkpoint"
 
@@ -27,7 +27,6 @@ class TorchSaveHooks:
     def __init__(self, recorder: Recorder, checkpoints: Checkpoints) -> None:
         self._recorder = recorder
         self._checkpoints = checkpoints
-        self._thread = threading.get_ident()
         self._step = -1
         self._over = False
         self._removals: list[Callable[[], None]] = []
@@ -62,7 +61,7 @@ class TorchSaveHooks:
     def _begin(
         self, target: Target, anonymous: bool, args: Sequence[Any], keywords: Mapping[str, Any]
     ) -> Ended | None:
-        if self._over or threading.get_ident() != self._thread:
+        if self._over or threading.get_ident() != self._recorder.timeline.thread:
             return None
         within = self._checkpoints.current
         if within is not None:
@@ -74,14 +73,16 @@ class TorchSaveHooks:
         step = timeline.step_end[0]
         saving = self._checkpoints.begin(path, named=False, goes_on=step == self._step)
         self._step = step
-        timeline.push_phase(CHECKPOINT)
-        return self._recorder.guarded("hooks", partial(self._end, saving))
+        declared = timeline.push_phase(CHECKPOINT)
+        return self._recorder.guarded("hooks", partial(self._end, saving, declared))
 
-    def _end(self, saving: Saving, result: Any, error: BaseException | None) -> None:
+    def _end(
+        self, saving: Saving, declared: Declared | None, result: Any, error: BaseException | None
+    ) -> None:
         if not self._over:
             _adopt(saving, result, error)
             saving.left(error)
-            self._recorder.timeline.pop_phase()
+            self._recorder.timeline.pop_phase(declared)
 
 
 def _adopt(saving: Saving, result: Any, error: BaseException | None) -> None:

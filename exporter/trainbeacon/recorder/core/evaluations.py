@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from functools import partial
+from threading import get_ident
 
 from trainbeacon.recorder.core.recorder import Recorder
 from trainbeacon.recorder.learning.overfitting import Overfitting
@@ -11,12 +13,17 @@ from trainbeacon.recorder.learning.overfitting import Overfitting
 class Evaluations:
     """The evaluations of a run.
 
+    Of nested ones the outermost is the evaluation. Threads: one that a thread or a task opens is its own;
+    one of the training thread is also that of the threads which help it.
+
     Attributes:
-        split: what `log` takes a value to be of if the caller does not say.
+        open: how many are under way.
     """
 
     def __init__(self, recorder: Recorder) -> None:
-        self.split = "train"
+        self.open = 0
+        self._open_in_training = 0
+        self._depth = ContextVar("trainbeacon_evaluations", default=0)
         self._recorder = recorder
         self._logged: set[str] = set()
         self._best: dict[str, float] = {}
@@ -25,10 +32,28 @@ class Evaluations:
         self._rises: dict[str, int] = {}
         self._overfitting = Overfitting()
 
+    @property
+    def split(self) -> str:
+        """What `log` takes a value to be of if the caller does not say."""
+        return "validation" if self.here else "train"
+
+    @property
+    def here(self) -> bool:
+        """Whether an evaluation is under way for the calling thread or task."""
+        if not self.open:
+            return False
+        return self._depth.get() > 0 or (self._open_in_training > 0 and not self._in_training())
+
+    def _in_training(self) -> bool:
+        return get_ident() == self._recorder.timeline.thread
+
     def begin(self) -> None:
         """What is logged from here on is of the validation data."""
-        self.split = "validation"
-        self._logged.clear()
+        self._depth.set(self._depth.get() + 1)
+        if not self.open:
+            self._logged.clear()
+        self.open += 1
+        self._open_in_training += self._in_training()
 
     def took(self, split: str) -> None:
         """A loss of that split was logged in the evaluation under way."""
@@ -37,12 +62,17 @@ class Evaluations:
     def end(self) -> None:
         """The evaluation is done: hold its losses, once they are known, against the best ones."""
         self.abandon()
-        for split in self._logged:
-            self._recorder.after_losses(split, partial(self._judge, split))
+        if self._depth.get() == 0:
+            logged, self._logged = self._logged, set()
+            for split in logged:
+                self._recorder.after_losses(split, partial(self._judge, split))
 
     def abandon(self) -> None:
-        """The evaluation raised."""
-        self.split = "train"
+        """The evaluation is over; what it logged is not judged."""
+        self._depth.set(max(0, self._depth.get() - 1))
+        self.open = max(0, self.open - 1)
+        left = max(0, self._open_in_training - self._in_training())
+        self._open_in_training = left if self.open else 0
 
     def _judge(self, split: str, loss: float) -> None:
         recorder = self._recorder

@@ -9,7 +9,6 @@ from typing import Any
 from trainbeacon.blackbox.format import SINK
 from trainbeacon.recorder.core.evaluations import Evaluations
 from trainbeacon.recorder.core.recorder import Recorder, log
-from trainbeacon.recorder.core.timeline import EVALUATE
 
 #: Names of the user's own that a run has room for.
 MOST_NAMES = 40
@@ -37,6 +36,10 @@ class MetricSlots:
         """The slots by name for one split; a name that is new gets one, or the sink if it cannot."""
         at = self._recorder.at
         return _Slots(self, split, {name: at(metric, *labels) for name, (metric, labels) in _GAUGES.items()})
+
+    def forget(self) -> None:
+        """The rank has another identity: names are no longer known."""
+        self._known.clear()
 
     def new(self, name: str, split: str) -> int:
         """The slot of a name that is logged for the first time."""
@@ -90,7 +93,7 @@ class MetricLogger:
     def loss(self, loss: Any, split: str) -> None:
         """A loss; inside an evaluation, one that the evaluation is judged by."""
         self._recorder.loss(loss, split)
-        if split != "train" and self._recorder.timeline.declared == EVALUATE:
+        if split != "train" and self._evaluations.here:
             self._evaluations.took(split)
 
     def accuracy(self, accuracy: Any, split: str) -> None:

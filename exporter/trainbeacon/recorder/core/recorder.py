@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -41,6 +42,8 @@ class Recorder:
         deferred: numbers that a device has not handed over yet.
         nonfinite: the first NaN or infinity of this rank.
         endings: called when the run ends, by the thread that ends it.
+        in_evaluation: whether an evaluation is under way for the calling thread.
+        identified: called when `identify` gave the rank another identity.
         device_phases: takes device events around the phases, once the background thread looks after them.
         listener: told of what a script may want to act on: its kind, the step, the value (`intervention`).
     """
@@ -57,6 +60,8 @@ class Recorder:
         self.index = self._declare()
         self.timeline = Timeline(self.writer, self.index, begun)
         self.endings: list[Callable[[], None]] = []
+        self.in_evaluation: Callable[[], bool] = _never
+        self.identified: list[Callable[[], None]] = []
         self.device_phases: DevicePhases | None = None
         self.listener: Callable[[str, int, float], None] | None = None
         self.deferred = DeferredScalars(partial(self.error, "device"))
@@ -277,11 +282,38 @@ class Recorder:
 
         return call
 
+    def elsewhere(self, phase: str) -> None:
+        """Say once that a phase of another thread than the training thread is left out."""
+        if ("phase", phase) not in self._logged:
+            self._logged.add(("phase", phase))
+            log.warning(
+                "phase %s is not recorded: it is entered in thread %s, and phases are those of the thread "
+                "that trains (%s)",
+                phase,
+                threading.current_thread().name,
+                self.timeline.thread,
+            )
+
     # The box
 
-    def _open_box(self) -> tuple[Writer, Exception | None]:
+    def identify(self, identity: Identity) -> None:
+        """Take another identity, before the first step: what was said of the run is said anew by rank 0."""
+        self.identity = identity
+        self.run = self.config.run or identity.run
+        self.writer.identify(self._identity_fields())
+        for (metric, labels), slot in list(self.index.items()):
+            known = catalogue.BY_NAME.get(metric)
+            if known is not None and known.level == "run":
+                self.writer.unset(slot)
+                if identity.rank != 0:
+                    del self.index[metric, labels]
+        self._describe()
+        for told in self.identified:
+            told()
+
+    def _identity_fields(self) -> dict[str, Any]:
         identity = self.identity
-        fields: dict[str, Any] = {
+        return {
             "run": self.run,
             "rank": identity.rank,
             "attempt": identity.attempt,
@@ -292,6 +324,9 @@ class Recorder:
             "since_boot": seconds_since_boot(),
             "version": __version__,
         }
+
+    def _open_box(self) -> tuple[Writer, Exception | None]:
+        fields = self._identity_fields()
         if not self.config.enabled:
             return Writer.private(fields), None
         try:
@@ -356,6 +391,10 @@ class Recorder:
             log.warning("hyperparameters left out beyond the first 20: %s", ", ".join(dropped))
             for _ in dropped:
                 self.drop()
+
+
+def _never() -> bool:
+    return False
 
 
 def _begins_at_zero(metric: catalogue.Metric, labels: tuple[str, ...]) -> bool:

@@ -1,8 +1,10 @@
 """Phases and steps: what the host is doing now, and how far the run is.
 
 The phases partition the wall time of the process by construction: there is one present phase, and
-leaving it adds the time since its start to its total. All methods are for the training thread, take
-no lock and make no system call.
+leaving it adds the time since its start to its total. No method takes a lock or makes a system call.
+
+Threads: phases are those of the training thread. That is the thread which made the beacon, until a step
+is begun or ended in another one. What other threads declare or what hooks see in them changes nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import struct
 import time
 from bisect import bisect_left
 from collections.abc import Callable
+from threading import get_ident
 
 from trainbeacon import catalogue
 from trainbeacon.blackbox import format as layout
@@ -21,7 +24,9 @@ INIT, WARMUP, DATA_WAIT, OTHER = PHASE["init"], PHASE["warmup"], PHASE["data_wai
 FORWARD, BACKWARD, OPTIMIZER = PHASE["forward"], PHASE["backward"], PHASE["optimizer"]
 COMMUNICATION, EVALUATE, CHECKPOINT = PHASE["communication"], PHASE["evaluate"], PHASE["checkpoint"]
 _H2D = PHASE["h2d"]
-_PAUSES = (EVALUATE, CHECKPOINT)  # no part of a step's duration
+_PAUSES = (EVALUATE, CHECKPOINT, PHASE["resume"])  # no part of a step's duration
+#: Phases that no step begins with: what comes before the first step is its start-up.
+_BEFORE_A_STEP = (INIT, OPTIMIZER, *_PAUSES, PHASE["compile"])
 #: Phases in which waiting for other ranks is told apart: those of a step, once steps are made.
 _STEP_PHASES = frozenset((DATA_WAIT, _H2D, FORWARD, BACKWARD, OPTIMIZER, OTHER))
 
@@ -31,6 +36,19 @@ _BUCKETS = catalogue.STEP_BUCKETS
 _DEFERRED: float = struct.unpack("=d", layout.UNSET_BYTES)[0]
 
 Index = dict[tuple[str, tuple[str, ...]], int]
+
+
+class Declared:
+    """A phase that the script declared and has not ended: what `push_phase` gives and `pop_phase` takes."""
+
+    __slots__ = ("phase",)
+
+    def __init__(self, phase: int) -> None:
+        self.phase = phase
+
+
+#: What the process had made when a step ended: monotonic time, and its totals of steps, samples, tokens.
+Progress = tuple[float, int, int, int]
 
 
 class Timeline:
@@ -46,6 +64,10 @@ class Timeline:
         resumed: the step that the run was at when this process took it up, None where nobody said.
         step_end: how many steps this process has made, and the phase totals at the end of the last one.
         marks: steps of this process at whose end the phase totals are to be kept; empty but for a few.
+        number_under_way: the number that the script gave to the step under way, None where it gave none.
+        first, last: what had been made at the end of the first step, and of the last one; None before it.
+        before_first_step: called once, before the first step is counted.
+        thread: the training thread.
     """
 
     def __init__(self, writer: Writer, index: Index, begun: float | None = None) -> None:
@@ -63,7 +85,16 @@ class Timeline:
         self.marks: dict[int, tuple[float, ...] | None] = {1: None}
         self._pending_loss = layout.UNSET
         self._ring_lacks_loss = False
-        self._stack: list[int] = []
+        self.thread = get_ident()
+        self.before_first_step: Callable[[], None] | None = None
+        self.first: Progress | None = None
+        self.last: Progress | None = None
+        self.number_under_way: int | None = None
+        self._assumed: int | None = None
+        self._stack: list[Declared] = []
+        self._under = INIT  # the phase under those that are declared
+        self._waited_in: Declared | None = None
+        self._start_known = False
         self._excluded = 0.0
         self._pauses = 0
         self._pause_start = 0.0
@@ -109,33 +140,57 @@ class Timeline:
 
     # Phases
 
-    def push_phase(self, phase: int) -> None:
-        """Begin a phase that the script declares; phases that hooks see wait until it ends."""
-        self._stack.append(self._phase)
+    def push_phase(self, phase: int) -> Declared | None:
+        """Begin a phase that the script declares; phases that hooks see wait until it ends.
+
+        Returns:
+            What `pop_phase` ends it by; None in another thread than the one that trains.
+        """
+        if get_ident() != self.thread:
+            return None
+        if not self._stack:
+            self._under = self._phase
+        declared = Declared(phase)
+        self._stack.append(declared)
         self._switch(phase)
         if phase in _PAUSES:
             if not self._pauses:
                 self._pause_start = self._phase_start
             self._pauses += 1
+        return declared
 
-    def pop_phase(self) -> None:
-        """End the phase of the last `push_phase` and go back to the one before."""
-        phase = self._phase
-        self._switch(self._stack.pop() if self._stack else OTHER)
-        if phase in _PAUSES and self._pauses:
+    def pop_phase(self, declared: Declared | None) -> None:
+        """End a phase that `push_phase` began, and go back to the one before if it was the present one.
+
+        Tasks of one thread may end theirs in any order.
+        """
+        stack = self._stack
+        if declared not in stack or get_ident() != self.thread:
+            return
+        present = stack[-1] is declared
+        stack.remove(declared)
+        if present:
+            self._switch(stack[-1].phase if stack else self._under)
+        if declared.phase in _PAUSES:
             self._pauses -= 1
             if not self._pauses:  # whatever else was declared in between belongs to the pause
-                self._excluded += self._phase_start - max(self._pause_start, self._step_start)
+                self._exclude(self._phase_start if present else time.monotonic())
+
+    def _exclude(self, until: float) -> None:
+        """Take a pause off the step under way."""
+        self._excluded += max(0.0, until - max(self._pause_start, self._step_start))
 
     def observe(self, phase: int) -> None:
         """A hook saw a phase begin. Counts as warm-up until the first step is done."""
         old = self._phase
-        if self._stack or phase == old:
+        if self._stack or phase == old or get_ident() != self.thread:
             return
         if not self.warm:
-            phase = phase if phase == DATA_WAIT else WARMUP
+            seen, phase = phase, phase if phase == DATA_WAIT else WARMUP
             if phase != old:
                 self._switch(phase)
+            if old == INIT:
+                self._start_known = seen not in _BEFORE_A_STEP
             return
         # What `_switch` does, without its calls: this is the hottest of all.
         now = time.monotonic()
@@ -154,7 +209,7 @@ class Timeline:
 
     def begin_backward(self) -> bool:
         """A backward pass begins. False inside another one, whose end is not to be told."""
-        if self._phase == BACKWARD and not self._stack:
+        if get_ident() != self.thread or (self._phase == BACKWARD and not self._stack):
             return False
         self.observe(BACKWARD)
         self._backward_before = self._phase_totals[BACKWARD]
@@ -177,11 +232,10 @@ class Timeline:
     def begin_wait(self) -> bool:
         """The rank begins to wait for others. False where that is no part of a step: then tell no end."""
         phase = self._phase
-        if phase not in _STEP_PHASES or not self.warm:
+        if phase not in _STEP_PHASES or not self.warm or get_ident() != self.thread:
             return False
-        self._stack.append(phase)
-        self._switch(COMMUNICATION)
-        return True
+        self._waited_in = self.push_phase(COMMUNICATION)
+        return self._waited_in is not None
 
     def end_wait(self, *, paired: bool) -> None:
         """The waiting is over.
@@ -190,7 +244,7 @@ class Timeline:
             paired: whether it was for a message of one rank to another, as in a pipeline. Its stages
                 differ by nature: no time of the rank's own is told for them to be compared by.
         """
-        self._switch(self._stack.pop())
+        self.pop_phase(self._waited_in)
         if paired and not self._paired:
             self._paired = True
             for at in range(self._self_at, self._self_at + len(catalogue.SELF_CAUSES)):
@@ -224,8 +278,9 @@ class Timeline:
         self._phase_totals[old] = total
         self._phase = phase
         self._phase_start = now
-        if old == INIT and not self.warm:
-            self._step_start = now  # what went before is no part of the first step
+        if old == INIT and not self.warm:  # what went before is no part of the first step
+            self._step_start, self._excluded = now, 0.0
+            self._start_known = phase not in _BEFORE_A_STEP
         values = self._writer.step
         values[self._phase_at + old] = total
         values[self._now_at] = phase
@@ -244,28 +299,54 @@ class Timeline:
 
     # Steps
 
-    def end_step(self) -> None:
-        """One step is done: count it, with the samples, loss and gradient norm that it had."""
-        self.warm = True
+    def begin_step(self) -> None:
+        """The script begins a step in this thread, which is the training thread from now on."""
+        self.thread = get_ident()
+        if not self.warm and self._phase == INIT:
+            self.observe(OTHER)
+
+    def end_step(self, count: int = 1) -> None:
+        """A step is done: count it, with the samples, loss and gradient norm that it had.
+
+        Args:
+            count: how many steps ended since the last call, where not every one could be seen.
+        """
+        self.thread = get_ident()
+        if not self.warm:
+            self._begin_to_count()
         now = self._stamp(self._phase if self._stack else OTHER)
         timestamp = now + self.wall_offset
-        duration = now - self._step_start - self._excluded
+        if self._pauses:
+            self._exclude(now)
+        duration = max(0.0, now - self._step_start - self._excluded) / count
         self._step_start, self._excluded = now, 0.0
-        self.step = step = self.step + 1
-        self._steps = steps = self._steps + 1
+        if self._assumed is not None:
+            self._take_assumed()
+        number = self.number_under_way
+        if number is None:
+            self.step = step = self.step + count
+        else:
+            self.step, self.number_under_way = number, None
+            step = number
+        self._steps = steps = self._steps + count
         totals = tuple(self._phase_totals)
         self.step_end = (steps, totals)
-        if steps in self.marks:
+        if count > 1:
+            self._mark(steps, count, totals)
+        elif steps in self.marks:
             self.marks[steps] = totals
-        bucket = bisect_left(_BUCKETS, duration)
-        self._buckets[bucket] = in_bucket = self._buckets[bucket] + 1
-        self._duration_sum += duration
         values = self._values
         values[self._step_at] = step
         values[self._steps_at] = steps
         values[self._last_at] = timestamp
-        values[self._bucket_at + bucket] = in_bucket
-        values[self._sum_at] = self._duration_sum
+        if self._start_known:
+            bucket = bisect_left(_BUCKETS, duration)
+            self._buckets[bucket] = in_bucket = self._buckets[bucket] + count
+            self._duration_sum += duration * count
+            values[self._bucket_at + bucket] = in_bucket
+            values[self._sum_at] = self._duration_sum
+        else:  # the first step, of which nobody knows when it began
+            self._start_known, duration = True, 0.0
         if self.pending_samples:
             self._samples += self.pending_samples
             values[self._samples_at] = self._samples
@@ -274,6 +355,9 @@ class Timeline:
             self._tokens += self.pending_tokens
             values[self._tokens_at] = self._tokens
             self.pending_tokens = 0
+        self.last = now, steps, self._samples, self._tokens
+        if self.first is None:
+            self.first = self.last
         if self._serves_self:
             self._store_self()
         loss = self._pending_loss
@@ -283,6 +367,36 @@ class Timeline:
         self._commit()
         if self.after_step is not None:
             self.after_step()
+
+    def _begin_to_count(self) -> None:
+        """The first step is about to be counted."""
+        if self.before_first_step is not None:
+            self.before_first_step()
+        self.warm = True
+
+    def _take_assumed(self) -> None:
+        """Go on from where the last attempt ended, unless the script has said from where."""
+        if self.resumed is None and self._assumed is not None:
+            self.step += self._assumed
+        self._assumed = None
+
+    def _mark(self, steps: int, count: int, totals: tuple[float, ...]) -> None:
+        """Keep the totals of the steps that somebody asked for; of several at once they are the same."""
+        for step in range(steps - count + 1, steps + 1):
+            if step in self.marks:
+                self.marks[step] = totals
+
+    def add_to_last(self, samples: int, tokens: int) -> None:
+        """Samples and tokens of the step that has ended already."""
+        self._samples += samples
+        self._tokens += tokens
+        if samples:
+            self._values[self._samples_at] = self._samples
+        if tokens:
+            self._values[self._tokens_at] = self._tokens
+        if self.last is not None:
+            self.last = (*self.last[:2], self._samples, self._tokens)
+        self._commit()
 
     def _store_self(self) -> None:
         """The rank's own time up to this step, in the order of `catalogue.SELF_CAUSES`."""
@@ -322,6 +436,28 @@ class Timeline:
         self.step = step
         self._writer.step[self._step_at] = step
         self._writer.commit()
+
+    def numbers_step_under_way(self, step: int) -> None:
+        """The script says which number the step under way will have."""
+        if self.resumed is None:
+            self.resumed = max(0, step - 1 - self._steps)
+        self.number_under_way = step
+
+    def made_before(self, steps: int) -> None:
+        """So many steps had been made in this process before the first one that was counted."""
+        self._steps += steps
+        if self.resumed is not None:
+            self.resumed = max(0, self.resumed - steps)
+        self.step_end = (self._steps, self.step_end[1])
+        self._values[self._steps_at] = self._steps
+        self._commit()
+
+    def assume_resumed_at(self, step: int) -> None:
+        """The run was at that step when its last attempt ended; holds unless the script says otherwise.
+
+        From any thread. Takes effect with the next step.
+        """
+        self._assumed = step
 
     def close(self) -> None:
         """Close the present phase for good."""

@@ -8,6 +8,7 @@ read plainly.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from trainbeacon.recorder.boundary import is_of_the_script
@@ -40,6 +41,23 @@ def to_float(name: str, value: Any) -> float:
             return float(number)
         value = number
     raise not_a_number(name, type(value).__name__, str(value))
+
+
+def whole(name: str, value: Any) -> int:
+    """The whole number in `value` as Python's own, which does not overflow, whatever type it comes in.
+
+    Raises:
+        TypeError: it is no number, or it lies on a device, where reading it would wait.
+        ValueError: it is negative, infinite or NaN.
+    """
+    if value.__class__ is int and value >= 0:
+        return value
+    if on_device(value):
+        raise TypeError(f"{name} is a tensor on a device, and reading it would wait for it: give an int")
+    number = to_float(name, value)
+    if not 0.0 <= number < math.inf:
+        raise ValueError(f"{name}={number:g} is no count: give a whole number from 0")
+    return int(value) if isinstance(value, int) else round(number)
 
 
 def on_device(value: Any) -> bool:

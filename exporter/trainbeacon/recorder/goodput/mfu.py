@@ -7,27 +7,23 @@ whole step: see docs/goodput.md.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections.abc import Callable
 from typing import Any
 
+from trainbeacon.recorder.core.pace import StepPace
 from trainbeacon.recorder.core.recorder import Recorder, log
 from trainbeacon.recorder.goodput.gpu_peaks import peak_of
-
-WINDOW_SECONDS = 10.0
-WINDOW_STEPS = 5
-MOST_SAMPLES = 600
 
 
 class Flops:
     """The FLOPs of one rank's steps. `poll` is for the background thread, once a second."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, clock: Callable[[], float] = time.monotonic) -> None:
         self._recorder = recorder
-        self._timeline = recorder.timeline
+        self._pace = StepPace(recorder.timeline, clock)
         self._peak = recorder.config.peak_flops
         self._a_step = recorder.config.model_flops_per_step
         self._wanted = recorder.config.count_flops and self._a_step is None
-        self._history: deque[tuple[float, int]] = deque(maxlen=MOST_SAMPLES)
         if self._a_step is not None:
             recorder.set("training_model_flops_per_step", self._a_step)
 
@@ -52,21 +48,10 @@ class Flops:
         self._recorder.set("training_model_flops_per_step", flops)
 
     def poll(self) -> None:
-        """Bring the MFU up to date."""
-        steps, a_step, peak = self._timeline.step_end[0], self._a_step, self._peak
-        if not steps:  # warming up
-            return
-        now, history = time.monotonic(), self._history
-        history.append((now, steps))
-        while len(history) > 2 and _is_enough(history[1], history[-1]):
-            history.popleft()
-        then, before = history[0]
-        if a_step is not None and peak is not None and now > then:
-            self._recorder.set("training_mfu_ratio", a_step * (steps - before) / (now - then) / peak)
-
-
-def _is_enough(one: tuple[float, int], other: tuple[float, int]) -> bool:
-    return other[0] - one[0] >= WINDOW_SECONDS and other[1] - one[1] >= WINDOW_STEPS
+        """Bring the MFU up to date: of whole steps (`StepPace`)."""
+        pace, a_step, peak = self._pace.poll(), self._a_step, self._peak
+        if pace is not None and a_step is not None and peak is not None:
+            self._recorder.set("training_mfu_ratio", a_step * pace.steps / pace.seconds / peak)
 
 
 def _is_compiled(model: Any) -> bool:

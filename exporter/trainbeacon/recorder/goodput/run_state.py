@@ -54,6 +54,7 @@ class RunState:
         furthest: the greatest number that `step` ever had.
         points: of each good checkpoint its step and the productive seconds up to there, ascending.
         finished: whether the last attempt came to its end.
+        run_id: of the job of the last attempt, empty where an older version wrote the file.
     """
 
     began: float
@@ -64,6 +65,7 @@ class RunState:
     furthest: int = 0
     points: tuple[tuple[int, float], ...] = ()
     finished: bool = False
+    run_id: str = ""
     attempt: Attempt = field(default_factory=Attempt)
 
     def of(self, kind: str) -> float:
@@ -157,6 +159,7 @@ def _state(found: dict[str, object]) -> RunState:
         furthest=max(step, _whole(found["furthest"])),
         points=_points(found["points"], step),
         finished=found["finished"] is True,
+        run_id=str(found.get("run_id", ""))[:64],
         attempt=_attempt(found["attempt"]),
     )
 

@@ -48,6 +48,7 @@ class Goodput:
         self._path: str | None = None
         self._asked = 0.0  # when the file was asked for
         self._waiting = False
+        self._abandoned = False
         self._earlier: RunState | None = None
         self._points: list[tuple[int, float]] = []
         self._written = 0.0
@@ -64,11 +65,17 @@ class Goodput:
         if recorder.config.state_file is not None:
             self._take_up(recorder.config.state_file)
 
+    def abandon(self) -> None:
+        """Keep no accounts and write no file: the process is not rank 0 after all."""
+        with self._lock:
+            self._abandoned = True
+            self._path = None
+
     # What the script says
 
     def beside(self, checkpoint: str | os.PathLike[str]) -> None:
         """A checkpoint lies there: the state file is beside it, unless one was named."""
-        if self._path is None:
+        if self._path is None and not self._abandoned:
             path = statefile.beside(checkpoint, self._recorder.run)
             if path is not None:
                 self._take_up(path)
@@ -131,7 +138,7 @@ class Goodput:
         return not self._waiting and time.monotonic() - self._written > 0.8 * interval
 
     def _show(self, account: TimeBreakdown) -> None:
-        if self._waiting and time.monotonic() - self._asked < READ_SECONDS:
+        if self._abandoned or (self._waiting and time.monotonic() - self._asked < READ_SECONDS):
             return
         slots = self._recorder.writer.slots
         self._count(account)
@@ -145,7 +152,8 @@ class Goodput:
         seconds = {**state.seconds, "other": state.of("other") + state.pending}
         for kind, at in self._gauges.items():
             slots[at] = seconds.get(kind, 0.0)
-        slots[self._recorder.run_slot("training_elapsed_seconds")] = max(0.0, state.written - state.began)
+        elapsed = max(state.written - state.began, sum(seconds.values()))  # a clock may have been set back
+        slots[self._recorder.run_slot("training_elapsed_seconds")] = elapsed
 
     def _count(self, account: TimeBreakdown) -> None:
         """Bring the counters up to date. They never fall."""
@@ -162,7 +170,7 @@ class Goodput:
                 self._lost = min(productive, self._accounting.productive_at(repeats, account))
             lost = max(self._lost or 0.0, self._shown["lost"])
         seconds["lost"], seconds["productive"] = lost, productive - lost
-        self._shown = {kind: max(self._shown[kind], seconds[kind]) for kind in self._shown}
+        self._shown = _grown(self._shown, seconds)
 
     # The run
 
@@ -185,8 +193,12 @@ class Goodput:
         return max(0, self._earlier.furthest - resumed)
 
     def _is_anew(self) -> bool:
-        """Whether the run was over, and now begins once more under the same name."""
-        return self._earlier is not None and self._earlier.finished and not self._timeline.resumed
+        """Whether a run begins once more under the same name: it was over, or another job starts it at 0."""
+        earlier, resumed = self._earlier, self._timeline.resumed
+        if earlier is None or resumed:
+            return False
+        other_job = earlier.run_id not in ("", self._recorder.identity.run_id)
+        return earlier.finished or (resumed == 0 and other_job)
 
     def _history(self, resumed: int | None) -> RunState:
         """The run as this attempt found it."""
@@ -212,6 +224,7 @@ class Goodput:
             furthest=max(history.furthest, step),
             points=(*history.points, *own)[-statefile.MOST_POINTS :],
             finished=finished,
+            run_id=self._recorder.identity.run_id,
             attempt=self._attempt(account),
         )
 
@@ -237,6 +250,8 @@ class Goodput:
         try:
             if self._path is not None:
                 self._earlier = self._found(self._path)
+                if self._earlier is not None and not self._earlier.finished:
+                    self._timeline.assume_resumed_at(self._earlier.last_checkpoint)
                 self._expect()
         finally:
             self._waiting = False
@@ -260,6 +275,17 @@ class Goodput:
         with self._lock:
             state = self._state(account or self._accounting.account(), finished=finished)
         statefile.write(path, state)
+
+
+def _grown(shown: Mapping[str, float], target: Mapping[str, float]) -> dict[str, float]:
+    """Counters on their way to what they should be: they never fall, nor come to more than all the time.
+
+    What was shown under one kind and turns out to be of another is made up for by the time that follows.
+    """
+    growth = {kind: max(0.0, target[kind] - shown[kind]) for kind in shown}
+    wanted, room = sum(growth.values()), sum(target.values()) - sum(shown.values())
+    share = min(1.0, max(0.0, room) / wanted) if wanted > 0.0 else 0.0
+    return {kind: shown[kind] + share * growth[kind] for kind in shown}
 
 
 def settled(account: TimeBreakdown) -> TimeBreakdown:

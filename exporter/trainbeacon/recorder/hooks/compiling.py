@@ -10,7 +10,7 @@ import sys
 from threading import get_ident
 from typing import Any
 
-from trainbeacon.recorder.core.timeline import PHASE, Timeline
+from trainbeacon.recorder.core.timeline import PHASE, Declared, Timeline
 
 _COMPILE = PHASE["compile"]
 
@@ -21,8 +21,7 @@ class CompileWatch:
     def __init__(self, timeline: Timeline) -> None:
         global _watch
         self._timeline = timeline
-        self._thread = get_ident()
-        self._open = False
+        self._open: Declared | None = None
         _watch = self
 
     def poll(self) -> None:
@@ -35,15 +34,14 @@ class CompileWatch:
 
     def begin(self) -> None:
         """The training thread begins to compile; what other threads compile holds up nobody."""
-        if get_ident() == self._thread and not self._open:
-            self._open = True
-            self._timeline.push_phase(_COMPILE)
+        if self._open is None:
+            self._open = self._timeline.push_phase(_COMPILE)
 
     def end(self) -> None:
         """It has compiled."""
-        if get_ident() == self._thread and self._open:
-            self._open = False
-            self._timeline.pop_phase()
+        if get_ident() == self._timeline.thread:
+            self._timeline.pop_phase(self._open)
+            self._open = None
 
 
 _watch: CompileWatch | None = None

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from trainbeacon.identity import Identity
 from trainbeacon.identity.devices import visible_gpu
 from trainbeacon.recorder.core.patch import Ended, observe
 from trainbeacon.recorder.core.recorder import Recorder
@@ -258,29 +257,6 @@ def _run_all(removals: list[Callable[[], None]]) -> None:
 
 def _nobody() -> None:
     """In the place of a reference to a model that there is not."""
-
-
-def check_rank(identity: Identity) -> None:
-    """Hold the launcher's variables against torch.distributed, which is right where they differ.
-
-    Raises:
-        RankError: they differ; what is recorded keeps the rank that it began with.
-    """
-    from torch import distributed
-
-    if not distributed.is_available() or not distributed.is_initialized():
-        return
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    if (rank, world_size) != (identity.rank, identity.world_size):
-        raise RankError(
-            f"torch.distributed calls this process rank {rank} of {world_size}, but it records as rank "
-            f"{identity.rank} of {identity.world_size} (launcher: {identity.launcher}): "
-            "set RANK, LOCAL_RANK and WORLD_SIZE before the start"
-        )
-
-
-class RankError(ValueError):
-    """The launcher's variables and torch.distributed disagree."""
 
 
 def gpu_of(model: Any, optimizers: Sequence[Any] = ()) -> tuple[str, str]:

@@ -38,16 +38,15 @@ class ModelWatcher:
 
     def watch(self, model: Any, optimizers: Sequence[torch.optim.Optimizer], scaler: Any) -> None:
         """As `Beacon.watch`."""
-        from trainbeacon.recorder.hooks.hooks import Hooks, check_rank, gpu_of
+        from trainbeacon.recorder.hooks.hooks import Hooks, gpu_of
 
         recorder, identity = self._recorder, self._recorder.identity
-        recorder.guard("hooks", check_rank, identity)
         skip_in_dynamo()
-        if optimizers:
-            self._steps.claim("optimizer")
         hooks = Hooks(recorder, model, optimizers, scaler, self._steps.optimizer_stepped)
         self.hooks = [*(each for each in self.hooks if not each.is_over), hooks]
         self._removable.append(hooks)
+        if optimizers:
+            self._steps.expect_optimizer()
         if model is not None:
             recorder.guard("hooks", self._count_flops, model)
         if recorder.probes("checkpoints") and not self._watches_saves:

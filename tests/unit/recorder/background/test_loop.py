@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from trainbeacon.config.settings import Config
 from trainbeacon.identity import Identity
 from trainbeacon.recorder.background.loop import BackgroundLoop
 from trainbeacon.recorder.background.schedule import Probe, Scheduled
+from trainbeacon.recorder.core import timeline
 from trainbeacon.recorder.core.recorder import Recorder
 from trainbeacon.testing import FakeClock
 
@@ -26,8 +28,11 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """The clock of the loop and of the steps."""
+    made = FakeClock(1e9)  # later than the heartbeats, which are real
+    monkeypatch.setattr(timeline, "time", SimpleNamespace(monotonic=made))
+    return made
 
 
 def rate(recorder: Recorder, name: str = "training_samples_per_second") -> float:
@@ -45,18 +50,52 @@ def test_rate_is_that_of_the_last_ten_seconds(recorder: Recorder, clock: FakeClo
     loop.turn()
     for speed in (100, 200):
         for _ in range(12):
-            train(recorder, speed)
             clock.advance(1)
+            train(recorder, speed)
             loop.turn()
         assert speed == pytest.approx(rate(recorder))
 
 
-def test_rate_of_a_job_that_stands_still_falls_to_nothing(recorder: Recorder, clock: FakeClock) -> None:
-    """Ten seconds after the last step the rate is 0, not the last one seen."""
+@pytest.mark.parametrize("seconds", [0.0625, 0.25, 7.0, 30.0, 400.0])
+def test_rate_is_the_same_at_every_moment_of_a_step(
+    recorder: Recorder, clock: FakeClock, seconds: float
+) -> None:
+    """However long a step takes, the rate is what whole steps give: never 0 in a step, never three times."""
     loop = BackgroundLoop(recorder, clock=clock)
-    loop.turn()
+    seen, done, begun = set(), clock.now, clock.now
+    while clock.now < begun + max(3 * seconds, 15.0):
+        clock.advance(min(0.5, seconds))
+        if clock.now - done >= seconds - 1e-6:
+            done = clock.now
+            train(recorder, 8190)
+        if int(clock.now * 2) % 2:
+            loop.turn()
+        if rate(recorder) == rate(recorder):
+            seen.add(round(rate(recorder) * seconds / 8190, 3))
+    assert {1.0} == seen
+
+
+def test_rate_is_absent_before_the_second_step(recorder: Recorder, clock: FakeClock) -> None:
+    """The first step warms up and compiles: no rate is made of it, nor 0."""
+    loop = BackgroundLoop(recorder, clock=clock)
     train(recorder, 50)
-    for _ in range(12):
+    clock.advance(5)
+    loop.turn()
+    assert rate(recorder) != rate(recorder)
+
+
+@pytest.mark.parametrize(("seconds", "bound"), [(0.5, 12), (30.0, 92)])
+def test_rate_of_a_job_that_stands_still_falls_to_nothing(
+    recorder: Recorder, clock: FakeClock, seconds: float, bound: int
+) -> None:
+    """Ten seconds after the last step, or three steps where that is longer, the rate is 0."""
+    loop = BackgroundLoop(recorder, clock=clock)
+    for _ in range(4):
+        clock.advance(seconds)
+        train(recorder, 50)
+        loop.turn()
+    assert 50 / seconds == pytest.approx(rate(recorder))
+    for _ in range(bound):
         clock.advance(1)
         loop.turn()
     assert 0.0 == rate(recorder)
@@ -69,15 +108,6 @@ def test_without_samples_there_is_no_rate(recorder: Recorder, clock: FakeClock) 
         clock.advance(1)
         loop.turn()
     assert rate(recorder) != rate(recorder)
-
-
-def test_history_does_not_grow(recorder: Recorder, clock: FakeClock) -> None:
-    """A job of weeks keeps the readings of ten seconds."""
-    loop = BackgroundLoop(recorder, clock=clock)
-    for _ in range(1000):
-        clock.advance(1)
-        loop.turn()
-    assert len(loop._history) <= 12
 
 
 def test_nothing_that_fails_stops_the_heartbeat(recorder: Recorder) -> None:

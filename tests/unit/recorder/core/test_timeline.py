@@ -15,7 +15,7 @@ from trainbeacon.blackbox.reader import Box
 from trainbeacon.blackbox.writer import Writer
 from trainbeacon.exporter.collectors.ranks import _values
 from trainbeacon.recorder.core import timeline
-from trainbeacon.recorder.core.timeline import CHECKPOINT, EVALUATE, PHASE, Timeline
+from trainbeacon.recorder.core.timeline import CHECKPOINT, EVALUATE, PHASE, Declared, Timeline
 
 FORWARD, BACKWARD, DATA_WAIT = PHASE["forward"], PHASE["backward"], PHASE["data_wait"]
 WALL_OFFSET = 1_000_000.0
@@ -51,9 +51,18 @@ class Rank:
                 index[name, labels] = self.writer.declare(name, labels)
         self._beat_at = index[layout.HEARTBEAT, ()]
         self.timeline = Timeline(self.writer, index)
+        self.declared: list[Declared | None] = []
 
     def close(self) -> None:
         timeline.time = self._restore  # type: ignore[attr-defined]
+
+    def push(self, phase: int) -> None:
+        """The script enters a phase."""
+        self.declared.append(self.timeline.push_phase(phase))
+
+    def pop(self) -> None:
+        """The script leaves the phase that it entered last."""
+        self.timeline.pop_phase(self.declared.pop() if self.declared else None)
 
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -116,9 +125,9 @@ def perform(rank: Rank, operation: str, phase: int) -> None:
     if operation == "see":
         rank.timeline.observe(phase)
     elif operation == "enter":
-        rank.timeline.push_phase(phase)
+        rank.push(phase)
     elif operation == "leave" and rank.timeline.declared is not None:
-        rank.timeline.pop_phase()
+        rank.pop()
     elif operation == "end_step":
         rank.timeline.end_step()
     elif operation == "beat":
@@ -185,35 +194,35 @@ def test_the_first_step_is_warm_up(rank: Rank) -> None:
 
 def test_phases_nest(rank: Rank) -> None:
     """An inner phase stops the outer one's clock; leaving it goes on with the outer one."""
-    rank.timeline.push_phase(FORWARD)
+    rank.push(FORWARD)
     rank.wait(1.0)
-    rank.timeline.push_phase(BACKWARD)
+    rank.push(BACKWARD)
     rank.wait(2.0)
-    rank.timeline.pop_phase()
+    rank.pop()
     assert rank.box().phase == "forward"
     rank.wait(4.0)
-    rank.timeline.pop_phase()
+    rank.pop()
     assert rank.phases() == {"forward": 5.0, "backward": 2.0}
 
 
 def test_hooks_are_not_heard_inside_a_declared_phase(rank: Rank) -> None:
     """A forward pass inside an evaluation is evaluation."""
     rank.step(1.0)
-    rank.timeline.push_phase(EVALUATE)
+    rank.push(EVALUATE)
     for phase in (FORWARD, BACKWARD, DATA_WAIT):
         rank.timeline.observe(phase)
         rank.wait(1.0)
-    rank.timeline.pop_phase()
+    rank.pop()
     assert rank.phases() == {"init": 1.0, "evaluate": 3.0}
     assert rank.timeline.declared is None
 
 
 def test_leaving_more_than_was_entered_does_no_harm(rank: Rank) -> None:
-    """A stray leave goes to `other`, and time is still counted."""
-    rank.timeline.pop_phase()
+    """A stray leave changes no phase, and time is still counted."""
+    rank.pop()
     rank.wait(2.0)
     rank.timeline.close()
-    assert rank.phases() == {"other": 2.0}
+    assert rank.phases() == {"init": 2.0}
 
 
 @pytest.mark.parametrize("phase", [EVALUATE, CHECKPOINT])
@@ -221,9 +230,9 @@ def test_a_step_does_not_last_longer_for_an_evaluation(rank: Rank, phase: int) -
     """The duration of a step leaves out the evaluation or checkpoint that came between."""
     rank.step(1.0)
     rank.wait(0.5)
-    rank.timeline.push_phase(phase)
+    rank.push(phase)
     rank.wait(100.0)
-    rank.timeline.pop_phase()
+    rank.pop()
     rank.step(0.25)
     assert rank.duration() == 0.75
     rank.step(2.0)
@@ -233,17 +242,17 @@ def test_a_step_does_not_last_longer_for_an_evaluation(rank: Rank, phase: int) -
 def test_phases_inside_an_evaluation_are_left_out_of_the_step_too(rank: Rank) -> None:
     """An evaluation is left out whole, whatever phases and checkpoints the script declares in it."""
     rank.step(1.0)
-    rank.timeline.push_phase(EVALUATE)
+    rank.push(EVALUATE)
     rank.wait(10.0)
-    rank.timeline.push_phase(FORWARD)
+    rank.push(FORWARD)
     rank.wait(20.0)
-    rank.timeline.pop_phase()
+    rank.pop()
     rank.wait(30.0)
-    rank.timeline.push_phase(CHECKPOINT)
+    rank.push(CHECKPOINT)
     rank.wait(40.0)
-    rank.timeline.pop_phase()
+    rank.pop()
     rank.wait(50.0)
-    rank.timeline.pop_phase()
+    rank.pop()
     rank.step(0.5)
     assert rank.duration() == 0.5
 
@@ -251,11 +260,11 @@ def test_phases_inside_an_evaluation_are_left_out_of_the_step_too(rank: Rank) ->
 def test_a_step_that_ends_inside_an_evaluation_has_a_duration_of_its_own(rank: Rank) -> None:
     """What was before a step's end is no part of the pause in the next one: no duration is negative."""
     rank.step(1.0)
-    rank.timeline.push_phase(EVALUATE)
+    rank.push(EVALUATE)
     rank.wait(10.0)
     rank.timeline.end_step()
     rank.wait(4.0)
-    rank.timeline.pop_phase()
+    rank.pop()
     rank.step(0.5)
     assert rank.duration() == 0.5
 
@@ -263,6 +272,7 @@ def test_a_step_that_ends_inside_an_evaluation_has_a_duration_of_its_own(rank: R
 def test_step_durations_fill_the_histogram(rank: Rank) -> None:
     """Each duration is in the bucket that bounds it from above, the bound included; the sum is theirs."""
     durations = (0.25, 0.5, 0.5, 2.0, 1000.0)
+    rank.timeline.observe(FORWARD)
     for seconds in durations:
         rank.step(seconds)
     box = rank.box()
@@ -405,9 +415,9 @@ def test_waiting_in_the_first_step_and_in_pauses_stays_what_it_is(rank: Rank) ->
     assert not rank.timeline.begin_wait()
     rank.timeline.end_step()
     for phase in (EVALUATE, CHECKPOINT):
-        rank.timeline.push_phase(phase)
+        rank.push(phase)
         assert not rank.timeline.begin_wait()
-        rank.timeline.pop_phase()
+        rank.pop()
 
 
 def test_a_backward_pass_inside_another_does_not_end_it(rank: Rank) -> None:

@@ -44,9 +44,9 @@ def test_pauses_and_waits_are_kinds_of_their_own(rank: Rank) -> None:
     rank.timeline.observe(OTHER)
     rank.wait(1.0)
     for phase, length in ((EVALUATE, 8.0), (CHECKPOINT, 16.0)):
-        rank.timeline.push_phase(phase)
+        rank.push(phase)
         rank.wait(length)
-        rank.timeline.pop_phase()
+        rank.pop()
     rank.step(1.0)
     assert {
         "init": 1.0,
@@ -113,9 +113,9 @@ def test_kinds_add_up_to_the_life_of_the_process(story: list[tuple[str, float]])
                 else:
                     before = accounting.account().seconds
             else:
-                rank.timeline.push_phase(PHASE[what])
+                rank.push(PHASE[what])
                 rank.wait(length)
-                rank.timeline.pop_phase()
+                rank.pop()
         account = accounting.account()
         assert rank.clock.now - rank.began == pytest.approx(sum(account.seconds.values()) + account.pending)
         assert all(account.seconds[kind] >= value for kind, value in before.items())

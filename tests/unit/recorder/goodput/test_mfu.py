@@ -17,8 +17,8 @@ from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.config.settings import Config
 from trainbeacon.identity import Identity
+from trainbeacon.recorder.core import timeline
 from trainbeacon.recorder.core.recorder import Recorder
-from trainbeacon.recorder.goodput import mfu as module
 from trainbeacon.recorder.goodput.gpu_peaks import peak_of
 from trainbeacon.recorder.goodput.mfu import Flops
 from trainbeacon.testing import FakeClock
@@ -191,7 +191,7 @@ def test_number_of_the_users_own_is_served_at_once(tmp_path: Path) -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     made = FakeClock()
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made))
+    monkeypatch.setattr(timeline, "time", SimpleNamespace(monotonic=made, time=made))
     return made
 
 
@@ -200,38 +200,42 @@ def recorder(**settings: Any) -> Recorder:
     return Recorder(config, Identity(run="r", run_id="1", hostname="h", attempt=0, launcher=""))
 
 
+def mfu_of(rank: Recorder) -> float:
+    return float(rank.writer.slots[rank.at("training_mfu_ratio")])
+
+
 @pytest.mark.parametrize("step_seconds", [0.5, 1.0, 30.0])
-def test_mfu_is_that_of_the_last_steps(step_seconds: float, clock: FakeClock) -> None:
-    """Of steps of any length; it falls to nothing when training is stalled."""
+def test_mfu_is_that_of_whole_steps(step_seconds: float, clock: FakeClock) -> None:
+    """Of steps of any length the same at every moment; absent in the first one; 0 where none is made."""
     rank = recorder(model_flops_per_step=4e12, peak_flops=16e12)
-    flops = Flops(rank)
-    clock_of_steps = clock.now
+    flops = Flops(rank, clock)
+    done, seen = clock.now, []
     for _ in range(400):
-        clock.advance(1.0)
-        while clock.now - clock_of_steps >= step_seconds:
-            clock_of_steps += step_seconds
+        clock.advance(0.5)
+        if clock.now - done >= step_seconds:
+            done = clock.now
             rank.timeline.end_step()
         flops.poll()
-    mfu = float(rank.writer.slots[rank.at("training_mfu_ratio")])
-    assert 4e12 / step_seconds / 16e12 == pytest.approx(mfu, rel=0.15)
-    for _ in range(2000):
-        clock.advance(1.0)
+        seen.append(mfu_of(rank))
+    known = {round(number, 6) for number in seen if number == number}
+    assert {round(4e12 / step_seconds / 16e12, 6)} == known
+    assert seen[0] != seen[0]
+    for _ in range(200):
+        clock.advance(0.5)
         flops.poll()
-    assert mfu / 20 > float(rank.writer.slots[rank.at("training_mfu_ratio")])
+    assert 0.0 == mfu_of(rank)
 
 
 def test_no_peak_no_mfu(clock: FakeClock) -> None:
     """A CPU has no peak unless one is given: nothing is made up."""
     rank = recorder(model_flops_per_step=4e12)
-    flops = Flops(rank)
+    flops = Flops(rank, clock)
     flops.watch(torch.nn.Linear(2, 2))
     for _ in range(20):
         rank.timeline.end_step()
         clock.advance(1.0)
         flops.poll()
-    assert (
-        rank.writer.slots[rank.at("training_mfu_ratio")] != rank.writer.slots[rank.at("training_mfu_ratio")]
-    )
+    assert mfu_of(rank) != mfu_of(rank)
 
 
 @pytest.mark.parametrize(
