@@ -137,7 +137,7 @@ class Writer:
         """Say anew whose box it is: what was described before is forgotten, slots keep their numbers."""
         with self._naming:
             if not self._append(["box", dict(fields)]):
-                raise OSError(errno.ENOSPC, "the journal of the black box is full")
+                raise OSError("the journal of the black box is full")
 
     # Values
 

@@ -89,10 +89,17 @@ _GRADIENTS = (
     ),
     Metric(
         "gradients and weights",
+        "training_gradient_norm_step",
+        "gauge",
+        "",
+        "Step that training_gradient_norm is of: the last one, or the last that was sampled.",
+    ),
+    Metric(
+        "gradients and weights",
         "training_gradient_clipped_total",
         "counter",
         "",
-        "Steps whose gradients were scaled down by clip_grad_norm_.",
+        "Steps whose gradients were scaled down by torch's functions that clip to a norm.",
     ),
     Metric(
         "gradients and weights",

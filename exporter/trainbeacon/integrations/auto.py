@@ -21,7 +21,7 @@ from trainbeacon.integrations.imports import on_import
 from trainbeacon.integrations.signals import LoaderWaits, StepLoss
 from trainbeacon.recorder.api.beacon import Beacon
 from trainbeacon.recorder.api.start import current_beacon, start
-from trainbeacon.recorder.background.supervisor import is_worker
+from trainbeacon.recorder.api.workers import is_worker
 from trainbeacon.recorder.core.patch import Ended, observe
 
 log = logging.getLogger("trainbeacon")

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -333,8 +333,7 @@ class Beacon:
         if not self.recording:
             return
         self.recorder.guard("helper", self._settle_identity)
-        optimizers = optimizer if isinstance(optimizer, Sequence) else [optimizer] if optimizer else []
-        self.recorder.guard("hooks", self._watcher.watch, model, optimizers, scaler)
+        self.recorder.guard("hooks", self._watcher.watch, model, optimizer, scaler)
 
     def on(self, kind: str, action: Callback | Literal["stop"]) -> None:
         """Act on what is seen, in the training thread at the end of the step (docs/intervention.md).

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from trainbeacon import catalogue
@@ -74,6 +74,7 @@ class Recorder:
         self._step_values, self._commit = self.writer.step, self.writer.commit
         self._loss_at = {split: self.index["training_loss", (split,)] for split in catalogue.SPLITS}
         self._norm_at = self.index["training_gradient_norm", ()]
+        self._norm_step_at = self.index["training_gradient_norm_step", ()]
         self._describe()
         if failure is not None:
             self.error("blackbox", failure)
@@ -136,8 +137,33 @@ class Recorder:
         at = self._loss_at[split]
         self.take(split, "loss", 0.0, lambda _: action(self.writer.step[at]))
 
-    def gradient_norm(self, norm: Any, limit: float | None = None) -> None:
-        """The norm of this step's gradients before clipping, and the limit that they were clipped to."""
+    def clipped(self, excess: Any) -> None:
+        """Gradients of the step were clipped: so many times as large as the limit they were."""
+        if excess is not None:
+            self.take("clipped", "excess", excess, self._take_excess)
+
+    def _take_excess(self, excess: float) -> None:
+        if 1.0 < excess < inf:
+            self.add("training_gradient_clipped_total", 1.0)
+
+    def unused_norm(self, norm: Any) -> None:
+        """The norm of gradients of which no step was made: told if it is not finite."""
+        step = self.timeline.step + 1
+        self.take("unused norm", "norm", norm, partial(self._take_unused, step))
+
+    def _take_unused(self, step: int, norm: float) -> None:
+        if not isfinite(norm):
+            self._take_norm(None, step, norm)
+
+    def gradient_norm(self, norm: Any, limit: float | None = None, *, excess: Any = None) -> None:
+        """The norm of this step's gradients before clipping.
+
+        Args:
+            norm: a number, or a tensor on a device.
+            limit: what they were clipped to.
+            excess: how many times as large as the limit they were, in place of `limit`.
+        """
+        self.clipped(excess)
         at = self._norm_at
         number = norm if norm.__class__ is float else self.deferred.number("gradient_norm", norm)
         if number is not None and not (self.deferred.used and self.deferred.waits(at)):
@@ -181,7 +207,9 @@ class Recorder:
             self.listener(kind, step, value)
 
     def _take_norm(self, limit: float | None, step: int, norm: float) -> None:
-        self.writer.slots[self._norm_at] = norm
+        slots = self.writer.slots
+        slots[self._norm_at] = norm
+        slots[self._norm_step_at] = step
         if not isfinite(norm):
             self.add("training_gradient_nonfinite_total", 1.0)
             self.nonfinite.saw(step, "gradient" if self.identity.world_size == 1 else "reduced")

@@ -54,6 +54,7 @@ class StepCount:
         self._expects_optimizer = False
         self._optimizer_seen = False
         self._version: int | None = None
+        self._on_hidden_step: Callable[[], None] | None = None
         self._silent = 0  # batches with a change of weights that no hook told of
         # step()
         self._depth = 0
@@ -93,6 +94,15 @@ class StepCount:
             self.versions = versions
             self._version = versions()
 
+    def hide(self, on_step: Callable[[], None]) -> None:
+        """The watched optimizer is compiled: its hooks are silent from now on.
+
+        Args:
+            on_step: called as a step of it is seen by its weights.
+        """
+        self.hidden = True
+        self._on_hidden_step = on_step
+
     def optimizer_stepped(self) -> None:
         """The watched optimizer made a step."""
         self._optimizer_seen = True
@@ -117,7 +127,8 @@ class StepCount:
         version = self.versions()
         if version == self._version:
             return False
-        self._version = version
+        if self._on_hidden_step is not None:
+            self._on_hidden_step()
         self.optimizer_stepped()
         return True
 

@@ -68,6 +68,7 @@ class Timeline:
         first, last: what had been made at the end of the first step, and of the last one; None before it.
         before_first_step: called once, before the first step is counted.
         thread: the training thread.
+        in_backward: whether a backward pass is under way.
     """
 
     def __init__(self, writer: Writer, index: Index, begun: float | None = None) -> None:
@@ -86,6 +87,7 @@ class Timeline:
         self._pending_loss = layout.UNSET
         self._ring_lacks_loss = False
         self.thread = get_ident()
+        self.in_backward = False
         self.before_first_step: Callable[[], None] | None = None
         self.first: Progress | None = None
         self.last: Progress | None = None
@@ -211,6 +213,7 @@ class Timeline:
         """A backward pass begins. False inside another one, whose end is not to be told."""
         if get_ident() != self.thread or (self._phase == BACKWARD and not self._stack):
             return False
+        self.in_backward = True
         self.observe(BACKWARD)
         self._backward_before = self._phase_totals[BACKWARD]
         return True
@@ -221,6 +224,7 @@ class Timeline:
         Args:
             hides: whether it ran collectives out of our sight, so that how long it waited is not known.
         """
+        self.in_backward = False
         if self._phase != BACKWARD or self._stack:
             return
         self.observe(OTHER)

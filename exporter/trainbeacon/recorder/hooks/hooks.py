@@ -8,6 +8,7 @@ then not told apart.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -16,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 from trainbeacon.identity.devices import visible_gpu
 from trainbeacon.recorder.core.patch import Ended, observe
 from trainbeacon.recorder.core.recorder import Recorder
+from trainbeacon.recorder.core.steps import StepCount
 from trainbeacon.recorder.core.timeline import FORWARD, OPTIMIZER, OTHER
 from trainbeacon.recorder.device.events import DevicePhases
 from trainbeacon.recorder.device.scalars import on_device
+from trainbeacon.recorder.hooks.clipping import observe_clipping
 from trainbeacon.recorder.hooks.copies import keep_out_of_copies
-from trainbeacon.recorder.hooks.traced import Hook, reporting_outside_graphs
+from trainbeacon.recorder.hooks.optimizers import Found, parameters_of
+from trainbeacon.recorder.hooks.traced import Hook
 from trainbeacon.recorder.hooks.waits import observe_waits, replica_in
 from trainbeacon.recorder.numerics.watch import GradientMonitor
 
@@ -34,41 +38,49 @@ class Hooks:
     """Everything that one call of `Beacon.watch` put in place, to be taken away by `remove`.
 
     Args:
-        end_step: called after each step of the first optimizer.
+        recorder: where the numbers go.
+        model, optimizers, scaler: as of `Beacon.watch`.
+        steps: counts the steps of the first optimizer, None where another call's does.
+        prefix: goes before the names of the layers.
     """
 
     def __init__(
         self,
         recorder: Recorder,
         model: Any,
-        optimizers: Sequence[torch.optim.Optimizer],
+        optimizers: Sequence[Found],
         scaler: Any,
-        end_step: Callable[[], None],
+        steps: StepCount | None,
+        prefix: str = "",
     ) -> None:
         self._recorder = recorder
         self._timeline, self._writer = recorder.timeline, recorder.writer
-        self._end_step = end_step
+        self._steps = steps
+        self._stepped_in_backward = False
         self._removals: list[Callable[[], None]] = []
         self._of_model: list[Callable[[], None]] = []
         self._of_optimizer: list[Callable[[], None]] = []
         self._guard = recorder.guard
-        self._norm_seen = False
         self._scale: float | None = None  # after the last update
         self._scale_at = recorder.at("training_loss_scale")
         self._rate_at = [recorder.at("training_learning_rate", str(group)) for group in range(_MOST_GROUPS)]
         self._device = self._device_phases(model)
         self._hides = False  # whether the backward pass of the last forward hides collectives
-        self._numerics = GradientMonitor(recorder, model, next(iter(optimizers), None), scaler)
+        first = optimizers[0].optimizer if optimizers else None
+        self._numerics = GradientMonitor(recorder, model, first, scaler, prefix)
         if model is not None:
             self._watch_model(model)
             weakref.finalize(model, self._model_is_gone).atexit = False
             for parameter in filter(on_device, islice(model.parameters(), 1)):
                 recorder.deferred.prepare(parameter)
-        for number, optimizer in enumerate(optimizers):
-            self._watch_optimizer(optimizer, counts=number == 0)
+        elif optimizers:
+            self._watch_backward()
+        for number, found in enumerate(optimizers):
+            self._watch_optimizer(found, first=number == 0)
         if optimizers:
-            self._watch_clipping()
-            weakref.finalize(optimizers[0], self._optimizer_is_gone).atexit = False
+            if steps is not None:
+                self._of_optimizer += self._guard("hooks", observe_clipping, recorder, self._numerics) or ()
+            weakref.finalize(first, self._optimizer_is_gone).atexit = False
         if recorder.probes("self_time"):
             self._removals += self._guard("hooks", observe_waits, recorder) or ()
         if scaler is not None:
@@ -103,11 +115,14 @@ class Hooks:
 
     def _watch_model(self, model: torch.nn.Module) -> None:
         see, guarded, device = self._timeline.observe, self._recorder.guarded, self._device
+        steps = self._steps
         replica = self._guard("hooks", replica_in, model)
         replicated = weakref.ref(replica) if replica is not None else _nobody
 
         def forward_begins(module: Any, inputs: Any) -> None:
             if module.training:
+                if steps is not None and steps.hidden:
+                    steps.look()
                 see(FORWARD)
                 if device is not None:
                     device.begin("forward")
@@ -125,18 +140,21 @@ class Hooks:
         after = Hook(model, guarded("hooks", forward_ends))
         self._of_model.append(keep_out_of_copies(model))
         self._of_model.append(model.register_forward_pre_hook(before).remove)
-        self._of_model.append(model.register_forward_hook(after).remove)
+        # A pass that raises, as one that is tried again with a smaller batch, ends too.
+        self._of_model.append(model.register_forward_hook(after, always_call=True).remove)
         self._watch_backward()
 
     def _watch_backward(self) -> None:
         """See every `backward()` begin and end. A hook on the model's output would cost ten times as much."""
         import torch
 
-        timeline, device, look = self._timeline, self._device, self._numerics.poll
+        timeline, device, numerics = self._timeline, self._device, self._numerics
+        look = numerics.poll
 
         def begin(args: Sequence[Any], keywords: Mapping[str, Any]) -> Ended | None:
-            if not timeline.begin_backward():
-                return None
+            numerics.backward_begins()
+            if not timeline.begin_backward():  # inside another one, or seen by another call of `watch` first
+                return inner_ended
             if device is not None:
                 device.begin("backward")
             if look is not None:
@@ -147,75 +165,103 @@ class Hooks:
             timeline.end_backward(hides=self._hides)
             if device is not None:
                 device.end()
+            numerics.remember_gradients()
+            if self._stepped_in_backward:
+                self._stepped_in_backward = False
+                self._end_step()
 
+        def inner_end(result: Any, error: BaseException | None) -> None:
+            numerics.remember_gradients()
+
+        inner_ended = self._recorder.guarded("hooks", inner_end)
         ended = self._recorder.guarded("hooks", end)
         self._of_model.append(observe(torch.autograd, "backward", self._recorder.guarded("hooks", begin)))
 
     # The optimizer
 
-    def _watch_optimizer(self, optimizer: torch.optim.Optimizer, *, counts: bool) -> None:
-        see, before, after = self._timeline.observe, self._before_step, self._after_step
-        guarded = self._recorder.guarded
+    def _watch_optimizer(self, found: Found, *, first: bool) -> None:
+        """Hooks of the first optimizer count; those of the others tell the phase."""
+        optimizer, timeline, guarded = found.optimizer, self._timeline, self._recorder.guarded
+        counts = first and self._steps is not None
+        # DeepSpeed steps group after group: the step is that of the first.
+        anchor = weakref.ref(parameters_of(optimizer)[0]) if found.wrappers else None
 
-        def step_begins(stepped: Any, inputs: Any, keywords: Any) -> None:
-            see(OPTIMIZER)
+        def step_begins(stepped: Any, inputs: Any, keywords: Any) -> Any:
+            if timeline.in_backward:  # an optimizer for each parameter, as soon as its gradient is there
+                return None
+            closure = inputs[1] if len(inputs) > 1 else keywords.get("closure")
+            if closure is None:
+                begins(stepped)
+                return None
+            timeline.observe(OTHER)
+            watched = _watched_closure(closure, guarded("hooks", lambda: begins(stepped)), ended_badly)
+            if len(inputs) > 1:
+                return (inputs[0], watched, *inputs[2:]), keywords
+            return inputs, {**keywords, "closure": watched}
+
+        def begins(stepped: Any) -> None:
+            timeline.observe(OPTIMIZER)
             if counts:
-                before()
+                self._before_step(stepped, sampled=not found.clips_by_itself)
+            elif first:
+                self._numerics.sample_layers()
 
         def step_ends(stepped: Any, inputs: Any, keywords: Any) -> None:
-            after(stepped)
+            if timeline.in_backward:
+                self._stepped_in_backward = True
+            elif anchor is None or anchor() is stepped.param_groups[0]["params"][0]:
+                self._after_step(stepped, found.whole_norm())
 
-        begins = Hook(optimizer, guarded("hooks", step_begins))
-        self._of_optimizer.append(optimizer.register_step_pre_hook(begins).remove)
+        ended_badly = guarded("hooks", lambda: timeline.observe(OTHER))
+        compiled = self._is_compiled if counts else None
+        before = Hook(optimizer, guarded("hooks", step_begins), compiled)
+        self._of_optimizer.append(optimizer.register_step_pre_hook(before).remove)
         if counts:
-            ends = Hook(optimizer, guarded("hooks", step_ends))
-            self._of_optimizer.append(optimizer.register_step_post_hook(ends).remove)
+            after = Hook(optimizer, guarded("hooks", step_ends))
+            self._of_optimizer.append(optimizer.register_step_post_hook(after).remove)
+            watched = weakref.ref(optimizer)
+            self._read_rates = lambda: self._take_rates(watched())
 
-    def _before_step(self) -> None:
-        norm = self._numerics.before_step(norm_is_known=self._norm_seen)
-        if norm is not None:
-            self._recorder.gradient_norm(norm)
+    def _is_compiled(self) -> None:
+        """The optimizer's step becomes part of a graph, in which no hook is called."""
+        if self._steps is not None:
+            self._steps.hide(self._read_rates)
+
+    def _before_step(self, optimizer: Any, *, sampled: bool) -> None:
+        scale = getattr(optimizer, "grad_scale", None)  # a fused optimizer takes it off by itself
+        self._numerics.before_step(scale=scale, sampled=sampled)
         if self._device is not None:
             self._device.begin("optimizer")
 
-    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
+    def _after_step(self, optimizer: Any, whole_norm: Any) -> None:
         if self._device is not None:
             self._device.end()
             self._device.step_over()
         if self._numerics.sampling:
             self._numerics.after_step()
-        self._norm_seen = False
+        self._numerics.step_is_over()
+        if whole_norm is not None:
+            self._recorder.gradient_norm(whole_norm)
+        left_out = getattr(optimizer, "found_inf", None)  # of a fused optimizer, which makes no step then
+        if left_out is not None and not on_device(left_out) and float(left_out):
+            return
+        self._take_rates(optimizer)
+        self._end_step()
+
+    def _take_rates(self, optimizer: Any) -> None:
         slots = self._writer.slots
-        for at, group in zip(self._rate_at, optimizer.param_groups, strict=False):
+        for at, group in zip(self._rate_at, optimizer.param_groups if optimizer else (), strict=False):
             rate = group["lr"]
             if rate.__class__ is float:
                 slots[at] = rate
             else:
                 self._recorder.gauge(at, "lr", rate)
-        self._end_step()
 
-    # Clipping and scaling
+    def _end_step(self) -> None:
+        if self._steps is not None:
+            self._steps.optimizer_stepped()
 
-    def _watch_clipping(self) -> None:
-        """Read the norm that `clip_grad_norm_` works out, at the one place that all its callers pass."""
-        from torch.nn.utils import clip_grad
-
-        def clip(args: Sequence[Any], keywords: Mapping[str, Any]) -> None:
-            given = dict(zip(("parameters", "max_norm", "total_norm"), args, strict=False), **keywords)
-            self._clipped(given["max_norm"], given["total_norm"])
-
-        if hasattr(clip_grad, "_clip_grads_with_norm_"):
-            started = self._recorder.guarded("hooks", clip)
-            self._of_optimizer.append(
-                observe(clip_grad, "_clip_grads_with_norm_", started, reporting_outside_graphs)
-            )
-
-    def _clipped(self, max_norm: float, total_norm: Any) -> None:
-        total_norm = self._numerics.clipped(total_norm)
-        if total_norm is None:  # sharded, and to read all of it would take a collective
-            return
-        self._norm_seen = True
-        self._recorder.gradient_norm(total_norm, None if on_device(max_norm) else float(max_norm))
+    # Scaling
 
     def _watch_scaler(self, scaler: Any) -> None:
         """See each update. A method of the object's own would go with every copy of it."""
@@ -250,6 +296,26 @@ class Hooks:
         self._scale = scale
 
 
+def _watched_closure(
+    closure: Callable[[], Any], done: Callable[[], None], failed: Callable[[], None]
+) -> Callable[[], Any]:
+    """A closure as the optimizer calls it, told of after its first call: the gradients are there then."""
+    waiting = [done]
+
+    @functools.wraps(closure, updated=())
+    def call(*args: Any, **keywords: Any) -> Any:
+        try:
+            result = closure(*args, **keywords)
+        except BaseException:
+            failed()
+            raise
+        if waiting:
+            waiting.pop()()
+        return result
+
+    return call
+
+
 def _run_all(removals: list[Callable[[], None]]) -> None:
     while removals:
         removals.pop()()
@@ -281,5 +347,4 @@ def gpu_of(model: Any, optimizers: Sequence[Any] = ()) -> tuple[str, str]:
 def _first_parameter(model: Any, optimizers: Sequence[Any]) -> Any:
     if model is not None:
         return next(iter(model.parameters()), None)
-    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
-    return next((parameter for group in groups for parameter in group["params"]), None)
+    return next((parameter for found in optimizers for parameter in parameters_of(found.optimizer)), None)

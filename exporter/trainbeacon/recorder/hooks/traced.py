@@ -20,21 +20,40 @@ class Hook(Inert):
 
     Args:
         watched: what it is registered on. It is not kept alive.
-        report: called with what torch gives to the hook, the object first. Must not raise.
+        report: called with what torch gives to the hook, the object first; what it returns goes to torch.
+            Must not raise.
+        compiled: called when the hook is compiled into a graph, in which it will say nothing.
     """
 
-    def __init__(self, watched: Any, report: Callable[..., None]) -> None:
+    def __init__(
+        self, watched: Any, report: Callable[..., Any], compiled: Callable[[], None] | None = None
+    ) -> None:
         from torch.compiler import is_compiling
 
         self.__name__ = "trainbeacon_hook"
         self._is_compiling = is_compiling
         self._watched = weakref.ref(watched)
         self._report = report
+        self._compiled = _once_traced(compiled) if compiled is not None else None
 
-    def __call__(self, *given: Any) -> None:
+    def __call__(self, *given: Any) -> Any:
         """Torch calls it."""
-        if not self._is_compiling() and self._watched() is given[0]:
-            self._report(*given)
+        if self._is_compiling():
+            if self._compiled is not None:
+                self._compiled()
+            return None
+        return self._report(*given) if self._watched() is given[0] else None
+
+
+def _once_traced(told: Callable[[], None]) -> Callable[[], bool]:
+    """A function that the compiler calls once, as it traces it, in place of having it in the graph."""
+
+    def traced() -> bool:
+        told()
+        return True
+
+    traced._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compiler's mark for that
+    return traced
 
 
 def reporting_outside_graphs(original: Callable[..., Any], observers: Observers) -> Callable[..., Any]:

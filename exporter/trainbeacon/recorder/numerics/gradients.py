@@ -63,7 +63,7 @@ class NormProbe:
         start = self._clock()
         if start < self.next or not self._parameters:
             return None
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        gradients = self._gradients()
         norm = None
         if _can_be_read(gradients):
             if self._sharded:
@@ -73,6 +73,14 @@ class NormProbe:
         self._before = [piece.clone() for piece in self._pieces()]
         self._spent = self._clock() - start
         return norm
+
+    def norm_now(self) -> Norm | None:
+        """The gradient norm, if it can be read."""
+        gradients = self._gradients()
+        return total_norm(gradients) if _can_be_read(gradients) and not self._sharded else None
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
 
     def after_step(self) -> None:
         """Finish the sample that `before_step` began, if it began one."""

@@ -45,13 +45,13 @@ class Layer:
     parameters: tuple[torch.nn.Parameter, ...]
 
 
-def layers_of(model: torch.nn.Module) -> list[Layer]:
-    """The layers of a model, without the names that wrappers add."""
+def layers_of(model: torch.nn.Module, prefix: str = "") -> list[Layer]:
+    """The layers of a model, without the names that wrappers add, and with a prefix."""
     found = []
     for path, module in model.named_modules():
         own = tuple(parameter for parameter in module.parameters(recurse=False))
         if own:
-            found.append(Layer(plain_name(path) or type(module).__name__, own))
+            found.append(Layer(prefix + (plain_name(path) or type(module).__name__), own))
     return found
 
 
@@ -143,18 +143,22 @@ class LayerProbe:
         self._selection = Selection()
         self._norms: dict[str, float] = {}
 
-    def before_step(self) -> None:
-        """Take a sample if one is due: the gradients are there, the weights are those that made them."""
+    def before_step(self, scale: Any = None) -> None:
+        """Take a sample if one is due: the gradients are there, the weights are those that made them.
+
+        Args:
+            scale: what the gradients are still multiplied by.
+        """
         start = self._clock()
         if start < self.next or not self._layers:
             return
-        norms = dict(self._gradient_norms())
+        norms = {name: _unscaled(norm, scale) for name, norm in self._gradient_norms()}
         for name, norm in norms.items():
             self._take("layers", norm, self._norms.__setitem__, name)
         self._take("layers", 0.0, self._choose)
         for name in self._selection.chosen:
             if name in norms:
-                self._look_at(name, norms[name])
+                self._look_at(name, norms[name], scale)
         end = self._clock()
         spent = max(end - start, device_seconds(p for each in self._layers.values() for p in each.parameters))
         self.next = end + max(LEAST_INTERVAL, spent / TIME_SHARE)
@@ -178,7 +182,7 @@ class LayerProbe:
             for metric in _METRICS:
                 self._set(metric, change[0], None)
 
-    def _look_at(self, name: str, norm: Norm) -> None:
+    def _look_at(self, name: str, norm: Norm, scale: Any) -> None:
         import torch
 
         layer = self._layers[name]
@@ -187,7 +191,7 @@ class LayerProbe:
         with torch.no_grad():
             numbers = (
                 norm,
-                _sum([part.sum(dtype=torch.float32) for part in gradients]) / count,
+                _unscaled(_sum([part.sum(dtype=torch.float64) for part in gradients]) / count, scale),
                 1.0 - _sum([torch.count_nonzero(part) for part in gradients]) / count,
                 _scaled_norm(weights, layer),
                 _deviation(weights),
@@ -213,7 +217,18 @@ def _parts(layer: Layer, *, gradients: bool) -> list[torch.Tensor]:
     """What this rank holds of the layer's weights, or of their gradients."""
     parameters: list[Any] = [parameter for parameter in layer.parameters if parameter.grad is not None]
     parts = [local(parameter.grad if gradients else parameter) for parameter in parameters]
-    return [part for part in parts if part.numel() and not part.is_sparse]
+    kept = [part for part in parts if part.numel() and not part.is_sparse]
+    return [part if not part.is_complex() else _real(part) for part in kept]
+
+
+def _real(part: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.view_as_real(part.resolve_conj())
+
+
+def _unscaled(number: Any, scale: Any) -> Any:
+    return number if scale is None else _plain(number / scale)
 
 
 def _scaled_norm(parts: list[torch.Tensor], layer: Layer) -> Norm:
@@ -222,8 +237,15 @@ def _scaled_norm(parts: list[torch.Tensor], layer: Layer) -> Norm:
 
     held = sum(part.numel() for part in parts)
     whole = sum(parameter.numel() for parameter in layer.parameters if parameter.grad is not None)
-    norms = torch.stack([torch.linalg.vector_norm(part, dtype=torch.float32) for part in parts])
+    norms = torch.stack([torch.linalg.vector_norm(_wide(part)).double() for part in parts])
     return _plain(torch.linalg.vector_norm(norms) * math.sqrt(max(1.0, whole / held)))
+
+
+def _wide(part: torch.Tensor) -> torch.Tensor:
+    """With squares that do not overflow."""
+    import torch
+
+    return part.float() if part.dtype in (torch.float16, torch.bfloat16) else part
 
 
 def _sum(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,9 +22,19 @@ def total_norm(tensors: Sequence[torch.Tensor]) -> Norm:
     with torch.no_grad():
         norms = [_norm(tensor.detach()) for tensor in tensors]
         device = next((norm.device for norm in norms if on_device(norm)), norms[0].device)
-        parts = [norm.to(device, torch.float32, non_blocking=True) for norm in norms]
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        parts = [norm.to(device, exact, non_blocking=True) for norm in norms]
         total = torch.linalg.vector_norm(torch.stack(parts))
         return total if on_device(total) else float(total.item())
+
+
+def joined(one: Norm | None, other: Norm) -> Norm:
+    """The norm of two sets of elements together, of their norms."""
+    if one is None:
+        return other
+    if isinstance(one, float) and isinstance(other, float):
+        return math.hypot(one, other)
+    return (one * one + other * other) ** 0.5
 
 
 def _norm(tensor: torch.Tensor) -> torch.Tensor:

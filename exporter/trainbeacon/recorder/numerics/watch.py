@@ -15,8 +15,10 @@ from trainbeacon.recorder.core.recorder import Recorder
 from trainbeacon.recorder.device.scalars import on_device
 from trainbeacon.recorder.numerics.gradients import NormProbe
 from trainbeacon.recorder.numerics.layers import LayerProbe, layers_of
+from trainbeacon.recorder.numerics.norms import joined, total_norm
 from trainbeacon.recorder.numerics.origin import MOST_SECONDS, Search, bad_layers, gathered, parameter_names
 from trainbeacon.recorder.numerics.shards import is_sharded, local
+from trainbeacon.recorder.numerics.step_norm import StepNorm
 
 if TYPE_CHECKING:
     import torch
@@ -42,12 +44,12 @@ class GradientMonitor:
         sampling: whether `before_step` began a sample that `after_step` is to finish.
     """
 
-    def __init__(self, recorder: Recorder, model: Any, optimizer: Any, scaler: Any) -> None:
+    def __init__(self, recorder: Recorder, model: Any, optimizer: Any, scaler: Any, prefix: str = "") -> None:
         self._recorder = recorder
         self._timeline = recorder.timeline
         self._nonfinite = recorder.nonfinite
         self._model = weakref.ref(model) if model is not None else _nobody
-        self._layers = layers_of(model) if model is not None else []
+        self._layers = layers_of(model, prefix) if model is not None else []
         self._on = recorder.probes("gradients")
         self._norms: NormProbe | None = None
         self._probe: LayerProbe | None = None
@@ -58,6 +60,9 @@ class GradientMonitor:
         self._own_bad_step = -1  # in which this rank's own backward pass made a non-finite gradient
         self._remove: Callable[[], None] | None = None
         self._watched: Any = None  # the parameter whose gradient is looked at before each step
+        self._step_norm: StepNorm | None = None
+        self._version: int | None = None  # of the first gradient, as the backward pass left it
+        self._parameters: list[Any] = []
         self._due = 0.0  # when the next sample is, by the monotonic clock
         self.sampling = False
         self.poll: Callable[[Any], None] | None = None
@@ -68,13 +73,14 @@ class GradientMonitor:
         if scaler is not None:
             self._nonfinite.ignored = frozenset({"gradient", "reduced"})
         if optimizer is not None:
-            self._make_probes(optimizer)
+            self._parameters = [each for group in optimizer.param_groups for each in group["params"]]
+            self._step_norm = StepNorm(self._parameters)
+            self._make_probes()
 
-    def _make_probes(self, optimizer: Any) -> None:
+    def _make_probes(self) -> None:
         recorder = self._recorder
         if self._on:
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            self._norms = NormProbe(parameters, self._set, world_size=recorder.identity.world_size)
+            self._norms = NormProbe(self._parameters, self._set, world_size=recorder.identity.world_size)
         if self._layers and recorder.identity.rank == 0 and recorder.probes("layers"):
             self._probe = LayerProbe(self._layers, self._read_layer, self._set_layer)
 
@@ -87,7 +93,8 @@ class GradientMonitor:
 
     def let_go_of_optimizer(self) -> None:
         """Keep none of its parameters alive."""
-        self._norms = None
+        self._norms = self._step_norm = None
+        self._parameters = []
         self.sampling = False
 
     # Numbers
@@ -107,8 +114,30 @@ class GradientMonitor:
         else:
             self._recorder.writer.slots[slot] = number
 
-    def before_step(self, *, norm_is_known: bool) -> Norm | None:
-        """The optimizer is about to step. Returns the gradient norm if it was not known and was sampled."""
+    def backward_begins(self) -> None:
+        """What clipping has found does not hold for gradients that change again."""
+        if self._step_norm is not None:
+            for part in self._step_norm.parts:
+                self._recorder.unused_norm(part.norm)
+            self._step_norm.clear()
+
+    def remember_gradients(self) -> None:
+        """The gradients are what the backward pass, or the scaler, made of them."""
+        if monotonic() >= self._due:
+            self._version = self._version_now()
+
+    def _version_now(self) -> int | None:
+        gradients = (parameter.grad for parameter in self._parameters)
+        first = next((gradient for gradient in gradients if gradient is not None), None)
+        return None if first is None else int(first._version)
+
+    def before_step(self, *, scale: Any = None, sampled: bool = True) -> None:
+        """The optimizer is about to step: record the norm of its gradients, as far as it is known.
+
+        Args:
+            scale: what the gradients are still multiplied by.
+            sampled: whether the gradients are as the backward pass made them.
+        """
         if self._watched is not None and self._watched.grad is not None:
             self._look_at_gradient(self._watched.grad)
         step = self._timeline.step + 1
@@ -116,17 +145,64 @@ class GradientMonitor:
             self._gradient_is_bad()
         if self._nonfinite.step not in (None, self._asked_for):
             self._ask_device()
-        if monotonic() < self._due:
-            return None
-        return self._sample(norm_is_known=norm_is_known)
+        due = monotonic() >= self._due
+        found = self._step_norm
+        if found is not None and found.parts:
+            self._take_joint(found, due=due)
+        if due:
+            known = found is None or bool(found.parts) or found.spoilt or not sampled
+            norm = self._sample(norm_is_known=known or self._was_changed(), scale=scale)
+            if norm is not None:
+                self._recorder.gradient_norm(norm)
 
-    def _sample(self, *, norm_is_known: bool) -> Norm | None:
+    def _was_changed(self) -> bool:
+        """Whether the gradients were changed since the backward pass, as clipping out of sight does."""
+        return self._version is not None and self._version != self._version_now()
+
+    def _take_joint(self, found: StepNorm, *, due: bool) -> None:
+        """Record what clipping worked out; the norm of the rest is read where a sample is due."""
+        joint, excess = found.joint, found.excess
+        rest = found.rest()
+        if not rest:
+            self._recorder.gradient_norm(joint, excess=excess)
+            return
+        if due and self._norms is not None and not any(map(is_sharded, rest)):
+            self._recorder.gradient_norm(joined(joint, total_norm(rest)), excess=excess)
+        else:
+            self._recorder.clipped(excess)
+
+    def sample_layers(self) -> None:
+        """An optimizer that does not count the steps is about to make one: sample the layers of its model."""
+        if self._probe is not None and monotonic() >= self._due:
+            self._probe.before_step()
+            self._due = self._probe.next
+
+    def step_is_over(self) -> None:
+        """The optimizer has stepped."""
+        if self._step_norm is not None:
+            self._step_norm.clear()
+
+    def changes(self, parameters: Any) -> None:
+        """Gradients are about to be changed in a way that gives no norm: read theirs, if a sample is due."""
+        found = self._step_norm
+        if found is None or found.parts or found.spoilt or not found.concerns(parameters):
+            return
+        found.spoilt = True
+        if monotonic() >= self._due and self._norms is not None and not self._was_changed():
+            norm = self._norms.norm_now()
+            if norm is not None:
+                found.add(None, norm, None)
+
+    def _sample(self, *, norm_is_known: bool, scale: Any = None) -> Norm | None:
         """Let the probes take the samples that are due."""
         norm = None
         if self._probe is not None:
-            self._probe.before_step()
+            self._probe.before_step(scale)
         if self._norms is not None:
             norm = self._norms.before_step(norm_is_known=norm_is_known)
+            if norm is not None and scale is not None:
+                norm = norm / scale
+                norm = norm if on_device(norm) else float(norm)
             if isinstance(norm, float) and not isfinite(norm):
                 self._gradient_is_bad()
             self.sampling = self._norms.sampling
@@ -147,23 +223,25 @@ class GradientMonitor:
             (probe.next for probe in (self._norms, self._probe) if probe is not None), default=inf
         )
 
-    def clipped(self, norm: Any) -> Any:
-        """Clipping worked out this norm and has not scaled anything yet.
+    def clipped(self, parameters: Any, norm: Any, limit: float | None) -> None:
+        """Clipping worked out the norm of these gradients and has not scaled anything yet.
 
-        Returns:
-            The norm, or None if this rank knows only a part of it, which is recorded as a square then.
+        Where this rank knows a part of it only, that is recorded as a square.
         """
+        found = self._step_norm
+        if found is None or not found.concerns(parameters):
+            return
         if is_sharded(norm):
             if not all(placement.is_replicate() for placement in norm.placements):
                 self._take_part(norm)
-                return None
+                found.spoilt = True
+                return
             norm = local(norm)
-        if not getattr(norm, "is_cpu", True):
-            return norm
-        number = float(norm)
-        if not isfinite(number):
-            self._gradient_is_bad()
-        return number
+        if getattr(norm, "is_cpu", True):
+            norm = float(norm)
+            if not isfinite(norm):
+                self._gradient_is_bad()
+        found.add(parameters, norm, limit)
 
     def _take_part(self, norm: Any) -> None:
         """The rank's own part of an L2 norm; parts of another norm do not add up."""

@@ -42,9 +42,15 @@ def phases() -> list[str]:
 @pytest.fixture
 def watch(phases: list[str]) -> CompileWatch:
     names = {number: name for name, number in PHASE.items()}
-    timeline = SimpleNamespace(
-        push_phase=lambda phase: phases.append(names[phase]), pop_phase=lambda: phases.append("back")
-    )
+    thread = threading.get_ident()
+
+    def push(phase: int) -> str | None:
+        if threading.get_ident() != thread:
+            return None
+        phases.append(names[phase])
+        return names[phase]
+
+    timeline = SimpleNamespace(push_phase=push, pop_phase=lambda _: phases.append("back"), thread=thread)
     return CompileWatch(timeline)  # type: ignore[arg-type]
 
 

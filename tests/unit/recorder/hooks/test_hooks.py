@@ -131,6 +131,7 @@ def test_clip_grad_norm_imported_beforehand_is_seen_too(
     beacon.watch(model, optimizer)
     model(_data(1)[0][0]).sum().backward()
     norm = held(model.parameters(), 1e9)
+    optimizer.step()
     assert box().number("training_gradient_norm") == pytest.approx(float(norm))
     assert box().number("training_gradient_clipped_total") == 0.0
 
@@ -345,22 +346,27 @@ def test_what_cannot_be_watched_is_counted_not_raised(
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles an optimizer
-def test_a_compiled_step_is_counted_by_its_batches(
-    beacon: trainbeacon.Beacon, box: Callable[[], Box], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("way", ["batches", "log", "neither"])
+def test_steps_of_a_compiled_optimizer_are_all_counted(
+    way: str, beacon: trainbeacon.Beacon, box: Callable[[], Box]
 ) -> None:
-    """Where the optimizer's step is compiled its hooks see nothing: the batches count, and it is said."""
+    """In a graph no hook of ours is called: each step is known by the weights, at its own learning rate."""
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     beacon.watch(model, optimizer)
 
     @torch.compile(backend="eager")
-    def step(inputs: Any) -> None:
-        model(inputs).mean().backward()
+    def update() -> None:
         optimizer.step()
-        optimizer.zero_grad()
 
-    for inputs, _ in beacon.batches(_data(1) * 300):
-        step(inputs)
-    assert box().number("training_steps_total") == 300 - 256
-    assert box().number("trainbeacon_errors_total", "hooks") == 0.0
-    assert "batches count as steps" in caplog.text
+    data = _data(1) * 30
+    for number, (inputs, _) in enumerate(beacon.batches(data) if way == "batches" else data):
+        model(inputs).mean().backward()
+        update()
+        optimizer.zero_grad()
+        if way == "log":
+            beacon.log(loss=1.0, step=number)
+    model(inputs)  # the next pass begins
+    assert 30.0 == box().number("training_steps_total")
+    assert 0.1 == box().number("training_learning_rate", "0")
+    assert 0.0 == box().number("trainbeacon_errors_total", "hooks")
