@@ -92,7 +92,8 @@ _GRADIENTS = (
         "training_gradient_norm_step",
         "gauge",
         "",
-        "Step that training_gradient_norm is of: the last one, or the last that was sampled.",
+        "Step that training_gradient_norm of rank 0 is of: the last one, or the last that was sampled.",
+        level="run",
     ),
     Metric(
         "gradients and weights",

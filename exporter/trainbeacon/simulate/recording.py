@@ -195,6 +195,8 @@ def _gradients(run: Run, rank: Rank) -> None:
     norm, weights = run.learning.gradient_norm(step), course.parameter_norm(workload, step)
     rate = course.learning_rate(workload, step) / workload.learning_rate
     box.set("training_gradient_norm", norm)
+    if rank.number == 0:
+        box.set("training_gradient_norm_step", float(step))
     box.set("training_parameter_norm", weights)
     box.set("training_update_ratio", 0.0012 * rate * math.exp(0.1 * normal(run.seed, 9, step)))
     if workload.loss_scaling:

@@ -74,7 +74,7 @@ class Recorder:
         self._step_values, self._commit = self.writer.step, self.writer.commit
         self._loss_at = {split: self.index["training_loss", (split,)] for split in catalogue.SPLITS}
         self._norm_at = self.index["training_gradient_norm", ()]
-        self._norm_step_at = self.index["training_gradient_norm_step", ()]
+        self._norm_step_at: int | None = None
         self._describe()
         if failure is not None:
             self.error("blackbox", failure)
@@ -209,6 +209,8 @@ class Recorder:
     def _take_norm(self, limit: float | None, step: int, norm: float) -> None:
         slots = self.writer.slots
         slots[self._norm_at] = norm
+        if self._norm_step_at is None:
+            self._norm_step_at = self.run_slot("training_gradient_norm_step")
         slots[self._norm_step_at] = step
         if not isfinite(norm):
             self.add("training_gradient_nonfinite_total", 1.0)
@@ -335,6 +337,7 @@ class Recorder:
                 self.writer.unset(slot)
                 if identity.rank != 0:
                     del self.index[metric, labels]
+        self._norm_step_at = None
         self._describe()
         for told in self.identified:
             told()

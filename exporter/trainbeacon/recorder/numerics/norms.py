@@ -23,7 +23,7 @@ def total_norm(tensors: Sequence[torch.Tensor]) -> Norm:
         norms = [_norm(tensor.detach()) for tensor in tensors]
         device = next((norm.device for norm in norms if on_device(norm)), norms[0].device)
         exact = torch.float32 if device.type == "mps" else torch.float64
-        parts = [norm.to(device, exact, non_blocking=True) for norm in norms]
+        parts = [norm.to(exact).to(device, non_blocking=True) for norm in norms]
         total = torch.linalg.vector_norm(torch.stack(parts))
         return total if on_device(total) else float(total.item())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,8 +75,8 @@ class StepNorm:
         norms = [part.norm for part in parts]
         if all(isinstance(norm, float) for norm in norms):
             return math.hypot(*norms)
-        total: Any = sum(norm * norm for norm in norms)
-        return total**0.5
+        total: Norm = sum(norm * norm for norm in norms) ** 0.5
+        return total
 
     @property
     def excess(self) -> Norm | None:
@@ -85,7 +86,9 @@ class StepNorm:
             return max(ratios, default=None)
         import torch
 
-        return torch.stack([torch.as_tensor(ratio).reshape(()) for ratio in ratios]).max()
+        on_device: list[Any] = [ratio for ratio in ratios if not isinstance(ratio, float)]
+        known = max((ratio for ratio in ratios if isinstance(ratio, float)), default=0.0)
+        return functools.reduce(torch.maximum, on_device).clamp(min=known)  # type: ignore[no-any-return]
 
     def rest(self) -> list[Any]:
         """The gradients that no part is of."""

@@ -161,8 +161,11 @@ class GradientMonitor:
 
     def _take_joint(self, found: StepNorm, *, due: bool) -> None:
         """Record what clipping worked out; the norm of the rest is read where a sample is due."""
-        joint, excess = found.joint, found.excess
         rest = found.rest()
+        if not rest and len(found.parts) == 1:
+            self._recorder.gradient_norm(found.parts[0].norm, found.parts[0].limit)
+            return
+        joint, excess = found.joint, found.excess
         if not rest:
             self._recorder.gradient_norm(joint, excess=excess)
             return
