@@ -1,7 +1,7 @@
 """Space on the file system that checkpoints are written to.
 
 Asking for it may take minutes where that file system hangs: it is asked in the file worker's own thread,
-and what was told before is taken back when no answer comes.
+and the last answer is unset when no further one comes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from trainbeacon.recorder.core.file_worker import FileWorker
 from trainbeacon.recorder.core.recorder import Recorder
 
 INTERVAL_SECONDS = 15.0
-#: An answer older than this is none.
+#: An older answer is unset.
 SILENT_SECONDS = 60.0
 
 _FREE, _TOTAL = "training_checkpoint_disk_free_bytes", "training_checkpoint_disk_total_bytes"
 
 
 class DiskSpace:
-    """Tells the space where the last checkpoint goes, for rank 0 of a run; does nothing on any other rank.
+    """Records the space where the last checkpoint goes, for rank 0 of a run; does nothing on any other rank.
 
     Args:
         recorder: where the figures go.
@@ -49,17 +49,17 @@ class DiskSpace:
         now = time.monotonic()
         if self._answered is not None and now - self._answered > SILENT_SECONDS:
             self._answered = None
-            self._tell(layout.UNSET, layout.UNSET)
+            self._record(layout.UNSET, layout.UNSET)
         if self._path is not None and now >= self._due:
             self._due = now + INTERVAL_SECONDS
             self._file_worker.submit(partial(self._ask, self._path))
 
     def _ask(self, path: str) -> None:
         space = _space_at(path)
-        self._tell(space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize)
+        self._record(space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize)
         self._answered = time.monotonic()
 
-    def _tell(self, free: float, total: float) -> None:
+    def _record(self, free: float, total: float) -> None:
         self._recorder.set_of_run(_FREE, free)
         self._recorder.set_of_run(_TOTAL, total)
 

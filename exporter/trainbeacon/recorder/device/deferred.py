@@ -29,7 +29,7 @@ class DeferredScalars:
     removes a number only after it has applied it, and a plain number that is logged meanwhile joins the
     queue. Once it is empty they are the training thread's again, which alone can add to it. So counts
     and judgements have one writer at a time and see every number in order, and a NaN before a hang is
-    seen although the training thread stands still.
+    seen although the training thread is stalled.
 
     Memory is bounded: a number that finds `MOST_WAITING` before it is left out and counted.
 
@@ -38,7 +38,7 @@ class DeferredScalars:
         copier: made at the first use; given by tests.
 
     Attributes:
-        used: whether any number was ever late; as long as it is false nothing waits.
+        used: whether any number was ever deferred; as long as it is false nothing waits.
         wake: called when many numbers wait, to have them read before the background thread's next turn.
     """
 

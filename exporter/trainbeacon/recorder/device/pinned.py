@@ -26,7 +26,7 @@ class PinnedCopier:
     """Hands out cells of pinned memory, one for each number under way.
 
     The copy is enqueued on the current stream of the tensor's device, behind the work that makes the
-    number and before whatever overwrites it; an event behind the copy tells when it has arrived. A
+    number and before whatever overwrites it; an event behind the copy shows when it has arrived. A
     cell is used again only after that, so that no two copies are under way to the same place.
 
     Args:
@@ -88,7 +88,7 @@ class PinnedCopier:
 
 
 class _Cell:
-    """Pinned memory for one number, with the event that tells when the number is there."""
+    """Pinned memory for one number, with the event that shows when the number is there."""
 
     __slots__ = ("_event", "_free", "_memory", "_number", "_views")
 

@@ -1,4 +1,4 @@
-"""What holds up a run that stands still, from the present state of its ranks: five classes told apart.
+"""What holds up a stalled run, by the present state of its ranks: one of five classes.
 
 The recorded rule `run:training_hang:class` says the same from the series of all nodes; this one sees the
 black boxes of one node.
@@ -51,7 +51,7 @@ class RankView:
 
 @dataclass(frozen=True)
 class HangDiagnosis:
-    """A class of hang, the ranks at fault as far as they can be told, and a sentence."""
+    """A class of hang, the ranks at fault as far as they are known, and a sentence."""
 
     kind: str
     ranks: tuple[int, ...]
@@ -59,7 +59,7 @@ class HangDiagnosis:
 
 
 def judge(ranks: Sequence[RankView]) -> HangDiagnosis:
-    """Who holds up a run of which it is known that it stands still."""
+    """Who holds up a run that is known to be stalled."""
     gone = [rank for rank in ranks if rank.lost]
     if gone:
         crashed = [rank for rank in gone if rank.state == "crashed"] or gone

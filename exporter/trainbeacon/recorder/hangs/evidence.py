@@ -31,7 +31,7 @@ class HangReporter:
 
     Args:
         recorder: of the rank.
-        collectives: the probe whose counts are told, if it is on.
+        collectives: the probe whose counts are written down, if it is on.
 
     Raises:
         OSError: the directory cannot be had.
@@ -62,7 +62,7 @@ class HangReporter:
         return Store.beside(self._boxes, recorder.run, rank)
 
     def poll(self) -> None:
-        """Look whether the rank stands still; for the background thread, once a second."""
+        """Look whether the rank is stalled; for the background thread, once a second."""
         step = self._recorder.writer.step
         index = self._recorder.index
         phase = self._phase()
@@ -75,9 +75,9 @@ class HangReporter:
             self._write(self._watchdog_seconds(phase, mean), held.splitlines())
             return
         begun = _number(step[index[layout.PHASE_START, ()]])
-        standing = self._clock.poll(time.monotonic(), steps, phase, begun, mean)
-        if standing is not None:
-            self._write(standing, None)
+        stalled_for = self._clock.poll(time.monotonic(), steps, phase, begun, mean)
+        if stalled_for is not None:
+            self._write(stalled_for, None)
 
     def stop(self) -> None:
         """End the watch; for the thread that ends the run."""
@@ -92,19 +92,19 @@ class HangReporter:
     def _watchdog_seconds(self, phase: str, mean: float) -> float:
         return self._clock.limit(phase, mean)
 
-    def _write(self, standing: float, held: list[str] | None) -> None:
+    def _write(self, stalled_for: float, held: list[str] | None) -> None:
         """Collect and write in a thread of its own: a slow file system must not stop the heartbeat."""
         if self._writes is not None and self._writes.is_alive():
             return
-        work: Callable[[], None] = lambda: self._recorder.guard("helper", self._keep, standing, held)  # noqa: E731
+        work: Callable[[], None] = lambda: self._recorder.guard("helper", self._keep, stalled_for, held)  # noqa: E731
         self._writes = start_thread("trainbeacon-evidence", work)
 
-    def _keep(self, standing: float, held: list[str] | None) -> None:
-        path = self._store.write(self._document(standing, held))
+    def _keep(self, stalled_for: float, held: list[str] | None) -> None:
+        path = self._store.write(self._document(stalled_for, held))
         self._recorder.add("training_hang_evidence_total", 1.0)
-        log.warning("no progress for %.0f s: evidence in %s (trainbeacon stacks shows it)", standing, path)
+        log.warning("no progress for %.0f s: evidence in %s (trainbeacon stacks shows it)", stalled_for, path)
 
-    def _document(self, standing: float, held: list[str] | None) -> dict[str, Any]:
+    def _document(self, stalled_for: float, held: list[str] | None) -> dict[str, Any]:
         recorder = self._recorder
         step = recorder.writer.step
         groups = self._collectives.groups if self._collectives is not None else ()
@@ -123,7 +123,7 @@ class HangReporter:
             "class": judged.kind,
             "suspects": list(judged.ranks),
             "reason": judged.text,
-            "seconds_without_step": round(standing, 3),
+            "seconds_without_step": round(stalled_for, 3),
             "step": recorder.timeline.step,
             "phase": self._phase(),
             "phase_seconds": round(

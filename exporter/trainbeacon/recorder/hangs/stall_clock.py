@@ -1,4 +1,4 @@
-"""When a rank stands still: no step for longer than it ever took, with patience for phases that take long."""
+"""When a rank is stalled: no step for longer than usual, with patience for phases that take long."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MEAN_STEPS = 10
 
 
 class StallClock:
-    """Tells once a stall that a rank has begun to stand still.
+    """Reports each stall of a rank once.
 
     Args:
         seconds: without a step, at least; a slow phase has ten times as long.
@@ -23,7 +23,7 @@ class StallClock:
         self._seconds = seconds
         self._steps = -1.0
         self._since = now
-        self._told = False
+        self._reported = False
 
     def limit(self, phase: str, mean_step: float) -> float:
         """Seconds that this phase may take without a step."""
@@ -33,7 +33,7 @@ class StallClock:
     def poll(
         self, now: float, steps: float, phase: str, phase_start: float, mean_step: float
     ) -> float | None:
-        """Seconds without progress if a stall is found now that was not told yet, else None.
+        """Seconds without progress if a stall is found that was not reported yet, else None.
 
         Args:
             now: monotonic time, as `phase_start` is.
@@ -43,16 +43,16 @@ class StallClock:
             mean_step: mean duration of a step in seconds, 0 where none was made.
         """
         if steps != self._steps:
-            self._steps, self._since, self._told = steps, now, False
+            self._steps, self._since, self._reported = steps, now, False
         slow = phase in SLOW_PHASES
         # What a slow phase took does not count against the phase after it.
         since = phase_start if slow else self._since
-        standing = now - since
-        if standing <= self.limit(phase, mean_step):
+        stalled_for = now - since
+        if stalled_for <= self.limit(phase, mean_step):
             if slow:
                 self._since = now
             return None
-        if self._told or not math.isfinite(standing):
+        if self._reported or not math.isfinite(stalled_for):
             return None
-        self._told = True
-        return standing
+        self._reported = True
+        return stalled_for

@@ -66,7 +66,7 @@ class Watchdog:
 
     @property
     def stands_down(self) -> bool:
-        """Whether the timer is somebody else's, or cannot be told to be ours."""
+        """Whether the timer is somebody else's, or cannot be recognised as ours."""
         return self._foreign
 
     def _script_calls(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 Hooks sit on the optimizer and on the outermost module only; `backward` and `clip_grad_norm_` are seen
 where torch itself looks them up. A hook that `torch.compile` traces into
 its graph returns at once there, so that `fullgraph=True` holds; the phases inside such a graph are
-then not told apart.
+then not separate.
 """
 
 from __future__ import annotations
@@ -339,7 +339,7 @@ def gpu_of(model: Any, optimizers: Sequence[Any] = ()) -> tuple[str, str]:
     named = visible_gpu(index)
     known = getattr(torch.cuda.get_device_properties(index), "uuid", None)
     uuid = f"GPU-{known}" if known else ""
-    if named.startswith("MIG-") or not uuid:  # torch does not tell an instance from its GPU
+    if named.startswith("MIG-") or not uuid:  # torch names the GPU of an instance, not the instance
         uuid = "" if named.isdigit() else named
     return named if named.isdigit() else "", uuid
 

@@ -22,7 +22,7 @@ _PAIRED_OPERATIONS = (12, 13, 14)
 
 
 def observe_waits(recorder: Recorder) -> list[Callable[[], None]]:
-    """Have the waiting of the calling thread told to the timeline. Returns what ends that."""
+    """Record the calling thread's waiting in the timeline. Returns what ends that."""
     from torch import distributed
 
     if not distributed.is_available():

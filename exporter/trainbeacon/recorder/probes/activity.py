@@ -73,7 +73,7 @@ class ActivityProbe:
         signs = (
             self._timeline.step_end[0],
             self._timeline.phase_start,
-            None if collectives is None else collectives.told,
+            None if collectives is None else collectives.reported,
             self._allocations,
         )
         if signs != self._signs:

@@ -31,12 +31,12 @@ log = logging.getLogger("trainbeacon")
 ENQUEUED = "training_collectives_enqueued_total"
 COMPLETED = "training_collectives_completed_total"
 
-#: Private functions of torch, by what they tell of. A torch without one of them has no such counts.
+#: Private functions of torch, by what they record. A torch without one of them has no such counts.
 DUMPS = {"generic": "_dump_fr_trace_json", "nccl": "_dump_nccl_trace_json"}
 #: A rank that seems to wait for so long has its list read.
 SETTLE_SECONDS = 10.0
 #: The list is read again only after so many times what reading it took, 0.1 % of the time; but once for
-#: certain, before evidence is due, while a rank stands still for so many times `SETTLE_SECONDS`.
+#: certain, before evidence is due, while a rank is stalled for so many times `SETTLE_SECONDS`.
 PAUSE_FACTOR = 1000
 CERTAIN_FACTOR = 4
 _NAME_LIMIT, _RANKS_LIMIT = 24, 32
@@ -86,8 +86,8 @@ class FlightRecorder:
     def counts(self) -> dict[Key, Counts]:
         """The counts of every group that had a collective; some 0.05 ms."""
         found = {}
-        for source, told in self._ask(whole=False).items():
-            for number, values in told.get("pg_status", {}).items():
+        for source, answer in self._ask(whole=False).items():
+            for number, values in answer.get("pg_status", {}).items():
                 enqueued = int(values["last_enqueued_collective"])
                 completed = int(values["last_completed_collective"])
                 found[source, str(number)] = Counts(max(0, enqueued), max(0, completed))
@@ -96,8 +96,8 @@ class FlightRecorder:
     def entries(self) -> dict[str, list[dict[str, Any]]]:
         """The last collectives, oldest first; up to 0.2 s for 2,000 of them, with the GIL held."""
         return {
-            source: sorted(told.get("entries", []), key=lambda entry: int(entry["record_id"]))
-            for source, told in self._ask(whole=True).items()
+            source: sorted(answer.get("entries", []), key=lambda entry: int(entry["record_id"]))
+            for source, answer in self._ask(whole=True).items()
         }
 
     def _ask(self, *, whole: bool) -> dict[str, dict[str, Any]]:
@@ -119,12 +119,12 @@ class CollectivesProbe:
 
     Args:
         record: where the counts go.
-        drop: told how many groups are left out, once.
+        drop: called with how many groups are left out, once.
         clock: monotonic seconds.
 
     Attributes:
         groups: what the last look found, for the evidence of a hang.
-        told: the counts as torch told them then, not corrected: they change only where something happens.
+        reported: the counts as torch gave them, not corrected: they change only where something happens.
         waits_on_device: whether a collective of NCCL was open then. A host that waits for it may spin.
     """
 
@@ -138,12 +138,12 @@ class CollectivesProbe:
         self._made: tuple[object, ...] = ()
         self._dropped = 0
         self._names: dict[Key, str] = {}
-        self._standing: dict[Key, tuple[Counts, float]] = {}
+        self._unchanged_since: dict[Key, tuple[Counts, float]] = {}
         self._ended: dict[Key, int] = {}  # the highest number that is known to have ended
         self._settled: set[Key] = set()
         self._next_naming = self._next_settling = -math.inf
         self.groups: tuple[Progress, ...] = ()
-        self.told: dict[Key, Counts] = {}
+        self.reported: dict[Key, Counts] = {}
         self.waits_on_device = False
 
     def poll(self) -> None:
@@ -159,8 +159,8 @@ class CollectivesProbe:
         if not self._recorder.available:
             return
         self._follow(self._members(world))
-        self.told = self._recorder.counts()
-        judged = self._judge(self._recorder, self.told)
+        self.reported = self._recorder.counts()
+        judged = self._judge(self._recorder, self.reported)
         self.waits_on_device = any(
             source == "nccl" and count.completed < count.enqueued for (source, _), count in judged.items()
         )
@@ -214,9 +214,9 @@ class CollectivesProbe:
         now = self._clock()
         for key, count in counts.items():
             self._ended[key] = max(self._ended.get(key, 0), count.completed)
-            before = self._standing.get(key)
+            before = self._unchanged_since.get(key)
             if before is None or before[0] != count:
-                self._standing[key] = (count, now)
+                self._unchanged_since[key] = (count, now)
                 self._settled.discard(key)
         unnamed = bool(counts.keys() - self._names.keys()) and now >= self._next_naming
         limit = SETTLE_SECONDS if now >= self._next_settling else SETTLE_SECONDS * CERTAIN_FACTOR
@@ -230,8 +230,8 @@ class CollectivesProbe:
         return {key: Counts(count.enqueued, self._ended[key]) for key, count in counts.items()}
 
     def _seems_to_wait(self, key: Key, since: float) -> bool:
-        count, stands_since = self._standing[key]
-        return self._ended[key] < count.enqueued and key not in self._settled and stands_since <= since
+        count, since_when = self._unchanged_since[key]
+        return self._ended[key] < count.enqueued and key not in self._settled and since_when <= since
 
     def _read(
         self, entries: dict[str, list[dict[str, Any]]], counts: dict[Key, Counts], doubtful: set[Key]

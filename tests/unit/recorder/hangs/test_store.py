@@ -28,7 +28,7 @@ def test_a_rank_keeps_its_newest_five(tmp_path: Path) -> None:
     other.write({"time": 0.0})
     for number in range(8):
         name = Path(one.write({"time": float(number)}))
-        name.rename(name.with_name(name.name.replace("T", f"T{number}", 1)))  # as if a time passed in between
+        name.rename(name.with_name(name.name.replace(".1.2", f".1.1{number}", 1)))  # as if it were long ago
     one.write({"time": 9.0})
     kept = [document["time"] for document in store.read(str(tmp_path))]
     assert MOST_FILES_A_RANK + 1 == len(kept)

@@ -46,7 +46,7 @@ class Rank:
     clock: FakeClock = field(default_factory=FakeClock)
     process: FakeProcess = field(default_factory=FakeProcess)
     timeline: Any = field(default_factory=lambda: SimpleNamespace(step_end=(1, ()), phase_start=0.0))
-    collectives: Any = field(default_factory=lambda: SimpleNamespace(told={}, waits_on_device=False))
+    collectives: Any = field(default_factory=lambda: SimpleNamespace(reported={}, waits_on_device=False))
     allocator: Any = field(default_factory=lambda: SimpleNamespace(allocations=None))
     seconds: float = -1.0
 
@@ -82,8 +82,8 @@ def test_each_sign_of_work_ends_them() -> None:
     signs: list[tuple[Any, str, Any]] = [
         (rank.timeline, "step_end", (2, ())),
         (rank.timeline, "phase_start", 7.0),
-        (rank.collectives, "told", {GROUP: Counts(1, 0)}),
-        (rank.collectives, "told", {GROUP: Counts(1, 1)}),
+        (rank.collectives, "reported", {GROUP: Counts(1, 0)}),
+        (rank.collectives, "reported", {GROUP: Counts(1, 1)}),
     ]
     for thing, name, value in signs:
         assert rank.poll(10) >= 10.0 - 1.0
