@@ -58,13 +58,13 @@ class ExporterLock:
         os.pwrite(self._descriptor, text.ljust(_NOTE_LIMIT), 0)
 
     def beat(self) -> None:
-        """Say that the holder is at work: `look` sees it. Raises OSError."""
+        """Say that the holder is at work: `holder_of` sees it. Raises OSError."""
         os.utime(self._descriptor)
 
     def is_in(self, directory: int) -> bool:
         """Whether the lock is still the file of that name in the directory: it may have been removed."""
         own = os.fstat(self._descriptor)
-        found = files.look(directory, EXPORTER_LOCK)
+        found = files.status(directory, EXPORTER_LOCK)
         return found is not None and (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
     def release(self) -> None:
@@ -89,7 +89,7 @@ class Holder:
     beat: int
 
 
-def look(directory: int) -> Holder | None:
+def holder_of(directory: int) -> Holder | None:
     """The holder of the lock on the directory (an open descriptor); None if no other process has it."""
     try:
         descriptor = os.open(EXPORTER_LOCK, os.O_RDONLY | _FLAGS, dir_fd=directory)
@@ -107,12 +107,12 @@ def look(directory: int) -> Holder | None:
 
 def exporter_is_there(directory: int) -> bool:
     """Whether some other process holds the exporter's lock on the directory (an open descriptor of it)."""
-    return look(directory) is not None
+    return holder_of(directory) is not None
 
 
 def depose(directory: int, holder: Holder) -> None:
     """Remove the lock that this holder has: the next one makes another, and this one sees that and ends."""
-    found = files.look(directory, EXPORTER_LOCK)
+    found = files.status(directory, EXPORTER_LOCK)
     if found is not None and found.st_ino == holder.inode:
         files.remove(directory, EXPORTER_LOCK)
 

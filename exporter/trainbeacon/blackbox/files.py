@@ -142,7 +142,7 @@ def names(folder: int) -> list[str]:
     return [name for name, _ in entries(folder)]
 
 
-def look(folder: int, name: str) -> os.stat_result | None:
+def status(folder: int, name: str) -> os.stat_result | None:
     """What lies there, no link followed; None if nothing does."""
     with contextlib.suppress(OSError):
         return os.stat(name, dir_fd=folder, follow_symlinks=False)

@@ -17,7 +17,7 @@ def pid_namespace() -> int:
 
 @lru_cache(maxsize=1)
 def boot_id() -> str:
-    """Identity of this boot of the machine, empty where the system tells none."""
+    """Identity of this boot of the machine, empty where the system has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()

@@ -28,7 +28,7 @@ from .box import Box, BoxIdentity, Name
 from .directory import BOX_SUFFIX
 from .machine import boot_id
 from .own import OwnBox, own_boxes
-from .releases import Ends, Key
+from .releases import Key, Releases
 
 __all__ = ["Box", "BoxDirectory", "BoxFile", "BoxIdentity", "InvalidBoxError", "Name", "Source"]
 
@@ -143,12 +143,12 @@ class BoxDirectory:
     """All boxes of a directory. Safe to use from several threads.
 
     Attributes:
-        ends: sees processes go that say no last word, once it is started.
+        releases: notes when processes end without reporting a state, once it is started.
     """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self.ends = Ends(descriptor)
+        self.releases = Releases(descriptor)
         self.invalid_total = 0
         self._files: dict[Key, BoxFile] = {}
         self._ended: dict[Key, Box] = {}
@@ -187,7 +187,7 @@ class BoxDirectory:
                 for key in known.keys() - seen:
                     del known[key]
             self._invalid = {key: None for key in self._invalid if key in seen}
-            self.ends.watch(held, seen)
+            self.releases.watch(held, seen)
         return boxes
 
     @property
@@ -229,7 +229,7 @@ class BoxDirectory:
             return box
         if box.state not in ("running", "crashed"):  # it closed its box, and writes no more
             self._ended[key] = box
-        return replace(box, released=self.ends.time_of(key))
+        return replace(box, released=self.releases.time_of(key))
 
     def _look(self, key: Key, ring: bool) -> Box:
         name, inode = key

@@ -1,6 +1,6 @@
-"""When a process went that said no last word: the moment at which its life lock came free.
+"""When a process ended without reporting a state: the moment at which its life lock came free.
 
-The order of a job's ends tells the first failure from those that it drew after it, and a heartbeat
+The order in which ranks end distinguishes the first failure from those that it caused, and a heartbeat
 once a second is too coarse for that. So the exporter asks for the locks of live boxes 20 times a
 second. It does not wait for a lock in a blocking call: to be given it would be to take it.
 """
@@ -24,7 +24,7 @@ _MOST_WATCHED = 256
 Key = tuple[str, int]
 
 
-class Ends:
+class Releases:
     """Notes the Unix time at which each box lost its owner. One thread; some 0.2 % of a core for 8 boxes.
 
     Args:
@@ -42,7 +42,7 @@ class Ends:
     def start(self) -> None:
         """Begin to watch. Raises RuntimeError where no thread can be had."""
         self._over = False
-        thread = threading.Thread(target=self._run, name="trainbeacon-ends", daemon=True)
+        thread = threading.Thread(target=self._run, name="trainbeacon-releases", daemon=True)
         thread.start()
         self._thread = thread
 
@@ -69,7 +69,7 @@ class Ends:
         """Unix time at which the box lost its owner, at most 0.1 s off; None if that was not seen."""
         return self._noted.get(key)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Ask for every lock once; from one thread only."""
         for key in list(self._held):
             try:
@@ -104,7 +104,7 @@ class Ends:
 
     def _run(self) -> None:
         while not self._over:
-            self.look()
+            self.poll()
             time.sleep(INTERVAL_SECONDS)  # an Event's wait takes twice the time of the processor
         self._held.clear()
-        self.look()
+        self.poll()

@@ -73,7 +73,7 @@ def make_room(folder: int) -> None:
 def _ended(folder: int, names: Iterable[str]) -> Iterator[Ended]:
     """The boxes of this user's whose life lock is free."""
     for name in itertools.islice(names, _MOST_LOOKED_AT):
-        status = files.look(folder, name)
+        status = files.status(folder, name)
         # To open a box of this very process would free its lock.
         if status is None or status.st_uid != os.geteuid() or (status.st_dev, status.st_ino) in own_boxes:
             continue

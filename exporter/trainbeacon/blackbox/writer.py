@@ -191,7 +191,7 @@ class Writer:
     # Life
 
     def end(self, state: str) -> None:
-        """Leave a last word: `finished`, `failed` or `exited`. The first one counts."""
+        """Report how the process ends: `finished`, `failed` or `exited`. The first report counts."""
         if self._words[layout.STATE] == layout.STATE_CODES["running"]:
             self._words[layout.STATE] = layout.STATE_CODES[state]
 

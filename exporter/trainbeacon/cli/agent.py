@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address to listen on (default: every interface)")
     parser.add_argument("--port", type=int, help="port to listen on (default: 9797; 0 takes any free one)")
     parser.add_argument(
-        "--linger", type=float, metavar="SECONDS", help="serve the end for so long (default: 60)"
+        "--linger", type=float, metavar="SECONDS", help="serve the end for that long (default: 60)"
     )
     parser.add_argument(
-        "--retention", type=float, metavar="SECONDS", help="keep dead boxes for so long (default: 3600)"
+        "--retention", type=float, metavar="SECONDS", help="keep dead boxes for that long (default: 3600)"
     )
     parser.add_argument("--sd-file", metavar="FILE", help="write the address here for file_sd_configs")
     parser.add_argument(

@@ -187,7 +187,7 @@ def holds_secret(text: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """The text with `***` in the place of each secret that can be told."""
+    """The text with `***` in the place of each secret that is recognised."""
     text = _FORMS.sub(BLANK, _USER_IN_URL.sub(rf"\1{BLANK}@", text))
     parts, at, done = [], 0, 0
     while (name := _NAME.search(text, at)) is not None:

@@ -129,7 +129,7 @@ def flag() -> Reader:
 
 
 def whole(least: int, most: int, fix: str) -> Reader:
-    """A whole number, NumPy's too; a bool is none."""
+    """A whole number, NumPy's too; a bool is not one."""
 
     def check(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, Integral):
@@ -204,7 +204,7 @@ def tags(items: Mapping[Any, Any]) -> dict[str, str]:
 def _tag_text(name: str, value: object) -> str:
     if looks_secret(name) or (isinstance(value, str) and holds_secret(value)):
         problem = f"the tag {name!r} looks like a secret, and everyone who can scrape sees tags"
-        raise BadValueError(problem, "Leave it out, or rename it if it is none.", secret=True)
+        raise BadValueError(problem, "Leave it out, or rename it if it is not one.", secret=True)
     try:
         return _as_text(value, _TAG_FIX, limit=VALUE_LIMIT)
     except BadValueError as error:

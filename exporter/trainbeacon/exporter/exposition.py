@@ -34,7 +34,7 @@ _most_prefixes = _ROOM
 
 
 def make_room(series: int) -> None:
-    """Keep the texts of so many series at least: for a process that serves many targets."""
+    """Keep the texts of at least that number of series: for a process that serves many targets."""
     global _most_prefixes
     _most_prefixes = max(_ROOM, series)
 

@@ -97,7 +97,7 @@ class Exporter:
             self._scrapes_of_the_end = 0
             self._server = self._open_port(self._boxes)
             try:
-                self._boxes.ends.start()
+                self._boxes.releases.start()
             except RuntimeError as error:
                 raise OSError(errno.EAGAIN, "no more threads can be had") from error
             self._server.start()
@@ -276,7 +276,7 @@ class Exporter:
             self._server.stop()
             self._server = None
         if self._boxes is not None:
-            self._boxes.ends.stop()
+            self._boxes.releases.stop()
             self._boxes = None
         if self._lock is not None:
             self._lock.release()
@@ -349,6 +349,6 @@ def _clean_leftovers(folder: int, now: float, retention_seconds: float) -> None:
             name.endswith(textfile.SUFFIX) and name.removesuffix(textfile.SUFFIX) + BOX_SUFFIX not in names
         )
         if name.startswith(files.TEMPORARY_PREFIX) or is_orphan:
-            status = files.look(folder, name)
+            status = files.status(folder, name)
             if status is not None and now - status.st_mtime > retention_seconds:
                 files.remove(folder, name)

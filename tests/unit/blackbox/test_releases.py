@@ -32,11 +32,11 @@ def watched(path: Path) -> Iterator[BoxDirectory]:
     """A directory whose ends are looked for, and which a first scan knows."""
     with boxes_in(path) as boxes:
         boxes.scan()
-        boxes.ends.start()
+        boxes.releases.start()
         try:
             yield boxes
         finally:
-            boxes.ends.stop()
+            boxes.releases.stop()
 
 
 def crashed(boxes: BoxDirectory) -> Box | None:
@@ -101,9 +101,9 @@ from trainbeacon.blackbox.reader import BoxDirectory
 boxes = BoxDirectory(os.open(sys.argv[1], os.O_RDONLY))
 writer = create(sys.argv[1])
 boxes.scan()
-boxes.ends.look()
-boxes.ends.watch(boxes._files, boxes._files)  # even if it were told to
-boxes.ends.look()
+boxes.releases.poll()
+boxes.releases.watch(boxes._files, boxes._files)  # even if it were told to
+boxes.releases.poll()
 ready()
 sys.stdin.readline()
 """

@@ -22,7 +22,7 @@ from .base import Families, label_value
 
 log = logging.getLogger("trainbeacon")
 
-#: A file that was not renewed for so long tells nothing about now.
+#: A file that was not renewed for that long says nothing about now.
 STALE_SECONDS = 120.0
 _LONGEST_LINE = 4096
 _MOST_LABELS = 12
@@ -49,7 +49,7 @@ class UserMetricsCollector:
     Args:
         folder: descriptor of the directory.
         served: the boxes that are served.
-        health: is told of series that are refused, once for each change of a file.
+        health: counts series that are refused, once for each change of a file.
     """
 
     name = "user_metrics"
@@ -74,7 +74,7 @@ class UserMetricsCollector:
             families.add_foreign(family)
 
     def _families(self, name: str, box: Box) -> list[Family]:
-        status = files.look(self._folder, name)
+        status = files.status(self._folder, name)
         if status is None or time.time() - status.st_mtime > STALE_SECONDS:
             return []
         version = (status.st_ino, status.st_mtime_ns, status.st_size)

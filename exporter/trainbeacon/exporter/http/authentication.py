@@ -23,7 +23,7 @@ MOST_CHECKS = 2
 #: bcrypt looks at no more of a password than this; its Python package refuses what is longer.
 _MOST_BYTES = 72
 
-Verdict = Literal["welcome", "unauthorized", "busy"]
+Verdict = Literal["authorised", "unauthorized", "busy"]
 
 
 class PasswordCheck:
@@ -44,19 +44,19 @@ class PasswordCheck:
         if credentials is None:
             return "unauthorized"
         user, password = credentials
-        # A name that is not there costs what one that is there costs, so that times do not tell names.
+        # A name that is not there costs what one that is there costs, so that times do not reveal names.
         known = users.get(user) or _decoy(users)
         digest = self._digest(known, password)
         with self._guard:
             if hmac.compare_digest(digest, self._known.get(user, b"")):
-                return "welcome"
+                return "authorised"
         with self._turn(address) as admitted:
             if not admitted:
                 return "busy"
             right = _matches(password, known) and user in users
         if right:
             self._remember(user, digest, users)
-        return "welcome" if right else "unauthorized"
+        return "authorised" if right else "unauthorized"
 
     def _digest(self, known: bytes, password: bytes) -> bytes:
         """What stands for a password that fits this hash: of no use to who reads our memory later."""
@@ -93,7 +93,7 @@ def _credentials(header: str) -> tuple[str, bytes] | None:
 
 
 def _decoy(users: Mapping[str, bytes]) -> bytes:
-    """A hash that nobody's password fits, as dear to check as the dearest of the users'."""
+    """A hash that nobody's password fits, as expensive to check as the most expensive of the users'."""
     cost = max(map(cost_of, users.values()), default=10)
     return f"$2b${cost:02d}${'.' * 53}".encode()
 

@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 
 @dataclass
-class Desk:
+class Shared:
     """What the connections of a server share. Belongs to the event loop."""
 
     limits: Limits
@@ -60,18 +60,18 @@ class Connection:
         since: when it began to wait, on the loop's clock.
     """
 
-    def __init__(self, sock: socket.socket, address: str, web: WebConfig, desk: Desk) -> None:
+    def __init__(self, sock: socket.socket, address: str, web: WebConfig, shared: Shared) -> None:
         self.sock = sock
         self.is_waiting = True
         self.since = asyncio.get_running_loop().time()
         self._address = address
         self._web = web
-        self._desk = desk
-        self._limits = desk.limits
+        self._shared = shared
+        self._limits = shared.limits
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._is_opening = False
-        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=desk.limits.head_bytes)
+        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=shared.limits.head_bytes)
 
     async def serve(self) -> None:
         """Serve until either side has enough."""
@@ -102,7 +102,7 @@ class Connection:
         if first == _TLS_HANDSHAKE:
             return await self._is_secured(self._web.context)
         if first:
-            self._desk.refusals.refused("tls")
+            self._shared.refusals.refused("tls")
             with contextlib.suppress(OSError):
                 self.sock.recv(_READ_BYTES)  # unread bytes would reset the connection
                 self.sock.send(_WITHOUT_TLS)
@@ -126,12 +126,12 @@ class Connection:
         try:
             writer = await self._open(context, ssl_handshake_timeout=max(0.1, left))
         except OSError:  # also ssl.SSLError and a handshake that takes too long
-            self._desk.refusals.refused("tls")
+            self._shared.refusals.refused("tls")
             return False
         certificate = writer.get_extra_info("peercert") or {}
         names = {name for _, name in certificate.get("subjectAltName", ())}
         if self._web.allowed_sans is not None and not names & self._web.allowed_sans:
-            self._desk.refusals.refused("tls")
+            self._shared.refusals.refused("tls")
             return False
         return True
 
@@ -212,17 +212,17 @@ class Connection:
         except asyncio.TimeoutError:
             raise _RefusalError(408, "malformed", "the request took too long\n") from None
         finally:
-            self._desk.body_bytes -= len(body)
+            self._shared.body_bytes -= len(body)
         return bytes(body)
 
     def _keep(self, body: bytearray, data: bytes) -> None:
         limit = self._limits.body_bytes
         if len(body) + len(data) > limit:
             raise _RefusalError(413, "malformed", f"at most {limit} bytes\n")
-        if self._desk.body_bytes + len(data) > limit * self._limits.bodies_at_once:
+        if self._shared.body_bytes + len(data) > limit * self._limits.bodies_at_once:
             raise _RefusalError(503, "busy", "too many requests at once\n")
         body += data
-        self._desk.body_bytes += len(data)
+        self._shared.body_bytes += len(data)
 
     async def _let_go_on(self) -> None:
         if self._parser.they_are_waiting_for_100_continue:
@@ -238,7 +238,7 @@ class Connection:
 
     async def _answer(self, request: Request) -> Response:
         try:
-            return await self._desk.answer(request)
+            return await self._shared.answer(request)
         except BusyError:
             raise _RefusalError(503, "busy", "too many requests at once\n") from None
 
@@ -253,7 +253,7 @@ class Connection:
         await self._in_time(writer.drain())
 
     async def _refuse(self, refusal: _RefusalError) -> None:
-        self._desk.refusals.refused(refusal.reason)
+        self._shared.refusals.refused(refusal.reason)
         if self._parser.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await self._send(Response.of_text(refusal.status, refusal.text))
 

@@ -41,7 +41,7 @@ class Gate:
             return None
         header, address = environ.get("HTTP_AUTHORIZATION", ""), environ.get("REMOTE_ADDR", "")
         verdict = self._passwords.check(users, header, address)
-        if verdict == "welcome":
+        if verdict == "authorised":
             return None
         self._health.refused(verdict)
         if verdict == "busy":

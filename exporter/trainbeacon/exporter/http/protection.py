@@ -11,12 +11,12 @@ Stamp = tuple[int, int, int, int, int]
 
 
 def stamp_of(path: str) -> Stamp | None:
-    """What tells one content of a file from another without reading it; None if it is not there."""
+    """What distinguishes one content of a file from another without reading it; None if it is not there."""
     try:
         status = os.stat(path)  # of what a link leads to: Kubernetes swaps links
     except OSError:
         return None
-    # The time of change tells of a new mode too.
+    # The time of change shows a new mode too.
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

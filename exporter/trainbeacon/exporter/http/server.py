@@ -11,7 +11,7 @@ import socket
 import threading
 import weakref
 
-from trainbeacon.exporter.http.connections import Connection, Desk
+from trainbeacon.exporter.http.connections import Connection, Shared
 from trainbeacon.exporter.http.limits import Limits, Refusals
 from trainbeacon.exporter.http.webconfig import WebConfigFile
 from trainbeacon.exporter.http.workers import Workers
@@ -68,7 +68,7 @@ class Server:
         self._web = web or WebConfigFile(None)
         self._workers: Workers[Response] = Workers(self._limits.threads, self._limits.queue)
         self._connections: dict[Connection, asyncio.Task[None]] = {}
-        self._desk = Desk(self._limits, refusals, self._answer)
+        self._shared = Shared(self._limits, refusals, self._answer)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="trainbeacon-http", daemon=True)
@@ -165,7 +165,7 @@ class Server:
     def _take(self, sock: socket.socket, address: str) -> None:
         sock.setblocking(False)
         self._make_room(self._limits.connections - 1)
-        connection = Connection(sock, address, self._web.current, self._desk)
+        connection = Connection(sock, address, self._web.current, self._shared)
         task = asyncio.ensure_future(connection.serve())
         self._connections[connection] = task
         task.add_done_callback(lambda _: self._forget(connection))

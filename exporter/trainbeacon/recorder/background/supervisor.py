@@ -15,7 +15,7 @@ from typing import Protocol
 
 from trainbeacon._version import __version__
 from trainbeacon.blackbox.directory import default_directory, open_directory
-from trainbeacon.blackbox.election import Holder, depose, look, read_note
+from trainbeacon.blackbox.election import Holder, depose, holder_of, read_note
 from trainbeacon.config.settings import Config
 from trainbeacon.recorder.background.launch import (
     StartedExporter,
@@ -80,7 +80,7 @@ class _Watched:
     def is_served(self) -> bool:
         """Whether an exporter has the lock and works. One that is stopped or hangs is put out of the way."""
         self._follow()
-        holder = look(self.descriptor)
+        holder = holder_of(self.descriptor)
         now = time.monotonic()
         if holder is None or self._holder is None or holder != self._holder:
             self._beats = None not in (holder, self._holder) and _are_one(holder, self._holder)
@@ -138,7 +138,7 @@ def _kill(directory: int, holder: Holder) -> bool:
         return False
     try:
         # From here on the number cannot pass to another process.
-        if look(directory) != holder or not _is_started_by_a_rank(holder.pid):
+        if holder_of(directory) != holder or not _is_started_by_a_rank(holder.pid):
             return False
         signal.pidfd_send_signal(process, signal.SIGKILL)
         return True

@@ -108,7 +108,7 @@ class Store:
         with self._opened() as folder:
             for suffix in (HELD_SUFFIX, ASKED_SUFFIX):
                 for name in _names(folder, suffix):
-                    status = files.look(folder, name)
+                    status = files.status(folder, name)
                     if status is not None and status.st_size == 0 and not _is_in_use(folder, name):
                         files.remove(folder, name)
                 self._prune(folder, suffix)
@@ -211,7 +211,7 @@ def _read_folder(folder: int, path: str) -> Iterator[dict[str, Any]]:
     """What is evidence among the newest files; whatever else lies there is passed over."""
     found = []
     for name in _names(folder, SUFFIX):
-        status = files.look(folder, name)
+        status = files.status(folder, name)
         if status is not None and stat.S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES:
             found.append((status.st_mtime_ns, name, status.st_size))
     left = MOST_BYTES_READ
