@@ -300,14 +300,16 @@ def test_agent_of_a_job_waits_so_long_and_leaves_no_folder(job: Node) -> None:
 
 
 def test_folder_is_removed_beneath_ranks_that_live_on(job: Node) -> None:
-    """A scheduler kills agent and ranks soon after: what they leave then would stay for ever."""
+    """A scheduler kills the ranks soon after it told all to end: what they make until then does not stay."""
     agent = job.agent("--drain=1", "--remove-directory")
     rank = job.rank(serve="off")
     assert "5" == rank.ask("step 5")
     agent.send_signal(signal.SIGTERM)
+    wait_for(lambda: not job.folder.exists(), 20, "removal")
+    assert "6" == rank.ask("step 1")
+    rank.kill()
     assert 0 == agent.wait(60)
     assert not job.folder.exists()
-    assert "6" == rank.ask("step 1")
 
 
 @pytest.mark.parametrize("name", SIGNALS)

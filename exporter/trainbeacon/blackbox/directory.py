@@ -7,6 +7,7 @@ import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Collection
 
 BOX_SUFFIX = ".box"
 EXPORTER_LOCK = "exporter.lock"
@@ -49,20 +50,18 @@ def open_directory(path: str | None) -> int:
     return descriptor
 
 
-def remove_directory(path: str, still_used: bool = False) -> None:
+def remove_directory(path: str, ranks: Collection[int] = ()) -> None:
     """Remove the directory of a job that is over, with all that is in it.
 
-    Where it is `still_used`, ranks that live on make their boxes anew: it is removed again and again until it
-    stays away for a second, and for half a minute at most. What is not ours, or a link, is let be.
+    `ranks` are processes that may live on, and make their boxes anew: it is removed again and again until they
+    are gone, for half a minute at most. What is not ours, or a link, is let be.
     """
-    deadline = time.monotonic() + (_AGAIN_SECONDS if still_used else 0.0)
-    gone_since = time.monotonic()
+    deadline = time.monotonic() + _AGAIN_SECONDS
     while True:
+        living = [pid for pid in ranks if os.path.exists(f"/proc/{pid}")]
         if _is_own(path):
             shutil.rmtree(path, ignore_errors=True)
-            gone_since = time.monotonic()
-        now = time.monotonic()
-        if now >= deadline or now - gone_since > 1.0:
+        if not living or time.monotonic() >= deadline:
             return
         time.sleep(0.1)
 

@@ -103,9 +103,10 @@ def _serve(config: Any, arguments: argparse.Namespace) -> int:
     exporter.run(until_idle=started_by_rank)
     if signals == [signal.SIGTERM]:
         exporter.drain(arguments.drain)
+    ranks = exporter.living()
     exporter.close()
     if arguments.remove_directory:
-        remove_directory(config.directory, still_used=exporter.is_watching)
+        remove_directory(config.directory, ranks)
     return 0
 
 

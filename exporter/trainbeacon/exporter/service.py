@@ -220,6 +220,11 @@ class Exporter:
         """Whether nothing is alive and enough scrapes have seen the last state since."""
         return not self.is_watching and (self._scrapes_of_the_end >= LAST_SCRAPES or not self._served())
 
+    def living(self) -> list[int]:
+        """The processes of the ranks that are alive, as this machine numbers them."""
+        boxes = self._boxes.scan() if self._boxes is not None else []
+        return [box.identity.pid for box in boxes if box.alive and box.identity.pid]
+
     def run(self, until_idle: bool) -> None:
         """Serve until `stop`, or, with `until_idle`, until the linger is over."""
         while not self._stopped:
@@ -304,7 +309,11 @@ class Exporter:
         return select(boxes, time.time(), self._config.linger_seconds)
 
     def _scraped(self) -> None:
-        if not self.is_watching:  # else it may have seen a live rank
+        if self.is_watching:  # it may have seen a live rank
+            return
+        if self._boxes is not None and any(box.alive for box in self._boxes.scan()):
+            self._last_live = time.monotonic()  # one that began after the last turn
+        else:
             self._scrapes_of_the_end += 1
 
 
