@@ -7,7 +7,7 @@ LOAD ?= 12
 RUNS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format generate dashboards robustness campaign bench scale tools helm slurm
+.PHONY: help demo test soak lint format generate dashboards robustness campaign bench scale tools helm slurm cluster
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -63,3 +63,6 @@ helm: ## helm and kubectl for the chart, unpacked outside this folder
 
 slurm: ## train.sbatch, epilog and the rest on a real Slurm of three nodes; as root, with Debian's slurm-wlm
 	@$(IN_ENVIRONMENT) python -m tests.slurm $(ARGS)
+
+cluster: tools ## faults that only a cluster has, on hosts of their own: OOM kills, lost and cut-off hosts; as root; ARGS=--short
+	@$(IN_ENVIRONMENT) python -m tests.cluster $(ARGS)

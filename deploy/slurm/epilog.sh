@@ -9,13 +9,15 @@ if [ -n "${SLURM_JOB_ID:-}" ] && [ -n "${SLURM_JOB_UID:-}" ]; then
   own "$folder" && rm -rf "$folder"
 
   # The user's default folder goes with their last job on the node: when Slurm says that there is no other in
-  # whatever state, and no process of theirs is left either. If squeue fails it stays.
+  # whatever state, and no process of theirs is left either, such as an exporter that shows the end. If squeue fails it stays.
   folder="/dev/shm/trainbeacon-$SLURM_JOB_UID"
   if own "$folder" && others="$(squeue --noheader --user="$SLURM_JOB_UID" --format=%A \
     --nodelist="${SLURMD_NODENAME:-$(hostname -s)}" 2>/dev/null)"; then
     others="$(grep --invert-match --line-regexp --fixed-strings "$SLURM_JOB_ID" <<<"$others")"
-    pgrep --uid "$SLURM_JOB_UID" >/dev/null
-    if [ $? = 1 ] && [ -z "${others//[[:space:]]/}" ]; then # 1: none was found, and pgrep itself did not fail
+    processes="$(ps -o stat= -U "$SLURM_JOB_UID")"
+    found=$? # 1: none was found; more: ps itself failed
+    processes="$(grep --invert-match '^Z' <<<"$processes")" # what is dead and not yet fetched
+    if [ "$found" -le 1 ] && [ -z "${processes//[[:space:]]/}" ] && [ -z "${others//[[:space:]]/}" ]; then
       rm -rf "$folder"
     fi
   fi

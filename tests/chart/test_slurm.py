@@ -195,16 +195,17 @@ def test_young_targets_are_let_be(tmp_path: Path) -> None:
     assert young.exists()
 
 
-#: What squeue prints and its status, whether the user has processes left, and what is still there afterwards.
+#: What squeue prints and its status, what ps does, and what is still there afterwards.
 EPILOGS = {
-    "last job": ("7", 0, 1, set()),
-    "last job, which Slurm has forgotten": ("", 0, 1, set()),
-    "squeue fails": ("", 1, 1, {"user"}),
-    "squeue fails and prints": ("7", 1, 1, {"user"}),
-    "another job": ("7\n17", 0, 1, {"user"}),
-    "a job whose number begins alike": ("7\n71", 0, 1, {"user"}),
-    "processes": ("7", 0, 0, {"user"}),
-    "pgrep fails": ("7", 0, 3, {"user"}),
+    "last job": ("7", 0, "exit 1", set()),
+    "last job, which Slurm has forgotten": ("", 0, "exit 1", set()),
+    "a process that is dead": ("7", 0, "echo Z", set()),
+    "squeue fails": ("", 1, "exit 1", {"user"}),
+    "squeue fails and prints": ("7", 1, "exit 1", {"user"}),
+    "another job": ("7\n17", 0, "exit 1", {"user"}),
+    "a job whose number begins alike": ("7\n71", 0, "exit 1", {"user"}),
+    "processes": ("7", 0, "echo Z; echo Sl", {"user"}),
+    "ps fails": ("7", 0, "exit 3", {"user"}),
 }
 
 
@@ -212,7 +213,7 @@ EPILOGS = {
 def test_epilog_removes_only_what_belongs_to_the_job(case: str, tmp_path: Path) -> None:
     """The job's folder goes; the user's own only with their last job, and not where that cannot be known."""
     said, status, processes, left = EPILOGS[case]
-    for name, text in {"squeue": f"printf '{said}'; exit {status}", "pgrep": f"exit {processes}"}.items():
+    for name, text in {"squeue": f"printf '{said}'; exit {status}", "ps": processes}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     script = f"""

@@ -15,6 +15,8 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
+from tools.stack import CACHE
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: Set inside.
 INSIDE = "TRAINBEACON_TESTS_WORLD"
@@ -42,9 +44,9 @@ def enter(module: str, *arguments: str) -> None:
 
 def build(names: Sequence[str], users: dict[str, int]) -> None:
     """Once inside: a bridge for the hosts to come, their names, the users, and what all may read."""
-    _sh("mount -t tmpfs -o mode=755 world /run; mkdir /run/world /run/lock; chmod 755 /run/world")
-    _sh("hostname hub; ip link set lo up; ip link add br0 type bridge; ip link set br0 up")
-    _sh(f"ip addr add {HUB}/24 dev br0")
+    shell("mount -t tmpfs -o mode=755 world /run; mkdir /run/world /run/lock; chmod 755 /run/world")
+    shell("hostname hub; ip link set lo up; ip link add br0 type bridge; ip link set br0 up")
+    shell(f"ip addr add {HUB}/24 dev br0")
     lines = ["127.0.0.1 localhost", f"{HUB} hub", *(f"{address(n)} {name}" for n, name in enumerate(names))]
     _over("/etc/hosts", "\n".join(lines) + "\n")
     passwd = [f"{name}:x:{number}:{number}::{RUN}/home/{name}:/bin/bash" for name, number in users.items()]
@@ -55,7 +57,8 @@ def build(names: Sequence[str], users: dict[str, int]) -> None:
         home = RUN / "home" / name
         home.mkdir(parents=True)
         os.chown(home, number, number)
-    _open_to_all([Path(sys.prefix), Path(sys.base_prefix), Path(sysconfig.get_path("stdlib")), REPOSITORY])
+    own = [Path(sys.prefix), Path(sys.base_prefix), Path(sysconfig.get_path("stdlib")), REPOSITORY, CACHE]
+    _open_to_all([path for path in own if path.exists()])
 
 
 def address(number: int) -> str:
@@ -99,7 +102,7 @@ class Host:
 
     def _plug(self) -> None:
         link = f"v{self.number}"
-        _sh(
+        shell(
             f"ip link add {link} type veth peer name eth0 netns {self.pid};"
             f" ip link set {link} master br0; ip link set {link} up"
         )
@@ -116,11 +119,11 @@ class Host:
 
     def cut(self) -> None:
         """Pull its cable out."""
-        _sh(f"ip link set v{self.number} down")
+        shell(f"ip link set v{self.number} down")
 
     def mend(self) -> None:
         """Put the cable back."""
-        _sh(f"ip link set v{self.number} up")
+        shell(f"ip link set v{self.number} up")
 
     def lose(self) -> None:
         """The power goes: every process of it at once."""
@@ -133,7 +136,7 @@ def _over(path: str, text: str) -> None:
     own = RUN / path.replace("/", "_")
     own.write_text(text)
     own.chmod(0o644)
-    _sh(f"mount --bind {own} {path}")
+    shell(f"mount --bind {own} {path}")
 
 
 def _open_to_all(paths: Sequence[Path]) -> None:
@@ -146,13 +149,14 @@ def _open_to_all(paths: Sequence[Path]) -> None:
         kept = RUN / "kept" / str(top).strip("/").replace("/", "_")
         kept.parent.mkdir(mode=0o700, exist_ok=True)
         kept.mkdir()
-        _sh(f"mount --rbind {top} {kept}; mount -t tmpfs -o mode=755 open {top}")
+        shell(f"mount --rbind {top} {kept}; mount -t tmpfs -o mode=755 open {top}")
         for inner in paths:
             if inner.resolve().is_relative_to(top):
                 below = kept / inner.resolve().relative_to(top)
                 inner.resolve().mkdir(parents=True, exist_ok=True)
-                _sh(f"mount --rbind {below} {inner.resolve()}")
+                shell(f"mount --rbind {below} {inner.resolve()}")
 
 
-def _sh(script: str) -> None:
+def shell(script: str) -> None:
+    """Run a script in this world, as root."""
     subprocess.run(["bash", "-euc", script], check=True)

@@ -74,9 +74,22 @@ def test_epilog_removes_what_a_killed_job_leaves(
     job = site.sbatch("--nodelist=n0", batch(), TRAIN, folder)
     wait_until_running(site, job, f"train-{job} 0")
     assert {default_folder("ada")} == site.leftovers()["n0"]
-    site.as_user("ada", "scancel", "--signal=KILL", "--full", str(job))
+    # Process tracking by cgroups would kill the exporter too: it is killed here, before Slurm's own epilog.
+    site.hosts["n0"].run(f"pkill --signal KILL --uid {USERS['ada']}")
     site.wait_until_over(job)
     wait_for(lambda: CLEAN == site.leftovers(), 60, lambda: f"epilog: {site.leftovers()}")
+
+
+def test_epilog_lets_an_exporter_show_the_end(
+    site: Site, folder: Path, task_prolog: None, epilog: Path
+) -> None:
+    """Where the exporter outlives its job, the crash is served from the user's folder for its linger."""
+    job = site.sbatch("--nodelist=n0", batch(), TRAIN, folder)
+    wait_until_running(site, job, f"train-{job} 0")
+    site.as_user("ada", "scancel", "--signal=KILL", "--full", str(job))
+    site.wait_until_over(job)
+    assert {f"train-{job} 0": "crashed"} == states(site)
+    assert {default_folder("ada")} == site.leftovers()["n0"]
 
 
 def test_epilog_lets_the_users_other_job_be(

@@ -9,7 +9,7 @@ import pytest
 
 from tests.slurm.site import CLEAN, REPOSITORY, RUN, SCRIPT, Site, scrape, wait_for
 
-TRAIN = REPOSITORY / "tests/slurm/train.py"
+TRAIN = REPOSITORY / "tests/hosts/train.py"
 
 
 @pytest.fixture
@@ -121,9 +121,11 @@ def test_array_has_a_run_for_each_task(site: Site, folder: Path) -> None:
 
 def test_two_users_share_a_node(site: Site, folder: Path) -> None:
     """The second agent takes the next port, boxes are each user's own, and one end leaves the other be."""
-    one = site.sbatch("--nodelist=n2", "--nodes=1", SCRIPT, TRAIN, folder, GPUS="1")
+    one = site.sbatch("--nodelist=n2", "--nodes=1", "--gpus-per-node=4", SCRIPT, TRAIN, folder, GPUS="1")
     wait_until_running(site, one, f"train-{one} 0")
-    other = site.sbatch("--nodelist=n2", "--nodes=1", SCRIPT, TRAIN, folder / "no", user="bob", GPUS="1")
+    other = site.sbatch(
+        "--nodelist=n2", "--nodes=1", "--gpus-per-node=4", SCRIPT, TRAIN, folder / "no", user="bob", GPUS="1"
+    )
     wait_until_running(site, other, f"train-{one} 0", f"train-{other} 0", user="bob")
     assert {"n2:9797", "n2:9798"} == set(site.targets().values())
     modes = site.hosts["n2"].run("stat -c '%U %a' /dev/shm/trainbeacon-job-*").split("\n")
