@@ -53,8 +53,8 @@ def open_directory(path: str | None) -> int:
 def remove_directory(path: str, ranks: Collection[int] = ()) -> None:
     """Remove the directory of a job that is over, with all that is in it.
 
-    `ranks` are processes that may live on, and make their boxes anew: it is removed again and again until they
-    are gone, for half a minute at most. What is not ours, or a link, is let be.
+    `ranks` are processes that may live on, and make their boxes anew: it is removed again and again until
+    they are gone, for half a minute at most. What is not ours, or a link, is let be.
     """
     deadline = time.monotonic() + _AGAIN_SECONDS
     while True:
