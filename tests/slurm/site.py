@@ -91,7 +91,8 @@ class Site:
     def boot(self, name: str) -> None:
         """Start a node, or start it anew after it was lost."""
         number = NODES.index(name)
-        command = ["slurmd", "-D", "-N", name, "-f", str(_CONF / "slurm.conf")]
+        # Not as the first process, which adopts what jobs leave behind.
+        command = ["bash", "-c", f"slurmd -D -N {name} -f {_CONF}/slurm.conf & wait"]
         self.hosts[name] = Host(number, name, command, _CONF / f"{name}.out")
 
     def _munge(self) -> None:
@@ -199,6 +200,8 @@ class Site:
         wait_for(lambda: not self.queue(), 90, lambda: f"end of {self.queue()}")
         self.wait_until_idle()
         for host in self.hosts.values():
+            for number in USERS.values():  # an exporter that lingers would make its folder anew
+                host.run(f"pkill --signal KILL --uid {number} || true")
             host.run("rm -rf /dev/shm/trainbeacon*")
         for path in TARGETS.iterdir():
             path.unlink()
