@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 #: Characters of a text that are looked at, from its begin and from its end each.
 _TEXT_LIMIT = 4000
@@ -79,20 +79,48 @@ _CLASSES = {
 }
 
 
+#: Kinds that are nobody else's end.
+_OWN_CAUSES = frozenset({"cuda_oom", "host_oom", "storage", "data"})
+
+
 def kind_of(error: BaseException) -> str:
     """The kind of failure that an exception stands for; never raises.
 
-    Along `__cause__` and `__context__` the oldest exception that tells something counts: what came
-    later came of it. Texts are believed before classes.
+    The whole chain is judged. What has a cause of its own (memory, storage, data) counts before what is the end of
+    another rank or of somebody's patience. Along `raise ... from` the oldest one is the cause; one that was
+    merely being handled when another was raised (`__context__`) may be long done with, so the newer counts.
     """
-    chain = list(reversed(list(_chain(error))))
-    judges: tuple[Callable[[BaseException], str | None], ...] = (_by_errno, _by_text, _by_class)
-    for judge in judges:
-        for link in chain:
-            kind = judge(link)
-            if kind is not None:
-                return kind
-    return "data" if any(_from_loader(link) for link in chain) else "other"
+    links = [link for origin in _origins(error) for link in reversed(list(origin))]
+    kinds = [kind for kind in map(_kind_of_link, links) if kind is not None]
+    own = [kind for kind in kinds if kind in _OWN_CAUSES]
+    if own:
+        return own[0]
+    if "interrupted" in kinds:
+        return "interrupted"
+    if any(_from_loader(link) for link in links):
+        return "data"
+    return kinds[0] if kinds else "other"
+
+
+def _kind_of_link(link: BaseException) -> str | None:
+    """The kind that one exception tells by itself. Texts are believed before classes."""
+    return _by_errno(link) or _by_text(link) or _by_class(link)
+
+
+def _origins(error: BaseException) -> Iterator[list[BaseException]]:
+    """The chain in pieces, the newest first: within a piece each was raised from the next."""
+    piece: list[BaseException] = []
+    for link in _chain(error):
+        if piece and not _raised_from(piece, link):
+            yield piece
+            piece = []
+        piece.append(link)
+    if piece:
+        yield piece
+
+
+def _raised_from(piece: list[BaseException], link: BaseException) -> bool:
+    return any(above.__cause__ is link or link in getattr(above, "exceptions", ()) for above in piece)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

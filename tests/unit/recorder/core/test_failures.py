@@ -201,3 +201,22 @@ def test_what_was_raised_from_none_does_not_count() -> None:
     with pytest.raises(KeyError) as caught:
         without_a_cache()
     assert "other" == kind_of(caught.value)
+
+
+def test_kind_is_of_the_whole_chain() -> None:
+    """A handled error that another one interrupts is no cause of it; what is raised from one is its effect."""
+
+    def while_handling(handled: BaseException, raised: BaseException) -> str:
+        raised.__context__ = handled
+        return kind_of(raised)
+
+    memory, peer = RuntimeError("CUDA out of memory."), ConnectionError("Connection refused")
+    assert "cuda_oom" == while_handling(ConnectionError("Connection refused"), memory)
+    assert "cuda_oom" == while_handling(
+        OSError(28, "No space left on device"), RuntimeError("CUDA out of memory.")
+    )
+    assert "host_oom" == while_handling(MemoryError(), peer)
+    assert "interrupted" == while_handling(KeyboardInterrupt(), ConnectionError("Connection reset by peer"))
+    wrapped = RuntimeError("checkpoint failed")
+    wrapped.__cause__ = OSError(28, "No space left on device")
+    assert "storage" == kind_of(wrapped)
