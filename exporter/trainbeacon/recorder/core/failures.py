@@ -86,9 +86,10 @@ _OWN_CAUSES = frozenset({"cuda_oom", "host_oom", "storage", "data"})
 def kind_of(error: BaseException) -> str:
     """The kind of failure that an exception stands for; never raises.
 
-    The whole chain is judged. What has a cause of its own (memory, storage, data) counts before what is the end of
-    another rank or of somebody's patience. Along `raise ... from` the oldest one is the cause; one that was
-    merely being handled when another was raised (`__context__`) may be long done with, so the newer counts.
+    The whole chain is judged. What has a cause of its own (memory, storage, data) counts before what
+    is the end of another rank or of somebody's patience. Along `raise ... from` the oldest one is the
+    cause. One that was merely being handled when another was raised (`__context__`) may be long done
+    with, so the newer counts.
     """
     links = [link for origin in _origins(error) for link in reversed(list(origin))]
     kinds = [kind for kind in map(_kind_of_link, links) if kind is not None]

@@ -204,17 +204,16 @@ def test_what_was_raised_from_none_does_not_count() -> None:
 
 
 def test_kind_is_of_the_whole_chain() -> None:
-    """A handled error that another one interrupts is no cause of it; what is raised from one is its effect."""
+    """An error that was being handled is no cause of a newer one; what is raised from one is its effect."""
 
     def while_handling(handled: BaseException, raised: BaseException) -> str:
         raised.__context__ = handled
         return kind_of(raised)
 
     memory, peer = RuntimeError("CUDA out of memory."), ConnectionError("Connection refused")
+    full = OSError(28, "No space left on device")
     assert "cuda_oom" == while_handling(ConnectionError("Connection refused"), memory)
-    assert "cuda_oom" == while_handling(
-        OSError(28, "No space left on device"), RuntimeError("CUDA out of memory.")
-    )
+    assert "cuda_oom" == while_handling(full, RuntimeError("CUDA out of memory."))
     assert "host_oom" == while_handling(MemoryError(), peer)
     assert "interrupted" == while_handling(KeyboardInterrupt(), ConnectionError("Connection reset by peer"))
     wrapped = RuntimeError("checkpoint failed")
