@@ -17,7 +17,8 @@ from trainbeacon._version import __version__
 from trainbeacon.blackbox import format as layout
 from trainbeacon.blackbox.machine import boot_id, pid_namespace, seconds_since_boot
 from trainbeacon.blackbox.writer import Writer
-from trainbeacon.config.redaction import redacted
+from trainbeacon.config.hyperparameters import telling_first
+from trainbeacon.config.redaction import MOST_HYPERPARAMETERS, redacted
 from trainbeacon.config.settings import Config, public_hyperparameters
 from trainbeacon.identity import Identity
 from trainbeacon.recorder.boundary import is_of_the_script
@@ -411,7 +412,8 @@ class Recorder:
         self.writer.info("training_rank_info", labels)
 
     def _describe_hyperparameters(self) -> None:
-        kept, refused, dropped = public_hyperparameters(self.config.hyperparameters)
+        given = telling_first(self.config.hyperparameters, MOST_HYPERPARAMETERS)
+        kept, refused, dropped = public_hyperparameters(given)
         for name, value in kept:
             self.writer.info("training_hyperparameter_info", [name, str(value)[:64]], key=name)
             if not isinstance(value, str):
@@ -419,9 +421,13 @@ class Recorder:
         if refused:
             log.warning("hyperparameters left out because they look like secrets: %s", ", ".join(refused))
         if dropped:
-            log.warning("hyperparameters left out beyond the first 20: %s", ", ".join(dropped))
-            for _ in dropped:
-                self.drop()
+            log.info(
+                "%d of %d hyperparameters are served, those that runs are compared by first; left out: %s. "
+                "To choose them, give start(hyperparameters=...) the ones that you want",
+                len(kept),
+                len(given),
+                ", ".join(dropped),
+            )
 
 
 def _never() -> bool:

@@ -8,7 +8,11 @@ read plainly.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
+from decimal import Decimal
+from numbers import Rational
 from typing import Any
 
 from trainbeacon.recorder.boundary import is_of_the_script
@@ -16,6 +20,8 @@ from trainbeacon.recorder.boundary import is_of_the_script
 #: Kinds of tensors and scalars of which one was read: to look at each closely costs twice the reading.
 _WITH_ITEM: set[type] = set()
 _MOST_KINDS = 16
+#: Arrays of one shape in a list: up to so many are taken for inputs and targets of a batch, more for samples.
+_MOST_PARTS = 4
 
 
 def to_float(name: str, value: Any) -> float:
@@ -40,6 +46,8 @@ def to_float(name: str, value: Any) -> float:
                 _WITH_ITEM.add(kind)
             return float(number)
         value = number
+    if isinstance(value, (Decimal, Rational)):
+        return float(value)
     raise not_a_number(name, type(value).__name__, str(value))
 
 
@@ -57,7 +65,8 @@ def whole(name: str, value: Any) -> int:
     number = to_float(name, value)
     if not 0.0 <= number < math.inf:
         raise ValueError(f"{name}={number:g} is no count: give a whole number from 0")
-    return int(value) if isinstance(value, int) else round(number)
+    exact = value.item() if hasattr(value, "item") else value
+    return int(exact) if isinstance(exact, int) else round(number)
 
 
 def on_device(value: Any) -> bool:
@@ -86,26 +95,58 @@ def not_a_number(name: str, kind: str, shown: str) -> TypeError:
 
 
 def batch_size(batch: Any, depth: int = 3) -> int:
-    """Samples in a batch: the first dimension of the first array found, else the length of a list of samples.
+    """Samples in a batch: the first dimension of the first array found, or the length of a list of samples.
 
-    Looks at most `depth` levels into tuples, lists and dicts; 0 if nothing tells.
+    Looks at most `depth` levels into tuples, lists, mappings and dataclasses; 0 if nothing tells.
     """
-    if batch.__class__ is tuple or batch.__class__ is list:  # the usual batch, without a copy
+    if batch.__class__ is tuple:  # the usual batch, without a copy
         shape = getattr(batch[0], "shape", None) if batch else None
         if shape and shape[0]:
             return int(shape[0])
-    shape = getattr(batch, "shape", None)
-    if shape is not None:
-        return int(shape[0]) if len(shape) else 0
-    if isinstance(batch, dict):
-        items = list(batch.values())
-    elif isinstance(batch, (list, tuple)):
-        items = list(batch)
-    else:
-        return 0
+    told = _told_size(batch)
+    if told is not None:
+        return told
+    if isinstance(batch, list) and _holds_samples(batch):
+        return len(batch)
+    items = _parts_of(batch)
     if depth:
         for item in items:
             found = batch_size(item, depth - 1)
             if found:
                 return found
     return len(items) if isinstance(batch, list) else 0
+
+
+def _told_size(batch: Any) -> int | None:
+    """What the batch itself says: a graph batch, a packed sequence, an array."""
+    graphs = getattr(batch, "num_graphs", None)
+    if isinstance(graphs, int):
+        return graphs
+    packed = getattr(batch, "batch_sizes", None)
+    if packed is not None and hasattr(batch, "data"):
+        return int(packed[0]) if len(packed) else 0
+    shape = getattr(batch, "shape", None)
+    if shape is None:
+        return None
+    return int(shape[0]) if len(shape) else 0
+
+
+def _parts_of(batch: Any) -> list[Any]:
+    if isinstance(batch, Mapping):
+        return list(batch.values())
+    if isinstance(batch, (list, tuple)):
+        return list(batch)
+    if dataclasses.is_dataclass(batch):
+        return [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    return []
+
+
+def _holds_samples(batch: list[Any]) -> bool:
+    """Whether a list is of samples, one by one, and not of the parts of a batch (`default_collate`)."""
+    if not batch or isinstance(batch[0], Mapping):
+        return bool(batch)
+    shapes = [tuple(getattr(item, "shape", None) or ()) for item in batch]
+    if not all(shapes):
+        return False
+    same = len(set(shapes)) == 1
+    return len(batch) > _MOST_PARTS if same else len({shape[0] for shape in shapes}) > 1

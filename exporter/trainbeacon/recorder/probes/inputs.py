@@ -21,6 +21,8 @@ MOST_ELEMENTS = 1 << 16
 _NEWEST = 0.2  # weight of the newest sample in what is compared with the first batches
 _KEPT = 0.9  # of the class counts, from one sample to the next
 STAGES = ("raw", "prepared")
+#: A spread below that share of the mean is taken for it: a constant that moves a little has not drifted far.
+_LEAST_SPREAD = 0.01
 
 
 class InputProbe:
@@ -128,6 +130,8 @@ class _Drift:
 
     def take(self, mean: float, deviation: float) -> float | None:
         """One batch. Returns the distance in standard deviations, None of one of the first batches."""
+        if not (math.isfinite(mean) and math.isfinite(deviation)):
+            return None  # of a batch with an infinity nothing can be compared with
         if self.is_young:
             self._batches += 1
             self._mean += (mean - self._mean) / self._batches
@@ -137,7 +141,9 @@ class _Drift:
         self._now += _NEWEST * (mean - self._now)
         spread = math.sqrt(max(0.0, self._squares - self._mean * self._mean))
         distance = abs(self._now - self._mean)
-        return distance / spread if spread > 0 else (0.0 if distance == 0 else math.inf)
+        # A feature that was the same number in all of the first batches has no spread to measure by.
+        least = _LEAST_SPREAD * max(abs(self._mean), _LEAST_SPREAD)
+        return distance / max(spread, least)
 
 
 def _columns(features: Any) -> Iterator[tuple[str, Any]]:

@@ -146,3 +146,19 @@ def test_a_beacon_serves_what_it_was_given(tmp_path: Path) -> None:
     assert box.number("training_input_mean", "age", "prepared") == 2.0
     assert box.number("training_input_stddev", "age", "prepared") == 1.0
     assert box.number("training_class_ratio", "1") == 0.5
+
+
+def test_an_infinity_among_the_first_batches_is_no_drift_for_good() -> None:
+    """Nothing can be compared with an infinity: that batch is left out."""
+    drift = inputs._Drift("prepared")
+    for number in range(inputs.REFERENCE_BATCHES + 1):
+        drift.take(math.inf if number == 3 else 1.0 + number % 2, 0.5)
+    assert 2.0 > (drift.take(1.0, 0.5) or 0.0)
+
+
+def test_a_constant_feature_that_moves_a_little_has_not_drifted_far() -> None:
+    """Without a spread to measure by, a hundredth of the mean stands for it."""
+    drift = inputs._Drift("prepared")
+    for _ in range(inputs.REFERENCE_BATCHES):
+        drift.take(1.0, 0.0)
+    assert 0.1 > (drift.take(1.0001, 0.0) or 0.0)
