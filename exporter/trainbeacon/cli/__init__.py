@@ -32,7 +32,7 @@ COMMANDS = (
     "runbook",
     "bundle",
     "catalogue",
-    "install_autostart",
+    "install-autostart",
 )
 
 
@@ -49,9 +49,14 @@ class Command(Protocol):
         """Do the work; returns the exit status."""
 
 
+def module_of(name: str) -> str:
+    """The module of a command: a dash of the command line is none of Python's."""
+    return f"{__name__}.{name.replace('-', '_')}"
+
+
 def load(name: str) -> Command:
     """Import the module of a command."""
-    return cast(Command, import_module(f"{__name__}.{name}"))
+    return cast(Command, import_module(module_of(name)))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"trainbeacon {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
-        if find_spec(f"{__name__}.{name}") is None:  # a package may leave a command out
+        if find_spec(module_of(name)) is None:  # a package may leave a command out
             continue
         command = load(name)
         sub = commands.add_parser(command.NAME, help=command.HELP, description=command.HELP)
