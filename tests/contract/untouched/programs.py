@@ -142,7 +142,6 @@ with open(FOLDER + "/said", "w") as file:
     "no stream objects": """
 sys.stdout = sys.stderr = None
 beacon = begin()
-beacon.step().__enter__()
 with beacon.step():
     pass
 beacon.log(loss="no number at all")  # counted, and logged

@@ -368,7 +368,9 @@ class Beacon:
     def evaluate(self) -> StepContext:
         """`with beacon.evaluate():` around an evaluation; `log` inside is of the validation data."""
         found = self._evaluations
-        return StepContext(self.recorder, EVALUATE, before=found.begin, after=found.end, failed=found.abandon)
+        return StepContext(
+            self.recorder, EVALUATE, before=lambda _: found.begin(), after=found.end, failed=found.abandon
+        )
 
     def checkpoint(self, path: str | os.PathLike[str] | None = None) -> CheckpointContext:
         """`with beacon.checkpoint(path) as saving:` around the saving of a checkpoint.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from threading import get_ident
 from types import TracebackType
@@ -14,14 +15,23 @@ from trainbeacon.recorder.core.timeline import Declared
 class StepContext:
     """A context that is a phase of its own, or none; what goes wrong in ours never shows in the body."""
 
-    __slots__ = ("_after", "_before", "_declared", "_entered", "_failed", "_phase", "_recorder")
+    __slots__ = (
+        "__weakref__",
+        "_after",
+        "_before",
+        "_declared",
+        "_entered",
+        "_failed",
+        "_phase",
+        "_recorder",
+    )
 
     def __init__(
         self,
         recorder: Recorder,
         phase: int | None,
         *,
-        before: Callable[[], None] | None = None,
+        before: Callable[[Callable[[], object]], None] | None = None,
         after: Callable[[], None] | None = None,
         failed: Callable[[], None] | None = None,
     ) -> None:
@@ -41,7 +51,7 @@ class StepContext:
         if self._phase is not None:
             self._declared = recorder.timeline.push_phase(self._phase)
         if self._before is not None:
-            recorder.guard("value", self._before)
+            recorder.guard("value", self._before, weakref.ref(self))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

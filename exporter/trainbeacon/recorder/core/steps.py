@@ -58,6 +58,7 @@ class StepCount:
         self._silent = 0  # batches with a change of weights that no hook told of
         # step()
         self._depth = 0
+        self._outermost: Callable[[], object] | None = None
         self._used = False
         self._inside = False  # whether the optimizer stepped inside of the present one
         self._samples = self._tokens = 0
@@ -134,8 +135,17 @@ class StepCount:
 
     # step()
 
-    def step_begins(self) -> None:
-        """The script enters `step()`."""
+    def step_begins(self, context: Callable[[], object] | None = None) -> None:
+        """The script enters `step()`.
+
+        Args:
+            context: a weak reference to what the script entered. An outermost one that is gone was left by an
+                interruption that its own end did not see: it is no longer open.
+        """
+        if self._depth and self._outermost is not None and self._outermost() is None:
+            self._depth = 0
+        if not self._depth:
+            self._outermost = context
         self._depth += 1
         self._used = True
         if self._depth == 1:
