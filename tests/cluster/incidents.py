@@ -30,8 +30,8 @@ class Incident:
 
     Args:
         expected: of these alerts at least one must arrive within `seconds`.
-        culprit: a text that one of them must have in its labels or words.
-        forbidden: none of these may arrive, until `watch` seconds after the first.
+        culprit: a text that some message about the run must have in its labels or words.
+        forbidden: none of these may arrive, until `watch` seconds after the first, or until the end is reported.
         mend: undoes it, and then the expected must be reported as over; without it that is not looked at.
         trains: the job goes on meanwhile.
     """
@@ -63,14 +63,14 @@ class Incident:
             time.sleep(self.watch)
             if self.trains and job.steps() <= before:
                 problems.append("training does not go on")
-            if self.culprit and not _names(cluster, job, self.expected, self.culprit):
+            if self.culprit and not _names(cluster, job, self.culprit):
                 problems.append(f"no message names {self.culprit}")
-            wrong = {one.alert for one in cluster.messages(job.run) if one.alert in self.forbidden}
-            problems += [f"{name} arrived" for name in sorted(wrong)]
             if self.mend is not None:
                 self.mend(cluster, job)
                 if not _wait(lambda: _over(cluster, job, self.expected), 300):
                     problems.append("the end was not reported")
+            wrong = {one.alert for one in cluster.messages(job.run) if one.alert in self.forbidden}
+            problems += [f"{name} arrived" for name in sorted(wrong)]
             said = [
                 f"{one.status} {one.alert} {one.labels.get('rank', '')}" for one in cluster.messages(job.run)
             ]
@@ -90,8 +90,8 @@ def _about(cluster: Cluster, job: Job, names: tuple[str, ...]) -> list[Notificat
     return [one for one in cluster.messages(job.run) if one.alert in names and one.status == "firing"]
 
 
-def _names(cluster: Cluster, job: Job, names: tuple[str, ...], culprit: str) -> bool:
-    texts = (f"{dict(one.labels)} {dict(one.annotations)}" for one in _about(cluster, job, names))
+def _names(cluster: Cluster, job: Job, culprit: str) -> bool:
+    texts = (f"{dict(one.labels)} {dict(one.annotations)}" for one in cluster.messages(job.run))
     return any(culprit in text for text in texts)
 
 
@@ -106,14 +106,6 @@ def _lose(cluster: Cluster, job: Job) -> None:
 
 def _eat(cluster: Cluster, job: Job) -> None:
     (job.folder / "eat-1").touch()
-
-
-def _cut(cluster: Cluster, job: Job) -> None:
-    cluster.hosts[NAMES[1]].cut()
-
-
-def _plug(cluster: Cluster, job: Job) -> None:
-    cluster.hosts[NAMES[1]].mend()
 
 
 def _hide(cluster: Cluster, job: Job) -> None:
@@ -143,14 +135,6 @@ INCIDENTS = (
         trains=True,
     ),
     Incident("rank-oom-killed", _eat, expected=LOST, culprit="'rank': '1'", needs_memory_limit=True),
-    Incident(
-        "host-cut-off",
-        _cut,
-        expected=(*OUT_OF_SIGHT, "TrainingStalled"),
-        forbidden=LOST,
-        watch=30,
-        mend=_plug,
-    ),
     Incident("shared-memory-full", _fill, forbidden=(*LOST, *OUT_OF_SIGHT), watch=60, trains=True),
 )
 SHORT = ("host-lost",)

@@ -117,14 +117,6 @@ class Host:
         """Names in its /dev/shm."""
         return set(os.listdir(f"/proc/{self.pid}/root/dev/shm"))
 
-    def cut(self) -> None:
-        """Pull its cable out."""
-        shell(f"ip link set v{self.number} down")
-
-    def mend(self) -> None:
-        """Put the cable back."""
-        shell(f"ip link set v{self.number} up")
-
     def lose(self) -> None:
         """The power goes: every process of it at once."""
         self.process.kill()  # --kill-child takes the namespace along
