@@ -21,8 +21,12 @@ def main() -> int:
     """Play the incidents; 1 if a message was missing or wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--short", action="store_true", help="what CI plays: one incident, three minutes")
+    parser.add_argument("--list", action="store_true", help="only name the incidents")
     parser.add_argument("names", nargs="*", help="incidents; all of them by default")
     arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(one.name for one in INCIDENTS))
+        return 0
     if reason := world.missing(PROGRAMS):
         print(f"the cluster is not played: {reason}", file=sys.stderr)
         return int(os.environ.get("CI") == "true")

@@ -31,7 +31,7 @@ class Incident:
     Args:
         expected: of these alerts at least one must arrive within `seconds`.
         culprit: a text that some message about the run must have in its labels or words.
-        forbidden: none of these may arrive, until `watch` seconds after the first, or until the end is reported.
+        forbidden: none of these may arrive, until `watch` seconds later, or until the end is reported.
         mend: undoes it, and then the expected must be reported as over; without it that is not looked at.
         trains: the job goes on meanwhile.
     """
