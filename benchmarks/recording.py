@@ -245,7 +245,6 @@ def _primitives(beacon: trainbeacon.Beacon, count: int) -> dict[str, tuple[Case,
         "two phase switches": two_phases,
         "end_step": timeline.end_step,
         "recorder.loss": lambda: recorder.loss(0.5, "train"),
-        "claim_steps": lambda: beacon.steps.claim("optimizer"),
         "guard of nothing": lambda: recorder.guard("hooks", nothing),
         "time.monotonic": time.monotonic,
     }

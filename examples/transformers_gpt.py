@@ -12,6 +12,8 @@ import tempfile
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
+import trainbeacon.integrations.transformers  # noqa: F401 - makes report_to="trainbeacon" known
+
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=200)
 parser.add_argument("--fault", choices=["divergence"])

@@ -266,7 +266,10 @@ def test_bridge_reads_the_settings_that_the_chart_writes(helm: str) -> None:
         format="markdown",
         messages_per_minute=18,
     )
-    assert Settings(receivers={"team": team}, deadline_seconds=25) == settings
+    assert (
+        Settings(receivers={"team": team}, deadline_seconds=25, grafana_url="https://grafana.example.org")
+        == settings
+    )
 
 
 def test_release_fits_into_its_secret(helm: str) -> None:

@@ -108,12 +108,16 @@ SCRIPTS: dict[str, Form] = {
         "{python} -m benchmarks.top_refresh --ranks 8 --nodes 2 --refreshes 2 --interval 0.5"
     ),
     "benchmarks/under_attack.py": Run("{python} -m benchmarks.under_attack --scrapes 2", needs=("openssl",)),
+    # Served is the last one only: an exporter outlives its run for a minute.
     "examples/ddp.py": Run(
-        "torchrun --master-port {port} --nproc-per-node 2 examples/ddp.py --steps 5"
+        "export TRAINBEACON_SERVE=off;"
+        " torchrun --master-port {port} --nproc-per-node 2 examples/ddp.py --steps 5"
         " && torchrun --master-port {port} --nproc-per-node 2 examples/ddp.py --steps 5 --shard"
     ),
-    "examples/keras_mlp.py": Run("{python} examples/keras_mlp.py --epochs 1"),
-    "examples/lightning_convnet.py": Run("{python} -W ignore examples/lightning_convnet.py --epochs 1"),
+    "examples/keras_mlp.py": Run("TRAINBEACON_SERVE=off {python} examples/keras_mlp.py --epochs 1"),
+    "examples/lightning_convnet.py": Run(
+        "TRAINBEACON_SERVE=off {python} -W ignore examples/lightning_convnet.py --epochs 1"
+    ),
     "examples/torch_loop.py": Run(
         "{python} examples/torch_loop.py",
         until="epoch 0: validation loss",
@@ -122,7 +126,9 @@ SCRIPTS: dict[str, Form] = {
         writes="torch-loop.pt",
         needs=("curl",),
     ),
-    "examples/transformers_gpt.py": Run("{python} -W ignore examples/transformers_gpt.py --steps 4"),
+    "examples/transformers_gpt.py": Run(
+        "TRAINBEACON_SERVE=off {python} -W ignore examples/transformers_gpt.py --steps 4"
+    ),
     "tools/environment.py": Elsewhere(
         "it fetches 200 MB; a fresh clone does so in .ci/run. Its way to a command in a ready environment is"
         " run by test_environment_that_is_ready"
