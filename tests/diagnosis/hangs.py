@@ -38,7 +38,15 @@ from trainbeacon.recorder.hangs import store
 from trainbeacon.stack.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RULES = ("recording/identity", "recording/collectives", "alerts/life")
+RULES = (
+    "recording/identity",
+    "recording/learning",
+    "recording/collectives",
+    "recording/failures",
+    "alerts/progress",
+    "alerts/life",
+    "alerts/health",
+)
 SCRAPE_SECONDS = 5
 HEALTHY_SCRAPES = 6
 SUSPECT, CLASS = "run_rank:training_suspect:reason", "run:training_hang:class"
@@ -297,7 +305,18 @@ def evaluate(
     document = {
         "rule_files": [str(REPOSITORY / f"prometheus/rules/{name}.yml") for name in RULES],
         "evaluation_interval": f"{SCRAPE_SECONDS}s",
-        "group_eval_order": ["trainbeacon-identity", "trainbeacon-collectives", "trainbeacon-life"],
+        "group_eval_order": [
+            f"trainbeacon-{group}"
+            for group in (
+                "identity",
+                "learning-series",
+                "collectives",
+                "progress",
+                "life",
+                "failures",
+                "health",
+            )
+        ],
         "tests": [
             {
                 "interval": f"{SCRAPE_SECONDS}s",
@@ -327,6 +346,8 @@ def _input(scrapes: Sequence[tuple[float, dict[Key, float]]], haste: float) -> I
             is_age = key[0] == "training_inactive_seconds"
             value = (value - begun) * haste if is_time else value * haste if is_age else value
             rows[key][number] = repr(value)
+    for name in ("up", "scrape_samples_scraped"):  # what Prometheus itself writes with each scrape
+        yield {"series": name, "values": f"1x{len(scrapes) - 1}"}
     for (name, labels), row in rows.items():
         named = ", ".join(f"{label}={json.dumps(value)}" for label, value in labels)
         yield {"series": f"{name}{{{named}}}", "values": " ".join(row).replace("nan", "NaN")}

@@ -9,6 +9,7 @@ import torch
 
 from trainbeacon.identity.devices import visible_gpu
 from trainbeacon.recorder.hooks.hooks import gpu_of
+from trainbeacon.recorder.hooks.optimizers import Found
 
 UUID = "8f1e6b2c-0000-1111-2222-333344445555"
 
@@ -67,7 +68,7 @@ def test_gpu_of_an_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid=UUID))
     parameters = [SimpleNamespace(device=torch.device("cuda", index)) for index in (1, 0)]
     optimizer = SimpleNamespace(param_groups=[{"params": []}, {"params": parameters}])
-    assert ("5", f"GPU-{UUID}") == gpu_of(None, [optimizer])
+    assert ("5", f"GPU-{UUID}") == gpu_of(None, [Found(optimizer)])
 
 
 def test_model_on_the_cpu_has_no_gpu() -> None:
