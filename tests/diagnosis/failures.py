@@ -26,7 +26,7 @@ from trainbeacon.stack import processes, web
 from trainbeacon.stack.ports import free_port
 
 RANK = Path(__file__).with_name("failing_rank.py")
-RULES = REPOSITORY / "prometheus/rules/recording/failures.yml"
+RULES = REPOSITORY / "prometheus/rules"
 FIRST = "run_rank:training_first_failure_timestamp_seconds:min"
 #: Each fault with the kind that it must be reported by.
 FAULTS = {
@@ -127,7 +127,7 @@ def _prometheus(folder: Path, target: int) -> Iterator[str]:
     assert binary, "no Prometheus: `make tools`"
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(RULES)],
+        "rule_files": [str(RULES / "recording/*.yml"), str(RULES / "alerts/*.yml")],
         "scrape_configs": [
             {"job_name": "trainbeacon", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
         ],

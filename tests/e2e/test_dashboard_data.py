@@ -309,6 +309,7 @@ def test_no_panel_of_a_healthy_run_is_empty(
 OF_OTHER_FAULTS = {
     "trainbeacon_collector_success == 0",
     'ALERTS{alertname="TrainBeaconExporterBlind"}',
+    "instance:training_clock_behind:seconds",
     "count by (cluster, namespace, run, rank) (training_rank_info) > 1",
     "trainbeacon_series_dropped_total > 0",
     'training_last_step_timestamp_seconds{run="RUN"} - training_heartbeat_timestamp_seconds{run="RUN"} > 60',
