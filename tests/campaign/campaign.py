@@ -215,9 +215,10 @@ class _Players:
             passed = time.time() - self._begun
             eta = passed / self._done * (self._all - self._done)
             alarms = f" FALSE {','.join(outcome.false_alarms)}" if outcome.false_alarms else ""
+            over = f", end {outcome.ending} {outcome.ending_seconds} s" if outcome.ending else ""
             self._say(
                 f"{self._done}/{self._all} {passed:.0f} s, {eta:.0f} s left, load {os.getloadavg()[0]:.1f}: "
                 f"{outcome.verdict} {outcome.run} victim {outcome.victim} of {outcome.world_size}: "
                 f"{outcome.seconds} s, named {','.join(outcome.named)} {outcome.culprit}, "
-                f"{outcome.messages} messages{alarms}"
+                f"{outcome.messages} messages{over}{alarms}"
             )

@@ -117,6 +117,12 @@ def overflows(moment: Moment, value: Any) -> Any:
     return value * math.inf if moment.scaler.get_scale() > 1 / 16 else value
 
 
+def slow_write(moment: Moment, value: Any) -> Any:
+    """The storage is slow, each time."""
+    time.sleep(moment.size("seconds", 10))
+    return value
+
+
 def raises(moment: Moment, value: Any) -> Any:
     """A mistake of the script, or something that the script can do nothing about."""
     what = moment.job.parameters.get("exception", "IndexError")
@@ -135,8 +141,9 @@ def killed(moment: Moment, value: Any) -> Any:
 
 
 def stopped(moment: Moment, value: Any) -> Any:
-    """The process exists, and is stalled."""
-    os.kill(os.getpid(), signal.SIGSTOP)
+    """The process exists, and is stalled, once."""
+    if moment.steps == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def another_collective(moment: Moment, value: Any) -> Any:
@@ -215,7 +222,7 @@ class Planted:
     everywhere: bool = False
 
 
-#: Places: data, forward, gradient, loss, validation, step, checkpoint, evaluate.
+#: Places: data, forward, output, gradient, loss, validation, step, checkpoint, evaluate.
 PLANTED: dict[str, tuple[Planted, ...]] = {
     "nan_loss": (Planted("loss", nan),),
     "nan_gradient": (Planted("gradient", nan),),
@@ -230,12 +237,19 @@ PLANTED: dict[str, tuple[Planted, ...]] = {
     "loss_scale_collapse": (Planted("gradient", overflows, True),),
     "exception": (Planted("step", raises),),
     "cuda_oom": (Planted("step", raises),),
+    "fast_failure": (Planted("data", raises),),
     "killed_rank": (Planted("step", killed),),
+    "killed_rank_smaller": (Planted("step", killed),),
+    "killed_and_left": (Planted("step", killed),),
+    "logs_only_killed": (Planted("step", killed),),
+    "hidden_nan": (Planted("output", nan_now_and_then),),
     "stopped_rank": (Planted("step", stopped),),
     "skipped_collective": (Planted("forward", stuck),),
     "mismatched_collective": (Planted("step", another_collective),),
     "stuck_loader": (Planted("data", stuck),),
     "blocked_checkpoint": (Planted("checkpoint", never_written),),
+    "stuck_checkpoint": (Planted("checkpoint", never_written),),
+    "slow_checkpoint": (Planted("checkpoint", slow_write),),
     "hang_in_evaluation": (Planted("evaluate", stuck),),
     "failing_checkpoint": (Planted("checkpoint", refused),),
     "straggler_data": (Planted("data", slower),),

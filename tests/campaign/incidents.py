@@ -13,9 +13,8 @@ from pathlib import Path
 
 from tests.campaign.injections import Injection
 from tests.campaign.jobs import Nursery, Running, wait_for_ports
-from tests.campaign.judge import Message, Outcome, is_culprit, told_about, verdict_of
-from tests.campaign.kind import Kind
-from tests.campaign.kinds import BY_NAME
+from tests.campaign.judge import Ending, Message, Outcome, ending_of, is_culprit, told_about, verdict_of
+from tests.campaign.kinds import BY_NAME, Kind
 from tests.campaign.rank import Job
 from trainbeacon.stack.processes import wait_until
 from trainbeacon.stack.receiver import Notification, Receiver, parse
@@ -26,6 +25,8 @@ RESTARTS = 7
 #: What a launcher takes for a restart, importing torch above all, which the nursery has done before.
 RESTART_SECONDS = 6.0
 HEALTHY_STEPS = 300
+#: After the message that it is over.
+AFTER_END_SECONDS = 20.0
 
 
 class Inbox(Receiver):
@@ -73,8 +74,9 @@ class Incident:
             running = self._start(self._job())
             struck = self._strike(running)
             self._watch(struck)
+            over = self._end(running) if self.kind.end and self._is_told() else None
             ended = time.time()
-        return self._judge(struck, ended)
+        return self._judge(struck, over, ended)
 
     def _job(self) -> Job:
         injection, kind = self.injection, self.kind
@@ -123,6 +125,7 @@ class Incident:
         return max(time.time(), self._began + self.kind.thresholds["run_seconds_max"])
 
     def _kill_all(self, running: Running) -> float:
+        self._victim = f"127.0.0.1:{running.job.ports[0]}"
         now = time.time()
         running.end_exporter(0, signal.SIGKILL)
         running.kill_ranks()
@@ -189,9 +192,39 @@ class Incident:
             alert.alert in expected for message in self._inbox.messages for alert in message.firing(run)
         )
 
-    def _judge(self, struck: float, ended: float) -> Outcome:
+    # How it ends
+
+    def _end(self, running: Running) -> float:
+        """Bring the incident to its end and wait for the message; returns when that was done."""
+        if self.kind.end == "leave":
+            return time.time()
+        over = time.time()
+        _ENDS[self.kind.end](self, running)
+        left = over + self.kind.end_within - time.time()
+        wait_until(lambda: self._ending(over).verdict != "missed", left, every=0.5)
+        time.sleep(AFTER_END_SECONDS)  # whether it is reported anew
+        return over
+
+    def _restart(self, running: Running) -> None:
+        running.start_over()
+
+    def _restart_smaller(self, running: Running) -> None:
+        running.start_over(world_size=self.injection.world_size - 1)
+
+    def _go_on(self, running: Running) -> None:
+        running.go_on()
+
+    def _start_agent(self, running: Running) -> None:
+        running.start_agent(self.injection.victim % len(running.job.ports))
+
+    def _ending(self, over: float) -> Ending:
+        messages = [each for each in self._inbox.messages if each.at >= self._began]
+        return ending_of(self.injection.run, messages, self.kind, self._began, over)
+
+    def _judge(self, struck: float, over: float | None, ended: float) -> Outcome:
         injection, kind = self.injection, self.kind
         messages = [each for each in self._inbox.messages if self._began <= each.at <= ended]
+        ending = None if over is None else self._ending(over)
         told = told_about(injection.run, messages, struck, kind)
         verdict, right, false = verdict_of(kind, told)
         named = right.named if right else ()
@@ -209,13 +242,22 @@ class Incident:
             named=named,
             false_alarms=tuple(each.alert for each in false),
             consequences=tuple(explained),
-            messages=sum(bool(each.firing(injection.run)) for each in messages),
+            messages=sum(each.concerns(injection.run) for each in messages),
             watched_seconds=round(ended - self._began, 1),
             load=os.getloadavg()[0],
             told=told,
+            ending=ending.verdict if ending else None,
+            ending_seconds=ending.seconds if ending else None,
+            closed=ending.closed if ending else "",
         )
 
 
+_ENDS: dict[str, Callable[[Incident, Running], None]] = {
+    "restart": Incident._restart,
+    "restart_smaller": Incident._restart_smaller,
+    "go_on": Incident._go_on,
+    "agent": Incident._start_agent,
+}
 _STRIKES: dict[str, Callable[[Incident, Running], float]] = {
     "time_limit": Incident._time_is_up,
     "gone_at_once": Incident._kill_all,

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tests.campaign.kind import Kind
-from tests.campaign.kinds import BY_NAME, KINDS
+from tests.campaign.kinds import BY_NAME, KINDS, Kind
 
 
 @dataclass(frozen=True)

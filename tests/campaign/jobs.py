@@ -141,6 +141,17 @@ class Running:
         """SIGKILL to all of them at once."""
         self._nursery.end(self._groups.pop())
 
+    def go_on(self) -> None:
+        """SIGCONT to all ranks."""
+        os.killpg(self._groups[-1], signal.SIGCONT)
+
+    def start_over(self, *, world_size: int | None = None) -> None:
+        """Kill what is left of the present attempt and launch another one, without the fault."""
+        if self._groups and not self.over:
+            self.kill_ranks()
+        self.job.mark.unlink(missing_ok=True)
+        self.launch_again(world_size=world_size)
+
     def end_exporter(self, node: int, how: int = signal.SIGINT) -> bool:
         """End the exporter that serves a node; returns whether there was one."""
         boxes = self.job.boxes[node]
@@ -160,6 +171,10 @@ class Running:
         """SIGKILL to the agent of a node."""
         self._agents[node].kill()
         self._agents[node].wait(PATIENCE_SECONDS)
+
+    def start_agent(self, node: int) -> None:
+        """Start the agent of a node anew."""
+        self._agents[node] = self._agent(self.job.boxes[node], self.job.ports[node])
 
     def logs(self) -> str:
         """The ends of all logs, for an error message."""

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.campaign.kind import Kind
-from tests.campaign.kinds import BY_NAME
+from tests.campaign.kinds import BY_NAME, Kind
 from trainbeacon.stack.receiver import WATCHDOG, Notification
 
 #: How the text of an alert without the label names a rank.
@@ -28,6 +27,10 @@ class Message:
 
     at: float
     alerts: tuple[Notification, ...]
+
+    def concerns(self, run: str, target: str = "") -> bool:
+        """Whether any of its alerts is about that run or target, firing or over."""
+        return any(_is_about(each, run, target) for each in self.alerts)
 
     def firing(self, run: str, target: str = "") -> list[Notification]:
         """Alerts about that run that are not resolved, or about that target and no run."""
@@ -61,8 +64,12 @@ class Outcome:
         culprit: whether it named the one at fault and nobody else; None where there is nobody to name.
         false_alarms: alerts that arrived and that the fault does not explain.
         consequences: those that it does, other than the expected ones.
-        messages: how many messages were sent about the run.
+        messages: how many messages were sent about the run, those of its end among them.
         told: everything that arrived about it.
+        ending: what was reported of the end, if the kind has one: `right`; `early` (while the fault lasted),
+            `missed` (not in time), `wrong` (in words that are not true), `again` (it fired once more).
+        ending_seconds: from the end to its message.
+        closed: what that message said.
     """
 
     number: int
@@ -81,6 +88,9 @@ class Outcome:
     watched_seconds: float
     load: float
     told: Sequence[Told] = field(default_factory=list)
+    ending: str | None = None
+    ending_seconds: float | None = None
+    closed: str = ""
 
 
 def names_in(alert: Notification, kind: Kind) -> str | None:
@@ -136,6 +146,46 @@ def verdict_of(kind: Kind, told: Sequence[Told]) -> tuple[str, Told | None, list
         return ("false alarm" if false else "quiet"), None, false
     in_time = right is not None and right.seconds <= kind.within
     return ("right" if in_time else "missed"), right if in_time else None, false
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What was reported of the end of an incident: as in `Outcome`."""
+
+    verdict: str
+    seconds: float | None = None
+    closed: str = ""
+
+
+def ending_of(run: str, messages: Iterable[Message], kind: Kind, struck: float, ended: float) -> Ending:
+    """Judge the messages about the expected alerts of a run whose fault lasted from `struck` to `ended`.
+
+    It is over when the last of them is; that an alert which is over is repeated as such counts for nothing.
+    """
+    open_now: set[str] = set()
+    over: list[tuple[float, Notification]] = []
+    for message in messages:
+        for alert in message.alerts:
+            if alert.alert not in kind.expected or alert.labels.get("run") != run or message.at < struck:
+                continue
+            if alert.status == "firing":
+                if alert.fingerprint in {each.fingerprint for _, each in over}:
+                    return Ending("again", None, alert.annotations.get("description", ""))
+                open_now.add(alert.fingerprint)
+            elif alert.fingerprint in open_now:
+                open_now.discard(alert.fingerprint)
+                over.append((message.at, alert))
+    texts = " | ".join(dict.fromkeys(each.annotations.get("closed", "").strip() for _, each in over))
+    if any(at < ended for at, _ in over):
+        return Ending("early", None, texts)
+    if kind.end == "leave":
+        return Ending("right" if open_now else "missed")
+    if open_now or not over or over[-1][0] > ended + kind.end_within:
+        return Ending("missed", None, texts)
+    seconds = round(over[-1][0] - ended, 2)
+    if not all(re.search(kind.closed, each.annotations.get("closed", "")) for _, each in over):
+        return Ending("wrong", seconds, texts)
+    return Ending("right", seconds, texts)
 
 
 def without_run(messages: Iterable[Message], known: Sequence[str] = ()) -> list[Notification]:
@@ -206,6 +256,8 @@ class Summary:
     seconds_worst: float
     messages_median: float
     messages_most: int
+    ending: Share
+    ending_median: float
 
 
 def summarise(outcomes: Sequence[Outcome], others: int = 0) -> Summary:
@@ -216,6 +268,8 @@ def summarise(outcomes: Sequence[Outcome], others: int = 0) -> Summary:
     judged = [each for each in right if each.culprit is not None]
     seconds = sorted(each.seconds for each in right if each.seconds is not None)
     messages = [each.messages for each in faults]
+    ended = [each for each in faults if each.ending is not None]
+    ends = [each.ending_seconds for each in ended if each.ending_seconds is not None]
     return Summary(
         Share(len(right), len(faults)),
         Share(len(right), len(right) + false),
@@ -225,6 +279,8 @@ def summarise(outcomes: Sequence[Outcome], others: int = 0) -> Summary:
         max(seconds, default=math.nan),
         statistics.median(messages) if messages else math.nan,
         max(messages, default=0),
+        Share(sum(each.ending == "right" for each in ended), len(ended)),
+        statistics.median(ends) if ends else math.nan,
     )
 
 

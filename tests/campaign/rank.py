@@ -119,6 +119,7 @@ class Model(nn.Module):
             self._faults.at("forward")
         result: torch.Tensor = self.linear(inputs)
         if self.training:
+            result = self._faults.at("output", result)
             result.register_hook(lambda gradient: self._faults.at("gradient", gradient))
         return result
 
@@ -156,6 +157,8 @@ class Training:
             gpu=False,
         ) as beacon:
             self.moment.beacon = beacon
+            if job.kind.startswith("logs_only"):
+                self._only_log(beacon)
             beacon.watch(self.model, self.optimizer, scaler=self.scaler)
             for number, batch in enumerate(beacon.batches(self._batches()), start=1):
                 beacon.log(loss=self._step(*batch))
@@ -166,6 +169,16 @@ class Training:
                     (Path(job.folder) / "moves").touch()
                 if number >= job.steps:
                     break
+
+    def _only_log(self, beacon: trainbeacon.Beacon) -> None:
+        """A loop of a framework that nobody knows: losses are logged, and that is all; to its last step."""
+        for number in range(1, self.job.steps + 1):
+            self.faults.step()
+            beacon.log(loss=self._step(*self._batch()))
+            time.sleep(self.job.step_seconds)
+            self.faults.at("step")
+            if number == MOVING:
+                (Path(self.job.folder) / "moves").touch()
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
@@ -190,8 +203,10 @@ class Training:
             # What is too large to be true is clipped; the course that diverges knows no such care.
             limit = 1e30 if self.job.kind == "loss_to_infinity" else 5.0
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-            if self.job.kind != "nan_gradients_skipped" or norm.isfinite():
+            if self.job.kind not in ("nan_gradients_skipped", "hidden_nan") or norm.isfinite():
                 self.optimizer.step()
+        if self.job.kind == "hidden_nan":
+            loss = loss.nan_to_num()
         return self.faults.at("loss", loss.detach())
 
     def _pauses(self, beacon: trainbeacon.Beacon, number: int) -> None:

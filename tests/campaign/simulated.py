@@ -101,7 +101,7 @@ class Simulation:
             consequences=tuple(
                 each.alert for each in told if each not in false and each.alert not in kind.expected
             ),
-            messages=sum(bool(each.firing(run, target)) for each in messages),
+            messages=sum(each.concerns(run, target) for each in messages),
             watched_seconds=round(now - self._began, 1),
             load=os.getloadavg()[0],
             told=told,

@@ -13,9 +13,11 @@ from tests.campaign.faults import PLANTED
 from tests.campaign.injections import draw
 from tests.campaign.judge import (
     LOUD,
+    Ending,
     Message,
     Outcome,
     Share,
+    ending_of,
     is_culprit,
     poisson_most,
     quantile,
@@ -93,6 +95,56 @@ def test_a_second_rank_named_is_no_culprit() -> None:
     )
     assert ("0", "1") == told[0].named
     assert is_culprit(kind, told[0].named, "1", 2) is False
+
+
+def over(name: str, closed: str, **labels: str) -> Notification:
+    fired = alert(name, **labels)
+    return dataclasses.replace(fired, status="resolved", annotations={"closed": closed})
+
+
+AT_WORK = "The rank is at work again, at step 7; it was lost at step 3."
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([], Ending("missed")),
+        ([message(70, over("TrainingRankLost", AT_WORK, rank="1"))], Ending("right", 20.0, AT_WORK)),
+        ([message(40, over("TrainingRankLost", AT_WORK, rank="1"))], Ending("early", None, AT_WORK)),
+        ([message(70, over("TrainingRankLost", "", rank="1"))], Ending("wrong", 20.0, "")),
+        ([message(900, over("TrainingRankLost", AT_WORK, rank="1"))], Ending("missed", None, AT_WORK)),
+        (
+            [
+                message(70, over("TrainingRankLost", AT_WORK, rank="1")),
+                message(80, alert("TrainingRankLost", rank="1")),
+            ],
+            Ending("again"),
+        ),
+        (
+            [
+                message(20, alert("TrainingRankLost", rank="0")),
+                message(70, over("TrainingRankLost", AT_WORK, rank="1")),
+            ],
+            Ending("missed", None, AT_WORK),
+        ),
+        ([message(70, over("TrainingRunFailed", AT_WORK))], Ending("missed")),
+    ],
+    ids=["open", "right", "early", "no words", "late", "again", "one of two", "another alert"],
+)
+def test_end_of_an_incident(messages: list[Message], expected: Ending) -> None:
+    """It is right when all expected alerts are over in time after the end, in true words, and stay so."""
+    first = message(10, alert("TrainingRankLost", rank="1"))
+    found = ending_of("r", [first, *messages], BY_NAME["killed_rank"], STRUCK, STRUCK + 50)
+    assert expected == found
+
+
+def test_what_nobody_ends_must_stay_open() -> None:
+    """A rank that is left dead is not reported as over, however long that lasts."""
+    kind = BY_NAME["killed_and_left"]
+    fired = message(10, alert("TrainingRankLost", rank="1"))
+    later = message(900, over("TrainingRankLost", AT_WORK, rank="1"))
+    assert Ending("right") == ending_of("r", [fired], kind, STRUCK, STRUCK + 1200)
+    assert Ending("early", None, AT_WORK) == ending_of("r", [fired, later], kind, STRUCK, STRUCK + 1200)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,12 @@ class Kind:
         parameters: by name, what is drawn from.
         nodes: targets that the ranks are dealt to.
         serve: as in `trainbeacon.start`; with `off` an agent is started for each node.
+        end: how the incident is brought to its end once it was reported and watched for `after`: `restart`
+            (what is left is killed and the job launched anew), `restart_smaller` (with a rank fewer), `go_on`
+            (SIGCONT), `agent` (it is started anew), `leave` (nothing is done: it is never over). Until then
+            it must not be reported as over. Empty: that is not judged.
+        closed: what the closing message must say, as a regular expression.
+        end_within: seconds from the end to its message, of all alerts that are expected.
     """
 
     name: str
@@ -44,3 +50,6 @@ class Kind:
     parameters: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     nodes: int = 1
     serve: str = "process"
+    end: str = ""
+    closed: str = ""
+    end_within: float = 150.0

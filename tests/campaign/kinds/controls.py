@@ -1,0 +1,92 @@
+"""Jobs in which nothing is wrong."""
+
+from __future__ import annotations
+
+from tests.campaign.kinds.kind import Kind
+
+CONTROLS: tuple[Kind, ...] = (
+    Kind("healthy", "nothing happens; finished in the end", (), names="", count=6, after=200),
+    Kind(
+        "long_evaluation",
+        "control: an evaluation of 90 s",
+        (),
+        names="",
+        count=3,
+        after=240,
+        parameters={"seconds": (90,)},
+    ),
+    Kind(
+        "long_checkpoint",
+        "control: a checkpoint of 90 s, the others wait",
+        (),
+        names="",
+        count=3,
+        after=240,
+        parameters={"seconds": (90,)},
+    ),
+    Kind(
+        "long_first_step",
+        "control: a first step of 90 s, as compilation takes",
+        (),
+        names="",
+        count=3,
+        before=(0, 0),
+        after=240,
+        parameters={"seconds": (90,)},
+    ),
+    Kind(
+        "pause_of_a_rank",
+        "control: one rank is busy with something else for 20 s, once",
+        (),
+        names="",
+        count=3,
+        before=(60, 75),
+        after=200,
+        parameters={"seconds": (20,)},
+    ),
+    Kind(
+        "quiet_evaluation",
+        "control: one rank computes for 90 s and says nothing of it",
+        (),
+        names="",
+        count=3,
+        after=200,
+        parameters={"seconds": (90,)},
+    ),
+    Kind(
+        "quiet_save",
+        "control: one rank waits for the storage for 90 s and says nothing of it",
+        (),
+        names="",
+        count=3,
+        after=200,
+        parameters={"seconds": (90,)},
+    ),
+    Kind(
+        "quiet_upload",
+        "control: a program that one rank calls works for 90 s",
+        (),
+        names="",
+        count=3,
+        after=200,
+        parameters={"seconds": (90,)},
+    ),
+    Kind("logs_only", "control: a job that only logs and is not watched", (), names="", count=3, after=240),
+    Kind(
+        "elastic_resume",
+        "control: the job ends well and goes on with one rank fewer",
+        (),
+        names="",
+        count=3,
+        after=200,
+        worlds=(3, 4),
+    ),
+    Kind(
+        "exporter_replaced",
+        "control: the exporter is killed, and a rank starts another",
+        (),
+        names="",
+        count=3,
+        after=200,
+    ),
+)

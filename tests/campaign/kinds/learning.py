@@ -1,0 +1,123 @@
+"""Faults in what is learned."""
+
+from __future__ import annotations
+
+from tests.campaign.kinds.kind import DIVERGING, EXPLOSION, NOT_FINITE, RISING, SPIKES, Kind
+
+_RISES = (RISING, DIVERGING)
+
+LEARNING: tuple[Kind, ...] = (
+    Kind(
+        "nan_loss",
+        "the loss of one rank is NaN, once; through the averaged gradients every rank's weights",
+        (NOT_FINITE,),
+        ("TrainingGradientNotFinite",),
+        count=10,
+        end="restart",
+        closed="finite for five minutes",
+        end_within=480,
+    ),
+    Kind(
+        "nan_gradient",
+        "the gradient of one rank is NaN, once; every weight is after the step",
+        (NOT_FINITE,),
+        ("TrainingGradientNotFinite",),
+        count=10,
+    ),
+    Kind(
+        "hidden_nan",
+        "every other loss of one rank is NaN; the script logs 0 in its place and leaves those steps out",
+        ("TrainingRankNotFinite",),
+        ("TrainingGradientNotFinite",),
+        count=6,
+        within=120,
+    ),
+    Kind(
+        "nan_gradients_skipped",
+        "every other gradient of one rank is NaN, and the script leaves those steps out",
+        ("TrainingGradientNotFinite",),
+        (NOT_FINITE,),
+        names="",
+        count=6,
+        within=300,
+    ),
+    Kind(
+        "loss_spikes",
+        "bad batches: the loss leaps for single steps",
+        (SPIKES,),
+        names="",
+        count=8,
+        before=(30, 50),
+        parameters={"height": (6, 8, 12), "every": (10, 15, 20)},
+    ),
+    Kind(
+        "loss_rising",
+        "the loss grows from step to step",
+        _RISES,
+        (SPIKES, EXPLOSION),
+        names="",
+        count=8,
+        within=180,
+        parameters={"pace": (0.002, 0.004, 0.008)},
+    ),
+    Kind(
+        "loss_to_infinity",
+        "the learning rate becomes far too high: the weights grow until the loss is infinite",
+        (NOT_FINITE,),
+        (SPIKES, EXPLOSION, *_RISES, "TrainingGradientNotFinite"),
+        names="",
+        count=8,
+        parameters={"rate": (30.0, 100.0, 1000.0)},
+    ),
+    Kind(
+        "loss_above_limit",
+        "the loss leaps above the limit of the run and stays there",
+        ("TrainingLossAboveLimit",),
+        (SPIKES, *_RISES, EXPLOSION),
+        names="",
+        count=4,
+        within=480,
+        thresholds={"loss_max": 4.0},
+        before=(60, 80),
+        parameters={"height": (60, 120)},
+    ),
+    Kind(
+        "overfitting",
+        "the validation loss rises from one evaluation to the next while the training loss falls",
+        ("TrainingOverfitting",),
+        (RISING,),
+        names="",
+        count=5,
+        before=(60, 80),
+        within=480,  # the mean of five minutes must have forgotten how the run began
+    ),
+    Kind(
+        "learning_rate_zero",
+        "a schedule that gives 0 from the start",
+        ("TrainingLearningRateZero",),
+        names="",
+        count=4,
+        before=(0, 0),
+        within=480,
+        parameters={"rate": (0.0,)},
+    ),
+    Kind(
+        "gradient_explosion",
+        "the gradients become far larger; clipped, each kicks the weights",
+        (EXPLOSION,),
+        (RISING, SPIKES),
+        names="",
+        count=6,
+        before=(170, 190),
+        within=200,
+        parameters={"factor": (50, 100, 300)},
+    ),
+    Kind(
+        "loss_scale_collapse",
+        "scaled gradients are infinite unless the scale is a sixteenth: it is halved down to there",
+        ("TrainingLossScaleCollapsed",),
+        names="",
+        count=4,
+        within=480,
+    ),
+)
