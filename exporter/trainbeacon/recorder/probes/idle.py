@@ -2,10 +2,11 @@
 
 A process that only waits (for a lock, a message, a child, the time) takes next to no processor time and
 sits in one of a few system calls. One that waits for the file system sits in others: a slow save ends by
-itself, a wait for a message that nobody sends does not. The state that the kernel gives for a thread does
-not tell the two apart: a file system in user space (FUSE: most object stores) is waited for in the same
-sleep as a lock. Where the kernel does not tell (gVisor,
-a kernel without `/proc/self/task/*/children`, another processor) nobody is ever called at rest.
+itself, a wait for a message that nobody sends does not. But storage may hang too: a thread that stays in
+one call for minutes and moves no byte waits like the others. The state that the kernel gives for a thread
+does not tell the two apart: a file system in user space (FUSE: most object stores) is waited for in the same
+sleep as a lock. Where the kernel does not tell (gVisor, no `/proc/self/task/*/children`, another processor)
+nobody is ever called at rest.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 #: What idle threads may take now and then, in seconds and as a share of the time: more is work.
 IDLE_SECONDS, IDLE_SHARE = 0.2, 0.01
+#: A thread that has moved no byte in the same call of the file system for so long does not work; while it
+#: flushes, which the kernel does for it, it has longer.
+STORAGE_SECONDS, FLUSH_SECONDS = 120.0, 600.0
 #: With more processes than that nobody looks at all of them.
 MOST_PROCESSES = 256
 
@@ -59,6 +63,42 @@ _WAITS = {
 }
 #: Calls that wait for others where the file is a pipe or a socket.
 _TRANSFERS = {"read": (0, 63), "readv": (19, 65), "write": (1, 64), "writev": (20, 66)}
+#: Calls that end once the kernel has written what was written before.
+_FLUSHES = {
+    "close": (3, 57),
+    "fdatasync": (75, 83),
+    "fsync": (74, 82),
+    "msync": (26, 227),
+    "sync": (162, 81),
+    "sync_file_range": (277, 84),
+    "syncfs": (306, 267),
+}
+
+
+class FileWaits:
+    """Which threads wait for the file system, and since when none of their bytes has moved."""
+
+    def __init__(self, flushes: frozenset[int], clock: Callable[[], float] = time.monotonic) -> None:
+        self._flushes = flushes
+        self._clock = clock
+        self._known: dict[tuple[int, int], tuple[str, float]] = {}
+        self._looked_at: set[tuple[int, int]] = set()
+
+    def begin(self) -> None:
+        """A look at all threads begins; what was not seen in the one before is forgotten."""
+        self._known = {thread: self._known[thread] for thread in self._looked_at}
+        self._looked_at = set()
+
+    def hangs(self, pid: int, task: int, call: int) -> bool:
+        """Whether this thread has waited in that call in vain; 10 us. Raises OSError if it is gone."""
+        with open(f"/proc/{pid}/task/{task}/io") as file:
+            state = f"{call} {file.read()}"
+        now = self._clock()
+        before, since = self._known.get((pid, task), ("", now))
+        since = since if state == before else now
+        self._known[pid, task] = (state, since)
+        self._looked_at.add((pid, task))
+        return now - since > (FLUSH_SECONDS if call in self._flushes else STORAGE_SECONDS)
 
 
 class ProcessActivity:
@@ -66,14 +106,16 @@ class ProcessActivity:
 
     Args:
         leave_out: ids of children that do not belong to the training.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, leave_out: set[int]) -> None:
+    def __init__(self, leave_out: set[int], clock: Callable[[], float] = time.monotonic) -> None:
         self._leave_out = leave_out
         tells = all(map(os.path.exists, ("/proc/thread-self/children", "/proc/thread-self/syscall")))
         machine = platform.machine() if tells else ""
         self._waits_in = _numbers(_WAITS, machine)
         self._transfers_in = _numbers(_TRANSFERS, machine)
+        self._files = FileWaits(_numbers(_FLUSHES, machine), clock)
         self._own = self._begun = 0.0
         self._family: dict[int, int] | None = None
 
@@ -101,7 +143,9 @@ class ProcessActivity:
             taken = sum(family.values()) - sum(self._family.values())
             if taken > self._idle_seconds() * _TICK:
                 return False
-            return all(self._waits(pid) for pid in (os.getpid(), *family))
+            self._files.begin()
+            waits = [self._waits(pid) for pid in (os.getpid(), *family)]  # each is looked at
+            return all(waits)
         except (OSError, ValueError, IndexError):  # not told, or it ended just now
             return False
 
@@ -127,25 +171,26 @@ class ProcessActivity:
     def _waits(self, pid: int) -> bool:
         """Whether each thread of a process, but the calling one, waits for others."""
         own = threading.get_native_id()
-        for task in os.listdir(f"/proc/{pid}/task"):
-            if int(task) != own:
-                with (
-                    contextlib.suppress(FileNotFoundError, ProcessLookupError),  # it has just ended
-                    open(f"/proc/{pid}/task/{task}/syscall") as file,
-                ):
-                    if not self._is_wait(pid, file.read().split()):
-                        return False
-        return True
+        waits = True
+        for task in map(int, os.listdir(f"/proc/{pid}/task")):
+            if task != own:
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                    waits = self._thread_waits(pid, task) and waits
+        return waits
 
-    def _is_wait(self, pid: int, call: list[str]) -> bool:
-        """Whether a line of `/proc/*/syscall` is of a call that waits; a page fault is none.
+    def _thread_waits(self, pid: int, task: int) -> bool:
+        """Whether a thread waits for others, or for storage that hangs; a page fault counts as storage.
 
         A thread that runs at this very moment may have woken for a microsecond: its time is what counts.
         """
-        if call[0] == "running":
+        with open(f"/proc/{pid}/task/{task}/syscall") as file:
+            call = file.read().split()
+        if call[0] == "running" or self._is_wait(pid, call):
             return True
-        if not call[0].isdigit():
-            return False
+        return self._files.hangs(pid, task, int(call[0]))
+
+    def _is_wait(self, pid: int, call: list[str]) -> bool:
+        """Whether a line of `/proc/*/syscall` is of a call that waits for others."""
         number = int(call[0])
         if number in self._transfers_in:
             return not os.readlink(f"/proc/{pid}/fd/{int(call[1], 16)}").startswith("/")

@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from tests.serving import environment
+from tests.serving import environment, wait_for
+from trainbeacon.recorder.probes.idle import FileWaits
+from trainbeacon.testing import FakeClock
 
 #: Runs some code in its main thread, while another polls until twenty polls in a row say what is expected.
 #: On a full machine what is at rest may still be starting at the first poll: then it counts anew.
@@ -96,6 +99,59 @@ def test_who_waits_for_others_rests(main: str, tmp_path: Path) -> None:
 def test_who_works_or_waits_for_the_file_system_does_not(main: str, tmp_path: Path) -> None:
     """Processor time counts from a fifth of a second on, of the children too; a slow save ends by itself."""
     assert_found("works", main, tmp_path)
+
+
+#: The clock of the program below: so many seconds later each time it is asked.
+STALE = """
+now = [0.0]
+made = ProcessActivity
+def ProcessActivity(leave_out):
+    def clock():
+        now[0] += STEP
+        return now[0]
+    return made(leave_out, clock)
+"""
+
+
+@pytest.mark.parametrize(
+    ("expected", "step", "main"),
+    [
+        ("rests", 130.0, "os.mkfifo('pipe'); open('pipe', 'wb')"),
+        ("works", 0.1, "os.mkfifo('pipe'); open('pipe', 'wb')"),
+        (
+            "works",
+            130.0,
+            "file = open('data', 'wb')\nwhile True: file.write(bytes(4096)); os.fsync(file.fileno())",
+        ),
+    ],
+    ids=["storage that never answers", "storage that may answer yet", "bytes that move"],
+)
+def test_storage_that_hangs_is_no_work(expected: str, step: float, main: str, tmp_path: Path) -> None:
+    """After two minutes in one call without a byte; a save that moves is work however long it takes."""
+    assert_found(expected, main, tmp_path, STALE.replace("STEP", str(step)))
+
+
+def test_a_flush_has_longer(tmp_path: Path) -> None:
+    """What the kernel writes on behalf of a process does not show in its counts: ten minutes."""
+    begun = threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        (tmp_path / "pipe").open("wb").close()
+
+    os.mkfifo(tmp_path / "pipe")
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_for(begun.is_set)
+    clock = FakeClock()
+    plain, flush = FileWaits(frozenset(), clock), FileWaits(frozenset({7}), clock)
+    found = []
+    for seconds in (0.0, 119.0, 2.0, 478.0, 2.0):
+        clock.advance(seconds)
+        found.append([each.hangs(os.getpid(), thread.native_id or 0, 7) for each in (plain, flush)])
+    (tmp_path / "pipe").open("rb").close()
+    thread.join()
+    assert [[False, False], [False, False], [True, False], [True, False], [True, True]] == found
 
 
 def test_the_exporter_among_the_children_does_not_count(tmp_path: Path) -> None:
