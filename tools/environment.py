@@ -90,7 +90,7 @@ def create(environment: Path) -> None:
 
 
 def install(environment: Path, arguments: list[str]) -> None:
-    """Run pip, showing its main lines; ends the program with its last words if it fails."""
+    """Run pip, showing its main lines; ends the program with its last lines if it fails."""
     log = environment / "pip.log"
     command = [str(environment / "bin/python"), "-m", "pip", "install", "--progress-bar", "off", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

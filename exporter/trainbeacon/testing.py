@@ -20,7 +20,7 @@ from trainbeacon.recorder.api.start import start
 
 
 class FakeClock:
-    """A clock that stands still until it is told to go on: for whatever takes a `clock` argument."""
+    """A clock that is set by hand: for whatever takes a `clock` argument."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -122,7 +122,7 @@ class ScriptedJob:
             for phase in ("h2d", "forward", "backward", "communication", "optimizer"):
                 with beacon.phase(phase):
                     len(batch)
-            # What hooks would write: a norm, one above its limit, one that is none.
+            # What hooks would write: a norm, one above its limit, one that is not a number.
             norm = {26: 4.0, 27: float("nan")}.get(step, 0.5)
             beacon.recorder.gradient_norm(norm, limit=1.0)
             beacon.log(

@@ -50,7 +50,7 @@ class Writer:
         self._descriptor = descriptor
         self._key: tuple[int, int] | None = None
         self._slot_count = 0
-        self._step_count = 1  # the first and the last word of a block are its marks
+        self._step_count = 1  # a block begins and ends with a mark
         self._journal_used = 0
         self._sequence = 0
         self._ring_count = 0

@@ -50,7 +50,7 @@ class Command(Protocol):
 
 
 def module_of(name: str) -> str:
-    """The module of a command: a dash of the command line is none of Python's."""
+    """The module of a command: a dash on the command line is an underscore in Python."""
     return f"{__name__}.{name.replace('-', '_')}"
 
 

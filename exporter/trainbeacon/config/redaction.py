@@ -165,7 +165,7 @@ def looks_secret(name: str) -> bool:
 
 
 def _opens(owner: str, what: str) -> bool:
-    """Whether a pass or token of that owner, the last words of a name, opens something."""
+    """Whether a name that ends in this owner's pass or token is of a secret."""
     if what == "pass":
         return owner in ("", *_PASS_OWNERS)
     if what == "token":

@@ -98,7 +98,7 @@ class Config:
     evidence_dir: str | None = None
     """Folder of that evidence; by default `evidence` beside the black boxes (docs/hangs.md)."""
     stacks_signal: Literal["SIGUSR1", "SIGUSR2"] | None = None
-    """Signal upon which a rank writes its stacks for `trainbeacon stacks`; by default there is none."""
+    """Signal upon which a rank writes its stacks for `trainbeacon stacks`; none by default."""
     state_file: str | None = None
     """File in which rank 0 keeps what the run needs to know over restarts (docs/goodput.md); by default
     beside the first path that `checkpoint` or `resume` is given."""

@@ -54,7 +54,7 @@ JOBS: tuple[Callable[[Environ, ProcessFacts], Job | None], ...] = (slurm_job, ku
 
 #: What gives a process its rank, the innermost first; the first that knows its own variables answers. A
 #: new launcher is one function here: it returns None where it does not apply, and raises `MalformedError`
-#: for values that cannot be right. It is told the job that it runs in, if there is one.
+#: for values that cannot be right. It is given the job that it runs in, if there is one.
 LAUNCHERS: tuple[Callable[[Environ, ProcessFacts, Job | None], Identity | None], ...] = (
     torchrun,
     deepspeed,
@@ -85,7 +85,7 @@ def identify(environ: Environ, facts: ProcessFacts) -> Identity:
     - One `--rdzv-id` used for two jobs: both have the same run and `run_id`. That they live at the same time
       is seen from their ranks (`trainbeacon_run_name_collisions`).
     - RANK, WORLD_SIZE and MASTER_ADDR set by hand: again only the address is common; the restart count is not
-      told, so that attempts are numbered by their start.
+      known, so that attempts are numbered by their start.
     - A job started anew (by a queue, by hand) is a new job: nothing ties it to the one before, so that its
       `run_id` differs even where the user gives both the same name.
     """

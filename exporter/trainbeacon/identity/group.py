@@ -54,14 +54,14 @@ def in_group(
         kept = (
             identity.local_world_size <= place.world_size and identity.local_rank < identity.local_world_size
         )
-        told = f"the launcher ({identity.launcher}) says rank {identity.rank} of {identity.world_size}"
+        said = f"the launcher ({identity.launcher}) says rank {identity.rank} of {identity.world_size}"
         return replace(
             identity,
             rank=place.rank,
             world_size=place.world_size,
             **({} if kept else local),
             warnings=(
-                f"{told}, torch.distributed rank {place.rank} of {place.world_size}, which counts: "
+                f"{said}, torch.distributed rank {place.rank} of {place.world_size}, which counts: "
                 "set RANK, LOCAL_RANK and WORLD_SIZE before the start",
             ),
         )

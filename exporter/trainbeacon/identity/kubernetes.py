@@ -51,8 +51,8 @@ def _is_alone(environ: Environ) -> bool:
 
 
 def _restarts(environ: Environ) -> int | None:
-    told = environ.get("JOBSET_RESTART_ATTEMPT", "").strip()
-    return count(environ, "JOBSET_RESTART_ATTEMPT") if told else None
+    attempt = environ.get("JOBSET_RESTART_ATTEMPT", "").strip()
+    return count(environ, "JOBSET_RESTART_ATTEMPT") if attempt else None
 
 
 def _named_by_address(environ: Environ, variables: tuple[str, ...]) -> str | None:

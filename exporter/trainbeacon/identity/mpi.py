@@ -22,8 +22,8 @@ def open_mpi(environ: Environ, facts: ProcessFacts, outer: Job | None) -> Identi
         local_world_size="OMPI_COMM_WORLD_LOCAL_SIZE",
     )
     # Both name one mpirun, and are the same in all that it starts.
-    told = environ.get("PMIX_NAMESPACE") or environ.get("OMPI_MCA_ess_base_jobid")
-    job = allocation(environ) or Job(name=short(told) if told else _meeting(environ, facts, ranks))
+    job_id = environ.get("PMIX_NAMESPACE") or environ.get("OMPI_MCA_ess_base_jobid")
+    job = allocation(environ) or Job(name=short(job_id) if job_id else _meeting(environ, facts, ranks))
     return ranks.identity("openmpi", facts, job, warnings=_warnings(job))
 
 

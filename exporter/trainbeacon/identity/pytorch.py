@@ -81,14 +81,14 @@ def _ranks(environ: Environ, *, one_node: bool = False) -> Ranks:
         below=world_size + 1,
         of="WORLD_SIZE + 1",
     )
-    # Where only LOCAL_RANK is told there is no size to hold it against.
-    told = "LOCAL_WORLD_SIZE" in environ or one_node
+    # Where only LOCAL_RANK is set there is no size to hold it against.
+    has_size = "LOCAL_WORLD_SIZE" in environ or one_node
     local_rank = count(
         environ,
         "LOCAL_RANK",
         default=rank if one_node and rank < local_size else 0,
-        below=local_size if told else world_size,
-        of="LOCAL_WORLD_SIZE" if told else "WORLD_SIZE",
+        below=local_size if has_size else world_size,
+        of="LOCAL_WORLD_SIZE" if has_size else "WORLD_SIZE",
     )
     return Ranks(
         rank=rank,

@@ -57,13 +57,13 @@ def _task(environ: Environ) -> Ranks:
     world_size = _world_size(environ, rank)
     node_rank = count(environ, "SLURM_NODEID", default=0)
     local_rank = count(environ, "SLURM_LOCALID", default=0, below=world_size, of="the number of tasks")
-    told = _tasks_of_node(environ.get("SLURM_STEP_TASKS_PER_NODE", ""), node_rank)
+    tasks = _tasks_of_node(environ.get("SLURM_STEP_TASKS_PER_NODE", ""), node_rank)
     return Ranks(
         rank=rank,
         local_rank=local_rank,
         node_rank=node_rank,
         world_size=world_size,
-        local_world_size=min(max(told, local_rank + 1), world_size),
+        local_world_size=min(max(tasks, local_rank + 1), world_size),
     )
 
 

@@ -26,7 +26,7 @@ from trainbeacon.recorder.core.patch import Ended, observe
 
 log = logging.getLogger("trainbeacon")
 
-#: What launchers raise about a process that they have started, which has told of itself.
+#: What launchers raise about a process that they have started, which has reported itself.
 _OF_A_CHILD = {"ProcessRaisedException", "ProcessExitedException", "ChildFailedError"}
 _OPTIMIZERS = "torch.optim.optimizer"
 _CALLBACKS_OF_FIT = (

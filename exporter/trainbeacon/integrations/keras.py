@@ -1,6 +1,6 @@
 """Keras 3 on the torch backend: `model.fit(..., callbacks=[TrainBeaconCallback()])`.
 
-Keras' optimizers are none of torch's, so steps are counted by its own counter of updates, and the gradients
+Keras' optimizers are not torch's, so steps are counted by its own counter of updates, and the gradients
 are read where the backward pass has left them, before the optimizer's own clipping. The loss is the one that
 the backward pass goes back from: what Keras puts into its logs is a mean since the epoch began.
 """

@@ -57,7 +57,7 @@ class SimulatedBox:
         self._writer.commit()
 
     def end(self, state: str | None) -> None:
-        """The process ends, with a last word or, with None, without."""
+        """The process ends in this state or, with None, without reporting one."""
         if not self.held:
             return
         if state is not None:

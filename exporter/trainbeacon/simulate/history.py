@@ -29,7 +29,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class VirtualClock:
-    """Unix time that passes when it is told to."""
+    """Unix time that is set by hand."""
 
     def __init__(self, now: float) -> None:
         self.now = now

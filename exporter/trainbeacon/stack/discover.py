@@ -22,7 +22,7 @@ class Served:
 
     Attributes:
         directory: the folder.
-        url: address of its exporter, empty where there is none.
+        url: address of its exporter, empty without one.
         live: whether a process has a box in it open.
     """
 

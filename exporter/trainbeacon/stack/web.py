@@ -12,7 +12,7 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def get(url: str, seconds: float = 5.0, **parameters: str) -> str:
-    """The body of a page; raises OSError where there is none, with what the server said."""
+    """The body of a page; raises OSError without one, with what the server said."""
     query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
     try:
         with _OPENER.open(url + query, timeout=seconds) as answer:

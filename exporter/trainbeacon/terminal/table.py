@@ -69,7 +69,7 @@ class Table:
         return self._keys[subject][key]
 
     def read_page(self, look: Look, page: bytes) -> None:
-        """Take the values of a page of /metrics. Lines that are none are left out."""
+        """Take the values of a page of /metrics. Other lines are left out."""
         places, rows = self._places, look.rows
         for line in page.splitlines():
             prefix, _, text = line.rpartition(b" ")

@@ -27,7 +27,7 @@ class Finding:
     """One thing that is wrong, or worth saying."""
 
     alert: str
-    """Name of the alert for it; empty where there is none."""
+    """Name of the alert for it; empty without one."""
     severity: str
     summary: str
     """The sentence of the alert."""

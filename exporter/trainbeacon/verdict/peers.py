@@ -7,7 +7,7 @@ from statistics import median
 
 from trainbeacon.verdict.facts import Rank, Run
 
-#: Seconds of looking after which the pace of ranks can be told from noise.
+#: Seconds of looking after which the pace of ranks differs from noise.
 SECONDS_TO_COMPARE = 30.0
 #: Share of a step from which on it is worth saying what a rank takes longer at.
 LEAST_EXCESS = 0.01

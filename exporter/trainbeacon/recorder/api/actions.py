@@ -87,7 +87,7 @@ class Interventions:
         self._listeners.setdefault(kind, []).append(_stop if isinstance(action, str) else action)
 
     def poll(self) -> None:
-        """Look whether the training thread stands still; for the background thread, once a second."""
+        """Check whether the training thread is stalled; for the background thread, once a second."""
         if "stalled" not in self._listeners:
             return
         recorder = self._recorder

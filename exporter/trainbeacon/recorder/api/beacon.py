@@ -2,7 +2,7 @@
 
 Every call is cheap (microseconds), takes no lock and touches no file. Record from the thread that
 trains; `log` may be called from any. Misuse before the first step is done raises, so that it is found
-at the desk; after that nothing of ours reaches the training loop: it is counted in
+at call time; after that nothing of ours reaches the training loop: it is counted in
 `trainbeacon_errors_total` and logged once.
 """
 
@@ -375,7 +375,7 @@ class Beacon:
     def checkpoint(self, path: str | os.PathLike[str] | None = None) -> CheckpointContext:
         """`with beacon.checkpoint(path) as saving:` around the saving of a checkpoint.
 
-        What is written in the background after the `with` is told by `saving.finishes_with(future)`; for
+        What is written in the background after the `with` is reported by `saving.finishes_with(future)`; for
         `torch.distributed.checkpoint.async_save` on a watched model that is done already.
 
         Args:
@@ -490,7 +490,7 @@ class Beacon:
                 raise
 
     def _misuse(self, error: Exception) -> None:
-        """Raise at the desk: the first of its kind, before a step is done. Else count it."""
+        """Raise at call time: the first of its kind, before a step is done. Else count it."""
         kind = str(error).split(" ", maxsplit=1)[0]
         first = kind not in self._misused
         self._misused.add(kind)

@@ -37,7 +37,7 @@ def iterate(
 
     Args:
         recorder: where the waits go.
-        steps: is told of each batch.
+        steps: takes each batch.
         loader: any iterable of batches.
         count: adds the samples and tokens of a batch to the step under way; may raise.
     """
@@ -119,7 +119,7 @@ def _was_trained_on(handed_out: int) -> bool:
     """Whether the batch that was handed out last was trained on, as the iterator is let go of.
 
     It was if the loop was left on purpose, and not if it ends by an exception, or for a first look at a batch
-    (`next(iter(...))`): told by what the code that lets go of it is at.
+    (`next(iter(...))`): recognised by what the code that lets go of it is at.
     """
     frame: Any = sys._getframe(1)
     for _ in range(_MOST_FRAMES):

@@ -94,7 +94,7 @@ class _Iterating(Batches):
 
 
 def _bare(thing: Any) -> Any:
-    """The loader behind a `Batches`, which says of itself that it is none; else the thing itself."""
+    """The loader behind a `Batches`, which marks itself as such; else the thing itself."""
     return thing._trainbeacon.loader if issubclass(type(thing), Batches) else thing
 
 

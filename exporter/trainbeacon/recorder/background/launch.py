@@ -56,7 +56,7 @@ class StartedExporter:
     """
 
     def __init__(self, end: int) -> None:
-        """Take the pipe, once the id of the process is in it. Raises ValueError if there is none."""
+        """Take the pipe, once the id of the process is in it. Raises ValueError without one."""
         self._said = os.read(end, 64)
         self.pid = self._told(b"pid")
         self._end = end

@@ -301,7 +301,7 @@ def supervisor_for(config: Config, local_rank: int) -> ExporterSupervisor:
         return ProcessSupervisor(config, local_rank)
     if config.serve == "process":
         log.warning(
-            'serve="process" starts another Python, and %s is none: /metrics is served from a thread',
+            'serve="process" starts another Python, and %s cannot be one: /metrics is served from a thread',
             sys.executable or "this program",
         )
     return ThreadSupervisor(config)

@@ -1,4 +1,4 @@
-"""Checkpoints: how long training stands still for one, how long it takes to be written, and whether it was.
+"""Checkpoints: how long one stops training, how long it takes to be written, and whether it was.
 
 A checkpoint may end in another thread than the one that began it. What is counted there is guarded by a
 lock that is held for a few stores only.
@@ -30,7 +30,7 @@ class Checkpoints:
     Args:
         recorder: where their figures go.
         file_worker: has their size read.
-        goodput: is told of them, on rank 0.
+        goodput: takes them, on rank 0.
 
     Attributes:
         current: what the training thread is saving now.
@@ -112,9 +112,9 @@ class Saving:
     Attributes:
         path: the file or folder that is saved, if known.
         number: which checkpoint of this process it is, or is a part of.
-        begun: monotonic time of its begin.
+        begun: monotonic time of its start.
         step: the step that it holds.
-        step_end: `Timeline.step_end` at its begin.
+        step_end: `Timeline.step_end` at its start.
     """
 
     def __init__(self, checkpoints: Checkpoints, path: Path | None, number: int, timeline: Timeline) -> None:

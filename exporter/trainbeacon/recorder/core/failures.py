@@ -10,7 +10,7 @@ import errno
 import re
 from collections.abc import Iterator
 
-#: Characters of a text that are looked at, from its begin and from its end each.
+#: Characters of a text that are looked at, from its start and from its end each.
 _TEXT_LIMIT = 4000
 #: Exceptions of a chain that are looked at.
 _CHAIN_LIMIT = 20

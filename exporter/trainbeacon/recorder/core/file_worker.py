@@ -19,7 +19,7 @@ class FileWorker:
     """Runs what it is given, in order; the oldest ones are forgotten where a hundred wait.
 
     Args:
-        on_error: told each exception.
+        on_error: called with each exception.
     """
 
     def __init__(self, on_error: Callable[[Exception], None]) -> None:
@@ -56,5 +56,5 @@ class FileWorker:
             while self._jobs:
                 try:
                     self._jobs.popleft()()
-                except Exception as error:  # noqa: BLE001 - told, and the next one is due
+                except Exception as error:  # noqa: BLE001 - reported, and the next one is due
                     self._on_error(error)

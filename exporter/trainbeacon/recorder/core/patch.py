@@ -32,7 +32,7 @@ class Inert:
 
 
 class Observers(Inert):
-    """Those that are told of a function's calls.
+    """The observers of a function's calls.
 
     Threads: called by any; `everyone` is replaced whole.
     """

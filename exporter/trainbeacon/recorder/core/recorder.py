@@ -46,7 +46,7 @@ class Recorder:
         in_evaluation: whether an evaluation is under way for the calling thread.
         identified: called when `identify` gave the rank another identity.
         device_phases: takes device events around the phases, once the background thread looks after them.
-        listener: told of what a script may want to act on: its kind, the step, the value (`intervention`).
+        listener: takes what a script may want to act on: its kind, the step, the value (`intervention`).
     """
 
     def __init__(self, config: Config, identity: Identity) -> None:
@@ -148,7 +148,7 @@ class Recorder:
             self.add("training_gradient_clipped_total", 1.0)
 
     def unused_norm(self, norm: Any) -> None:
-        """The norm of gradients of which no step was made: told if it is not finite."""
+        """The norm of gradients of which no step was made: recorded if it is not finite."""
         step = self.timeline.step + 1
         self.take("unused norm", "norm", norm, partial(self._take_unused, step))
 
@@ -340,8 +340,8 @@ class Recorder:
                     del self.index[metric, labels]
         self._norm_step_at = None
         self._describe()
-        for told in self.identified:
-            told()
+        for callback in self.identified:
+            callback()
 
     def _identity_fields(self) -> dict[str, Any]:
         identity = self.identity

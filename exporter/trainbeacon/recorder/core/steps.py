@@ -55,7 +55,7 @@ class StepCount:
         self._optimizer_seen = False
         self._version: int | None = None
         self._on_hidden_step: Callable[[], None] | None = None
-        self._silent = 0  # batches with a change of weights that no hook told of
+        self._silent = 0  # batches with a change of weights that no hook reported
         # step()
         self._depth = 0
         self._outermost: Callable[[], object] | None = None
@@ -119,7 +119,7 @@ class StepCount:
             self._timeline.end_step()
 
     def look(self) -> bool:
-        """Whether the weights have changed since the last step and no hook told of it: then a step ended.
+        """Whether the weights have changed since the last step and no hook reported it: then a step ended.
 
         For a compiled optimizer, between its steps; asks no device.
         """

@@ -24,7 +24,7 @@ def start_thread(name: str, work: Callable[[], None]) -> threading.Thread:
     unblocks what it needs.
 
     Raises:
-        NoThreadError: there is none to be had.
+        NoThreadError: no thread can be started.
     """
     thread = threading.Thread(target=work, name=name, daemon=True)
     # Blocked here and inherited: the thread itself would be too late by some microseconds.

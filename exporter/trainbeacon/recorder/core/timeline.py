@@ -27,7 +27,7 @@ _H2D = PHASE["h2d"]
 _PAUSES = (EVALUATE, CHECKPOINT, PHASE["resume"])  # no part of a step's duration
 #: Phases that no step begins with: what comes before the first step is its start-up.
 _BEFORE_A_STEP = (INIT, OPTIMIZER, *_PAUSES, PHASE["compile"])
-#: Phases in which waiting for other ranks is told apart: those of a step, once steps are made.
+#: Phases in which waiting for other ranks is counted apart: those of a step, once steps are made.
 _STEP_PHASES = frozenset((DATA_WAIT, _H2D, FORWARD, BACKWARD, OPTIMIZER, OTHER))
 
 _BUCKETS = catalogue.STEP_BUCKETS
@@ -210,7 +210,7 @@ class Timeline:
         self._commit()
 
     def begin_backward(self) -> bool:
-        """A backward pass begins. False inside another one, whose end is not to be told."""
+        """A backward pass begins. False inside another one, whose end is not recorded."""
         if get_ident() != self.thread or (self._phase == BACKWARD and not self._stack):
             return False
         self.in_backward = True
@@ -246,7 +246,7 @@ class Timeline:
 
         Args:
             paired: whether it was for a message of one rank to another, as in a pipeline. Its stages
-                differ by nature: no time of the rank's own is told for them to be compared by.
+                differ by nature: no time of the rank's own is recorded for them to be compared by.
         """
         self.pop_phase(self._waited_in)
         if paired and not self._paired:

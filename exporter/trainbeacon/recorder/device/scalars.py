@@ -103,9 +103,9 @@ def batch_size(batch: Any, depth: int = 3) -> int:
         shape = getattr(batch[0], "shape", None) if batch else None
         if shape and shape[0]:
             return int(shape[0])
-    told = _told_size(batch)
-    if told is not None:
-        return told
+    size = _size_given(batch)
+    if size is not None:
+        return size
     if isinstance(batch, list) and _holds_samples(batch):
         return len(batch)
     items = _parts_of(batch)
@@ -117,7 +117,7 @@ def batch_size(batch: Any, depth: int = 3) -> int:
     return len(items) if isinstance(batch, list) else 0
 
 
-def _told_size(batch: Any) -> int | None:
+def _size_given(batch: Any) -> int | None:
     """What the batch itself says: a graph batch, a packed sequence, an array."""
     graphs = getattr(batch, "num_graphs", None)
     if isinstance(graphs, int):

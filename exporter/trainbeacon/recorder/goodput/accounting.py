@@ -62,7 +62,7 @@ class TimeAccounting:
         self._timeline = timeline
         self._stalled = 0.0
         self._wanted: set[int] = set()
-        self._long_step: tuple[int, float, float] | None = None  # number, busy at its begin, limit
+        self._long_step: tuple[int, float, float] | None = None  # number, busy at its start, limit
 
     def account(self) -> TimeBreakdown:
         """The seconds up to now."""

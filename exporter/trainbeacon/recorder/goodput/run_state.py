@@ -124,7 +124,7 @@ def beside(checkpoint: str | os.PathLike[str], run: str) -> str | None:
 
 
 def read(path: str) -> RunState | None:
-    """What the file says, None if there is none. Raises OSError, and StateError for what makes no sense."""
+    """What the file says, None without one. Raises OSError, and StateError for what makes no sense."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -159,7 +159,7 @@ class Goodput:
         """Bring the counters up to date. They never fall."""
         seconds = dict(account.seconds)
         productive = seconds["productive"]
-        if account.mean > LONG_STEP_SECONDS:  # else they would stand still and leap
+        if account.mean > LONG_STEP_SECONDS:  # else they would stay and then jump
             productive += min(account.pending, account.mean)
         repeats = self._repeats(account)
         if account.steps < repeats:

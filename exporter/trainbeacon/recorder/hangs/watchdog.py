@@ -3,7 +3,7 @@
 A process has one such timer. Ours is armed again and again by the background thread, so it goes off only
 when that thread cannot run: the interpreter is held, or the process was stopped. A timer that somebody
 else has armed before (a script, pytest) is found by its thread, which blocks every signal, and is left
-alone; so is one that takes the place of ours later, by a call that we see. On Python 3.10 there is none:
+alone; so is one that takes the place of ours later, by a call that we see. Python 3.10 has none:
 there, to write the stacks of threads that run can end the process.
 
 The timer's thread does not survive a fork, and a forked child that ends orderly would wait for it for

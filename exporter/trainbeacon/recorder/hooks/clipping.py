@@ -14,7 +14,7 @@ from trainbeacon.recorder.numerics.watch import GradientMonitor
 
 
 def observe_clipping(recorder: Recorder, monitor: GradientMonitor) -> list[Callable[[], None]]:
-    """Have the norms that clipping works out told to a monitor. Returns what ends that."""
+    """Report the norms that clipping computes to a monitor. Returns what ends that."""
     seen = _Clipping(monitor)
     clip_grad = sys.modules["torch.nn.utils.clip_grad"]
     utils = sys.modules["torch.nn.utils"]

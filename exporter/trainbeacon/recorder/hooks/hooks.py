@@ -299,7 +299,7 @@ class Hooks:
 def _watched_closure(
     closure: Callable[[], Any], done: Callable[[], None], failed: Callable[[], None]
 ) -> Callable[[], Any]:
-    """A closure as the optimizer calls it, told of after its first call: the gradients are there then."""
+    """A closure as the optimizer calls it, reported after its first call: the gradients are there then."""
     waiting = [done]
 
     @functools.wraps(closure, updated=())

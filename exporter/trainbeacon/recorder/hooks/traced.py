@@ -45,11 +45,11 @@ class Hook(Inert):
         return self._report(*given) if self._watched() is given[0] else None
 
 
-def _once_traced(told: Callable[[], None]) -> Callable[[], bool]:
+def _once_traced(report: Callable[[], None]) -> Callable[[], bool]:
     """A function that the compiler calls once, as it traces it, in place of having it in the graph."""
 
     def traced() -> bool:
-        told()
+        report()
         return True
 
     traced._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compiler's mark for that

@@ -16,7 +16,7 @@ class Overfitting:
     """Judges the evaluations of one run, in their order.
 
     Training is compared with what it was when validation was last as good as ever, not when it was best:
-    where both have long stood still, the best evaluation may be one of the first.
+    where neither has moved for long, the best evaluation may be one of the first.
 
     Attributes:
         evaluations: how many in a row, up to the last one, the run overfitted in.
@@ -38,7 +38,7 @@ class Overfitting:
         Returns:
             `evaluations`.
         """
-        if not isfinite(validation):  # another trouble, which is told as such
+        if not isfinite(validation):  # another fault, which is reported as such
             self.evaluations = 0
         elif validation <= best + WORSE * abs(best):
             self.evaluations, self._training_then = 0, training

@@ -21,7 +21,7 @@ TIME_SHARE = 0.0005
 LEAST_INTERVAL = 1.0
 #: Weights whose change the update ratio is estimated from.
 UPDATE_WEIGHTS = 1 << 20
-#: What a device is reckoned to read in a second: its time cannot be measured without waiting for it.
+#: What a device is estimated to read in a second: its time cannot be measured without waiting for it.
 DEVICE_BYTES_PER_SECOND = 200e9
 
 

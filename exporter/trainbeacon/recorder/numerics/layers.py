@@ -114,7 +114,7 @@ class Selection:
 class LayerProbe:
     """Samples the gradient norm of every layer, and more of the chosen ones; for rank 0.
 
-    Of sharded weights it sees this rank's shard, and reckons the norm of the whole from it. Never waits
+    Of sharded weights it sees this rank's shard, and estimates the norm of the whole from it. Never waits
     for a device and never runs a collective.
 
     Args:

@@ -156,7 +156,7 @@ def _nodes(root: Any) -> Iterator[Any]:
 
 
 def _inputs(node: Any) -> list[Value]:
-    """The activations that an operation took; weights and constants are none."""
+    """The activations that an operation took; weights and constants are not."""
     found = []
     for made, number in node.next_functions:
         weight = made
@@ -219,7 +219,7 @@ def parameter_names(model: Any, layers: Sequence[Layer]) -> dict[int, str]:
 def gathered(model: Any) -> Iterator[tuple[Any, Any]]:
     """Each sharded parameter of FSDP2 with the whole one that the forward pass uses, once there is one.
 
-    PyTorch has no public name for it; where it is called otherwise there is none.
+    PyTorch has no public name for it; where it has another name there is no origin.
     """
     for module in model.modules():
         state: Callable[[], Any] | None = getattr(module, "_get_fsdp_state", None)

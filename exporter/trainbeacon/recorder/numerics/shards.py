@@ -30,7 +30,7 @@ def local(tensor: Any) -> torch.Tensor:
 def copies(tensor: Any, world_size: int) -> int:
     """How many ranks hold the same numbers as this one; 0 if what it holds is a summand of them.
 
-    A plain tensor is taken to be the same on all ranks, as the parameters are that FSDP was told to ignore.
+    A plain tensor is taken to be the same on all ranks, as the parameters are that FSDP ignores.
     """
     if not is_sharded(tensor):
         return world_size

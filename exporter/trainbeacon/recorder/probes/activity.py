@@ -1,6 +1,6 @@
 """Time for which a rank has shown no sign of work.
 
-A run that stands still may be busy: an evaluation, a save or an upload of which the script says nothing.
+A run that is stalled may be busy: an evaluation, a save or an upload of which the script says nothing.
 Where no rank does anything at all, nothing will end the standstill, and nobody need wait to say so.
 """
 

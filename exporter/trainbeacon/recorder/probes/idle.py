@@ -130,7 +130,7 @@ class ProcessActivity:
         return _own_seconds() - self._own > self._idle_seconds()
 
     def at_rest(self) -> bool:
-        """Whether all it does is wait for others, as far as can be told; some 40 us a thread.
+        """Whether all it does is wait for others, as far as the kernel says; some 40 us a thread.
 
         The first call after `begin` begins to count what the children take.
         """
@@ -146,7 +146,7 @@ class ProcessActivity:
             self._files.begin()
             waits = [self._waits(pid) for pid in (os.getpid(), *family)]  # each is looked at
             return all(waits)
-        except (OSError, ValueError, IndexError):  # not told, or it ended just now
+        except (OSError, ValueError, IndexError):  # not readable, or it ended just now
             return False
 
     def _idle_seconds(self) -> float:

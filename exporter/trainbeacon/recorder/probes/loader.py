@@ -23,7 +23,7 @@ _WORKER = "pt_data_worker"
 
 @dataclass(frozen=True)
 class Worker:
-    """One worker as the kernel tells of it. A dead one was not waited for yet, and did not exit in peace."""
+    """One worker as the kernel tells of it. A dead one was not waited for yet, and did not exit cleanly."""
 
     alive: bool
     shared_bytes: float
@@ -74,7 +74,7 @@ def _children() -> list[Any]:
 
 
 def _worker(process: Any) -> Worker | None:
-    """What the kernel says of a child, None if it is no loader's worker, or one that ended in peace."""
+    """What the kernel says of a child, None if it is no loader's worker, or one that exited cleanly."""
     pid = getattr(getattr(process, "_popen", None), "pid", None)
     if pid is None or not getattr(process, "daemon", False):
         return None

@@ -30,8 +30,8 @@ class UserMetrics:
 
     Args:
         box: path of the box.
-        on_error: told each exception of a collector, or of the writing.
-        on_dropped: told how many more series than ever before had no room.
+        on_error: called with each exception of a collector, or of the writing.
+        on_dropped: called with how many more series than ever before had no room.
     """
 
     def __init__(

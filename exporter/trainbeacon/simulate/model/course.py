@@ -57,7 +57,7 @@ def parameter_norm(workload: Workload, step: int) -> float:
 
 
 def layer(workload: Workload, seed: int, step: int, index: int) -> dict[str, float]:
-    """What is told of one layer, by metric."""
+    """What is recorded of one layer, by metric."""
     share = 0.2 + 0.6 / (1 + index)
     wiggle = 1.0 + 0.08 * normal(seed, _LAYER, step // 20, index)
     return {

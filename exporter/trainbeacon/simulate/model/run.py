@@ -171,7 +171,7 @@ class Run:
         self._enter("hang")
 
     def _end_rank(self, rank: Rank, state: str | None, failure: tuple[str, str] | None = None) -> None:
-        """A process ends, with this last word or none."""
+        """A process ends in this exit state, or without reporting one."""
         if not rank.is_alive:
             return
         self._write(self, rank)

@@ -105,7 +105,7 @@ class Plateau(Fault):
     """The loss stays where it is, at a level that is no good."""
 
     name = "plateau"
-    summary = "the loss stands still above where it should be"
+    summary = "the loss stays above where it should be"
     whole_run = True
 
     def _strike(self, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Faults by which a run stands still, dies, or is held up by one of its ranks."""
+"""Faults by which a run is stalled, dies, or is held up by one of its ranks."""
 
 from __future__ import annotations
 
