@@ -11,6 +11,8 @@ from typing import Any
 
 import promql_parser as promql
 
+from tests.promql import selectors as selected
+
 FOLDER = Path(__file__).resolve().parents[1] / "prometheus/runbooks"
 #: How the names of series begin that Prometheus has of us, and of itself.
 _OURS = re.compile(r"(training|trainbeacon)_\w+|\w+:(training|trainbeacon)_\w+:\w+|trainbeacon:\w+:\w+")
@@ -46,22 +48,12 @@ def _code(text: str) -> Iterator[str]:
             yield from re.findall(r"`([^`]+)`", line)
 
 
-def walk(node: Any) -> Iterator[Any]:
-    """An expression and all below it."""
-    yield node
-    children = [getattr(node, name, None) for name in ("lhs", "rhs", "expr", "param", "vector_selector")]
-    for child in (*children, *(getattr(node, "args", None) or ())):
-        if child is not None and not isinstance(child, (str, float)):
-            yield from walk(child)
-
-
 def selectors(query: str) -> list[Any]:
     """The selectors of series in a query; none where it is not one."""
     try:
-        nodes = list(walk(promql.parse(query)))
+        return selected(promql.parse(query))
     except ValueError:
         return []
-    return [node for node in nodes if isinstance(node, promql.VectorSelector)]
 
 
 def is_query(text: str) -> bool:

@@ -16,6 +16,7 @@ import promql_parser as promql
 import pytest
 import yaml
 
+from tests.promql import selectors, walk
 from trainbeacon import catalogue
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -64,19 +65,6 @@ def groups() -> Iterator[tuple[Path, dict[str, Any]]]:
 RULES: list[Rule] = [rule for _, group in groups() for rule in group["rules"]]
 ALERTS: list[Rule] = [rule for rule in RULES if "alert" in rule]
 RECORDS: dict[str, Rule] = {rule["record"]: rule for rule in RULES if "record" in rule}
-
-
-def walk(node: Any) -> Iterator[Any]:
-    """The node and all below it."""
-    yield node
-    children = [getattr(node, name, None) for name in ("lhs", "rhs", "expr", "param", "vector_selector")]
-    for child in (*children, *(getattr(node, "args", None) or ())):
-        if child is not None and not isinstance(child, (str, float)):
-            yield from walk(child)
-
-
-def selectors(node: Any) -> list[Any]:
-    return [each for each in walk(node) if isinstance(each, promql.VectorSelector)]
 
 
 def made_labels(node: Any) -> set[str]:

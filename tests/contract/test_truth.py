@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import trainbeacon
-from trainbeacon.blackbox.directory import open_directory
-from trainbeacon.blackbox.reader import Box, BoxDirectory
+from tests.boxes import only_box
+from trainbeacon.blackbox.reader import Box
 
 torch = pytest.importorskip("torch")
 
@@ -29,15 +29,7 @@ def beacon(tmp_path: Path) -> Iterator[Beacon]:
 
 @pytest.fixture
 def box(tmp_path: Path) -> Callable[[], Box]:
-    def read() -> Box:
-        descriptor = open_directory(str(tmp_path))
-        try:
-            (found,) = BoxDirectory(descriptor).scan(ring=True)
-            return found
-        finally:
-            os.close(descriptor)
-
-    return read
+    return partial(only_box, tmp_path)
 
 
 class Job:

@@ -20,6 +20,7 @@ from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset
 
 import trainbeacon
+from tests.diagnosis.forked import join_group
 from trainbeacon.recorder.hangs import diagnosis
 from trainbeacon.recorder.hangs import stall_clock as stall
 from trainbeacon.recorder.probes import activity, collectives
@@ -72,15 +73,7 @@ def hasten(haste: float) -> None:
 def train(job: Job, rank: int) -> None:
     """One rank."""
     hasten(job.haste)
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(job.world_size),
-        LOCAL_WORLD_SIZE=str(job.world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(job.port),
-    )
-    distributed.init_process_group("gloo")
+    join_group(job, rank)
     groups = [distributed.new_group(list(ranks), group_desc="dp") for ranks in job.extra_groups]
     groups = [group for group, ranks in zip(groups, job.extra_groups, strict=True) if rank in ranks]
     loader = DataLoader(Samples(job, rank), batch_size=1, num_workers=int(job.kind == "worker"))

@@ -28,6 +28,7 @@ from typing import Any
 
 import yaml
 
+from tests.diagnosis.forked import running
 from tests.diagnosis.hang_rank import Job
 from tools import stack
 from trainbeacon.blackbox.directory import open_directory
@@ -192,18 +193,8 @@ def _ranks(runs: Sequence[_Run], log: Path, haste: float) -> Iterator[None]:
         )
         for run in runs
     ]
-    command = [sys.executable, "-m", "tests.diagnosis.hang_rank", json.dumps([asdict(job) for job in jobs])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("w") as file:
-        # A session of its own, so that all the ranks can be ended, also those that are stopped.
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, cwd=REPOSITORY, env=environment, start_new_session=True
-        )
-        try:
-            yield
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+    with running("tests.diagnosis.hang_rank", json.dumps([asdict(job) for job in jobs]), log):
+        yield
 
 
 def _wait_until_all_move(runs: Sequence[_Run], log: Path) -> None:

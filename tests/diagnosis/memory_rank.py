@@ -8,12 +8,9 @@ that the file `leak` lies in a job's folder, its victims keep a little of each s
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import sys
 import time
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +18,7 @@ import torch
 from torch import distributed
 
 import trainbeacon
+from tests.diagnosis.forked import fork_ranks, join_group
 
 MIB = 1 << 20
 STEP_SECONDS = 0.01
@@ -64,16 +62,8 @@ def scraped(folder: str, number: int) -> bool:
 
 def train(job: Job, rank: int) -> None:
     """One rank."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(job.world_size),
-        LOCAL_WORLD_SIZE=str(job.world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(job.port),
-    )
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
+    join_group(job, rank)
     dice = random.Random(job.seed * 100 + rank)
     leak, cache = Path(job.folder) / "leak", []
     with trainbeacon.start(run="job", directory=job.folder, serve="off") as beacon:
@@ -100,16 +90,7 @@ def train(job: Job, rank: int) -> None:
 def main() -> None:
     """Fork the ranks and wait for them; who starts this ends the whole session."""
     jobs = [Job(**{**job, "victims": tuple(job["victims"])}) for job in json.loads(sys.argv[1])]
-    for job in jobs:
-        for rank in range(job.world_size):
-            if os.fork():
-                continue
-            try:
-                train(job, rank)
-            except BaseException:  # this is where a child begins: nothing may leave it
-                traceback.print_exc()
-            os._exit(1)
-    signal.pause()
+    fork_ranks(jobs, train)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +23,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import trainbeacon
+from tests.diagnosis.forked import fork_ranks, join_group
 
 #: What part of a step goes into each place, over all its micro-batches.
 SPENT = {"data": 0.2, "forward": 0.3, "backward": 0.2, "optimizer": 0.15, "host": 0.15}
@@ -146,16 +144,8 @@ def batches(pace: Pace, micro_batches: int) -> Iterator[torch.Tensor]:
 
 def train(job: Job, rank: int) -> None:
     """One rank."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(job.world_size),
-        LOCAL_WORLD_SIZE=str(job.world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(job.port),
-    )
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
+    join_group(job, rank)
     pace, parts = Pace(job, rank), job.micro_batches
     torch.manual_seed(job.seed)
     model = spread(Model(pace, parts), job.strategy)
@@ -181,16 +171,7 @@ def train(job: Job, rank: int) -> None:
 def main() -> None:
     """Fork the ranks and wait for them; who starts this ends the whole session."""
     jobs = [Job(**{**job, "victims": tuple(job["victims"])}) for job in json.loads(sys.argv[1])]
-    for job in jobs:
-        for rank in range(job.world_size):
-            if os.fork():
-                continue
-            try:
-                train(job, rank)
-            except BaseException:  # this is where a child begins: nothing may leave it
-                traceback.print_exc()
-            os._exit(1)
-    signal.pause()
+    fork_ranks(jobs, train)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from statistics import median
 
 import yaml
 
+from tests.diagnosis.forked import running
 from tests.diagnosis.straggler_rank import Job
 from tools import stack
 from trainbeacon.blackbox.directory import open_directory
@@ -176,18 +176,8 @@ def _prepare(folder: Path, injection: Injection) -> _Run:
 @contextlib.contextmanager
 def _ranks(runs: Sequence[_Run], log: Path) -> Iterator[None]:
     jobs = [asdict(Job(folder=str(run.folder), port=free_port(), **asdict(run.injection))) for run in runs]
-    command = [sys.executable, "-m", "tests.diagnosis.straggler_rank", json.dumps(jobs)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("w") as file:
-        # A session of its own, so that all the ranks can be ended.
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, cwd=REPOSITORY, env=environment, start_new_session=True
-        )
-        try:
-            yield
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+    with running("tests.diagnosis.straggler_rank", json.dumps(jobs), log):
+        yield
 
 
 def _wait_for_steps(runs: Sequence[_Run], least: Sequence[float], log: Path) -> None:

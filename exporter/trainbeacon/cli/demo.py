@@ -6,6 +6,8 @@ import argparse
 import sys
 from importlib.util import find_spec
 
+from trainbeacon.cli.argument_types import at_least_one, port, positive
+
 NAME = "demo"
 HELP = "train a small model on this machine, with Prometheus and Alertmanager around it"
 
@@ -15,14 +17,12 @@ _NEEDED = ("torch", "numpy", "rich")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("--ranks", type=_at_least_one, default=4, help="training processes (default 4)")
-    parser.add_argument("--minutes", type=_positive, default=5.0, help="how long to train (default 5)")
-    parser.add_argument(
-        "--port", type=_port, default=9797, help="port of /metrics on loopback (default 9797)"
-    )
+    parser.add_argument("--ranks", type=at_least_one, default=4, help="training processes (default 4)")
+    parser.add_argument("--minutes", type=positive, default=5.0, help="how long to train (default 5)")
+    parser.add_argument("--port", type=port, default=9797, help="port of /metrics on loopback (default 9797)")
     parser.add_argument("--fault", choices=FAULTS, default="", help="let this happen to one rank")
     parser.add_argument(
-        "--fault-at", type=_positive, default=30.0, help="seconds of training until the fault (default 30)"
+        "--fault-at", type=positive, default=30.0, help="seconds of training until the fault (default 30)"
     )
     parser.add_argument(
         "--no-stack", action="store_false", dest="stack", help="without Prometheus and Alertmanager"
@@ -49,21 +49,3 @@ def run(arguments: argparse.Namespace) -> int:
         stack=arguments.stack,
     )
     return Session(options, Terminal()).run()
-
-
-def _at_least_one(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return float(text)
-
-
-def _port(text: str) -> int:
-    if not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError("must be between 1 and 65535")
-    return int(text)

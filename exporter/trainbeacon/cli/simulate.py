@@ -8,6 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from trainbeacon.cli.argument_types import at_least_one, port_or_any, positive
+
 if TYPE_CHECKING:
     from trainbeacon.simulate.fleet import Size
 
@@ -17,9 +19,13 @@ HELP = "serve a simulated fleet on loopback, or write a day of it for Prometheus
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("--ranks", type=_count, default=16, help="training processes in all (default 16)")
-    parser.add_argument("--nodes", type=_count, default=2, help="nodes, each a target (default 2)")
-    parser.add_argument("--runs", type=_count, default=2, help="runs that the ranks are dealt to (default 2)")
+    parser.add_argument(
+        "--ranks", type=at_least_one, default=16, help="training processes in all (default 16)"
+    )
+    parser.add_argument("--nodes", type=at_least_one, default=2, help="nodes, each a target (default 2)")
+    parser.add_argument(
+        "--runs", type=at_least_one, default=2, help="runs that the ranks are dealt to (default 2)"
+    )
     parser.add_argument(
         "--scenario",
         default="",
@@ -28,20 +34,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="show the scenarios and end")
     parser.add_argument(
-        "--onset", type=_positive, metavar="S", help="seconds until the first fault (default 120)"
+        "--onset", type=positive, metavar="S", help="seconds until the first fault (default 120)"
     )
     parser.add_argument(
-        "--lasting", type=_positive, metavar="S", help="seconds until a fault is over (default: never)"
+        "--lasting", type=positive, metavar="S", help="seconds until a fault is over (default: never)"
     )
     parser.add_argument(
-        "--speed", type=_positive, default=1.0, metavar="X", help="all that trains goes X times as fast"
+        "--speed", type=positive, default=1.0, metavar="X", help="all that trains goes X times as fast"
     )
     parser.add_argument("--seed", type=int, default=0, help="of victims, sizes and noise (default 0)")
-    parser.add_argument("--duration", type=_positive, metavar="S", help="end after so many seconds")
-    parser.add_argument("--port", type=_port, default=0, help="port of the first node (default: free ones)")
+    parser.add_argument("--duration", type=positive, metavar="S", help="end after so many seconds")
+    parser.add_argument(
+        "--port", type=port_or_any, default=0, help="port of the first node (default: free ones)"
+    )
     parser.add_argument("--sd-dir", metavar="DIR", help="write the targets there, for file_sd_configs")
     parser.add_argument("--history", type=_time, metavar="24h", help="write so much of the past, and end")
-    parser.add_argument("--interval", type=_positive, default=30.0, help="seconds of history (default 30)")
+    parser.add_argument("--interval", type=positive, default=30.0, help="seconds of history (default 30)")
     parser.add_argument("--out", metavar="FILE", help="history as text for promtool")
     parser.add_argument("--blocks", metavar="DIR", help="history as blocks in Prometheus' data folder")
     parser.add_argument("--truth", metavar="FILE", help="write there what is amiss, when and where, as JSON")
@@ -130,21 +138,3 @@ def _time(text: str) -> float:
     from trainbeacon.simulate.history import seconds_of
 
     return seconds_of(text)
-
-
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return float(text)
-
-
-def _port(text: str) -> int:
-    if not 0 <= int(text) < 65536:
-        raise argparse.ArgumentTypeError("must be between 0 and 65535")
-    return int(text)

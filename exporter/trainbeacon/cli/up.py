@@ -8,6 +8,8 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from trainbeacon.cli.argument_types import port
+
 if TYPE_CHECKING:
     from trainbeacon.stack.up.state import Note, State
     from trainbeacon.stack.up.supervisor import Options
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name in _SERVERS:
         parser.add_argument(
-            f"--{name}-port", type=_port, metavar="PORT", help="default: the usual one if it is free"
+            f"--{name}-port", type=port, metavar="PORT", help="default: the usual one if it is free"
         )
     parser.add_argument("--foreground", action="store_true", help="stay here until Ctrl-C")
 
@@ -168,9 +170,3 @@ def _size(text: str) -> str:
     if not re.fullmatch(r"[1-9]\d*[MGT]B", text):
         raise argparse.ArgumentTypeError("must be a number with MB, GB or TB: 2GB")
     return text
-
-
-def _port(text: str) -> int:
-    if not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError("must be between 1 and 65535")
-    return int(text)

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from trainbeacon.recorder.core.patch import Inert, Observers
+from trainbeacon.recorder.core.patch import Inert, Observers, reporting
 
 
 class Hook(Inert):
@@ -60,19 +60,10 @@ def reporting_outside_graphs(original: Callable[..., Any], observers: Observers)
     """`original`, with its calls reported but for those in a graph. For `patch.observe`."""
     from torch.compiler import is_compiling
 
+    reported = reporting(original, observers)
+
     @functools.wraps(original)
     def call(*args: Any, **keywords: Any) -> Any:
-        if is_compiling():
-            return original(*args, **keywords)
-        ended = observers(args, keywords)
-        if ended is None:
-            return original(*args, **keywords)
-        try:
-            result = original(*args, **keywords)
-        except BaseException as error:
-            ended(None, error)
-            raise
-        ended(result, None)
-        return result
+        return (original if is_compiling() else reported)(*args, **keywords)
 
     return call

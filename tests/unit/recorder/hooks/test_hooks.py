@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import trainbeacon
-from trainbeacon.blackbox.directory import open_directory
-from trainbeacon.blackbox.reader import Box, BoxDirectory
+from tests.boxes import only_box
+from trainbeacon.blackbox.reader import Box
 from trainbeacon.recorder.numerics import gradients, layers
 from trainbeacon.recorder.probes import inputs as input_data
 
@@ -28,17 +28,7 @@ def beacon(tmp_path: Path) -> Iterator[trainbeacon.Beacon]:
 
 @pytest.fixture
 def box(tmp_path: Path) -> Callable[[], Box]:
-    """Reads the box of the test's folder."""
-
-    def read() -> Box:
-        descriptor = open_directory(str(tmp_path))
-        try:
-            (box,) = BoxDirectory(descriptor).scan(ring=True)
-            return box
-        finally:
-            os.close(descriptor)
-
-    return read
+    return partial(only_box, tmp_path)
 
 
 def _model(seed: int = 0) -> Any:
