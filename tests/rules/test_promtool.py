@@ -11,7 +11,7 @@ SCENARIOS = sorted(Path(__file__).parent.glob("*.test.yml"))
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.parametrize("scenarios", SCENARIOS, ids=lambda path: path.name.removesuffix(".test.yml"))
