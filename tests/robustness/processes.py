@@ -89,7 +89,7 @@ def notebook(folder: Path, size: Size) -> str:
     said = done.stdout.splitlines()
     assert said == [
         "first first:running:2",
-        "second first:finished:2 second:running:1",
+        "second first:exited:2 second:running:1",
     ], (said, done.stderr)
     assert "ValueError: an exception in a cell" in done.stderr
-    return "an exception in a cell leaves the run running; a second start closes the first run as finished"
+    return "an exception in a cell leaves the run running; a second start closes the first run"

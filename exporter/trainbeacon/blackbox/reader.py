@@ -324,6 +324,8 @@ def _parse(journal: bytes, used: int) -> _Journal:
         elif kind == "step" and step_count < layout.BLOCK_SLOTS - 1:
             _keep(steps, record[1], _texts(record[2]), step_count)
             step_count += 1
+        elif kind == "info" and record[3] == [] and isinstance(record[1], str):
+            infos.pop((record[1], str(record[2])), None)
         elif kind == "info" and _is_known(record[1], _texts(record[3]), "info"):
             infos[record[1], str(record[2])] = (record[1], _texts(record[3]))
     if identity is None:

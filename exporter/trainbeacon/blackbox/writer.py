@@ -128,7 +128,10 @@ class Writer:
             return index
 
     def info(self, metric: str, labels: Sequence[str], key: str = "") -> None:
-        """Set the text of an info series; a later one with the same metric and key replaces it."""
+        """Set the text of an info series; a later one with the same metric and key replaces it.
+
+        One without any label takes it away.
+        """
         with self._naming:
             if not self._append(["info", metric, key, list(labels)]):
                 self.dropped += 1
@@ -194,6 +197,10 @@ class Writer:
         """Report how the process ends: `finished`, `failed` or `exited`. The first report counts."""
         if self._words[layout.STATE] == layout.STATE_CODES["running"]:
             self._words[layout.STATE] = layout.STATE_CODES[state]
+
+    def go_on(self) -> None:
+        """Take back what `end` reported: the process is still at work."""
+        self._words[layout.STATE] = layout.STATE_CODES["running"]
 
     def hold_lock(self) -> None:
         """Keep the box where readers find it, and its life lock; for the background thread, once a second.

@@ -8,9 +8,7 @@ at call time; after that nothing of ours reaches the training loop: it is counte
 
 from __future__ import annotations
 
-import atexit
 import os
-import sys
 import threading
 import time
 import weakref
@@ -24,6 +22,7 @@ from trainbeacon.config.settings import Config
 from trainbeacon.identity import Identity, current
 from trainbeacon.recorder.api.actions import Callback, Interventions
 from trainbeacon.recorder.api.contexts import PhaseContext, StepContext
+from trainbeacon.recorder.api.endings import Failure, ProcessEnd, is_orderly
 from trainbeacon.recorder.api.iteration import iterate
 from trainbeacon.recorder.api.loader import recorded_loader
 from trainbeacon.recorder.background.loop import BackgroundLoop
@@ -32,7 +31,6 @@ from trainbeacon.recorder.background.supervisor import supervisor_for
 from trainbeacon.recorder.boundary import is_of_the_script
 from trainbeacon.recorder.checkpoints.checkpoints import CheckpointContext, Checkpoints
 from trainbeacon.recorder.core.evaluations import Evaluations
-from trainbeacon.recorder.core.failures import kind_of
 from trainbeacon.recorder.core.file_worker import FileWorker
 from trainbeacon.recorder.core.group import corrected
 from trainbeacon.recorder.core.metrics import MetricLogger, MetricSlots
@@ -98,6 +96,8 @@ class Beacon:
         self._phases = {name: PhaseContext(self.recorder, number) for name, number in PHASE.items()}
         self._interventions: Interventions | None = None
         self._loop: BackgroundLoop | None = None
+        self._process_end: ProcessEnd | None = None
+        self._failure = Failure(self.recorder)
         self._file_worker = FileWorker(partial(self.recorder.error, "helper"))
         self._goodput = self._accounts()
         self._checkpoints = Checkpoints(self.recorder, self._file_worker, self._goodput)
@@ -136,9 +136,7 @@ class Beacon:
             recorder.error("helper", NoThreadError(f"{error}: this rank is not served, and looks silent"))
         for name in self.config.mirror:
             self.mirror(name)
-        self._excepthook = sys.excepthook
-        sys.excepthook = self._on_uncaught
-        atexit.register(self._at_exit)
+        self._process_end = ProcessEnd(self.on_exception, self._end)
         _beacons.add(self)
 
     def _settle_identity(self) -> None:
@@ -163,6 +161,7 @@ class Beacon:
 
     def _poll_actions(self) -> None:
         self._settle_identity()
+        self._failure.look_again()
         if self._interventions is not None:
             self._interventions.poll()
 
@@ -415,11 +414,23 @@ class Beacon:
     def on_exception(self, error: BaseException) -> None:
         """Record that this exception ends the run on this rank; `with` and uncaught ones do it themselves."""
         if self.recording:
-            self.recorder.guard("helper", self._record_failure, error)
+            self.recorder.guard("helper", self._failure.record, error)
 
     def finish(self) -> None:
-        """The run is over and well: close the box. Further calls do nothing."""
-        self._end("finished")
+        """The run is over and well: close the box. Further calls do nothing.
+
+        In a `finally` through which an exception passes the run has failed by that one.
+        """
+        if self._process_end is not None:
+            self._finish(self._process_end.passing())
+
+    def supersede(self) -> None:
+        """Another run starts in this process."""
+        if self.recording and self._process_end is not None:
+            state, error = self._process_end.superseded()
+            if error is not None:
+                self.on_exception(error)
+            self._end(state)
 
     def __enter__(self) -> Beacon:
         return self
@@ -427,35 +438,23 @@ class Beacon:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        clean_exit = isinstance(error, SystemExit) and error.code in (None, 0)
-        if error is None or clean_exit:
-            self.finish()
+        self._finish(error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        if error is None or is_orderly(error):
+            self._end("finished")
         else:
             self.on_exception(error)
             self._end("failed")
-
-    def _record_failure(self, error: BaseException) -> None:
-        recorder, now = self.recorder, time.time()
-        recorder.writer.info("training_failure_info", [type(error).__name__[:128], kind_of(error)])
-        recorder.set("training_failure_timestamp_seconds", now)
-        recorder.set("training_end_timestamp_seconds", now)  # it may be killed before it ends by itself
-        recorder.writer.end("failed")
-
-    def _on_uncaught(
-        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
-        if not hasattr(sys, "ps1"):  # at a prompt the session goes on, and the run may too
-            self.on_exception(error)
-        self._excepthook(kind, error, trace)
-
-    def _at_exit(self) -> None:
-        self._end("exited")
 
     def _end(self, state: str) -> None:
         if not self.recording:
             return
         guard = self.recorder.guard
-        if state != "failed":
+        guard("helper", self._failure.look_again)
+        if self._failure.stands:
+            state = "failed"
+        else:
             guard("hooks", self.steps.close)
         self.recorder.recording = False
         self._watcher.remove()
@@ -471,9 +470,8 @@ class Beacon:
         guard("helper", self.recorder.set, "training_end_timestamp_seconds", time.time())
         self.recorder.writer.end(state)
         guard("blackbox", self.recorder.writer.close)
-        if sys.excepthook == self._on_uncaught:
-            sys.excepthook = self._excepthook
-        atexit.unregister(self._at_exit)
+        if self._process_end is not None:
+            self._process_end.remove()
         _beacons.discard(self)
 
     # Misuse

@@ -41,7 +41,7 @@ def start(**settings: Any) -> Beacon:
         config = replace(config, enabled=False)
     before = _last() if _last is not None else None
     if before is not None:
-        before.finish()
+        before.supersede()
     beacon = Beacon(config, current())
     _last = weakref.ref(beacon)
     return beacon

@@ -75,6 +75,7 @@ _CLASSES = {
     "DistNetworkError": "peer_lost",
     "DistBackendError": "peer_lost",
     "KeyboardInterrupt": "interrupted",
+    "CancelledError": "interrupted",
     "SignalException": "interrupted",
 }
 

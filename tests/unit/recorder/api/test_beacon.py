@@ -441,3 +441,16 @@ def test_a_name_invented_at_each_step_does_not_grow_memory(
     assert len(beacon._slots["train"]) <= 1000
     assert caplog.text.count("left out") == 1
     assert box().number("training_metric", "f1", "train") == 4999.5
+
+
+def test_failure_that_is_trained_on_after_is_taken_back(start: Start, box: Callable[[], Box]) -> None:
+    """While the run goes on it is running, with no exception and no end."""
+    beacon = start()
+    beacon.on_exception(MemoryError("tried again with a smaller batch"))
+    assert "failed" == box().state
+    with beacon.step():
+        pass
+    wait_for(lambda: "running" == box().state)
+    assert [] == [name for name, _ in box().infos if name == "training_failure_info"]
+    assert box().number("training_end_timestamp_seconds") is None
+    assert box().number("training_failure_timestamp_seconds") is None
