@@ -52,12 +52,18 @@ class Simulated:
 
 @contextmanager
 def simulated(
-    *names: str, ranks: int = 4, nodes: int = 2, runs: int = 1, onset: float = READY, **options: object
+    *names: str,
+    ranks: int = 4,
+    nodes: int = 2,
+    runs: int = 1,
+    stages: int = 1,
+    onset: float = READY,
+    **options: object,
 ) -> Iterator[Simulated]:
     """A fleet that plays these scenarios from `onset` on."""
     lasting = options.pop("lasting", None)
     plan = Plan(names, onset, lasting)  # type: ignore[arg-type]
-    fleet = Simulated(Size(ranks, nodes, runs), plan, **options)
+    fleet = Simulated(Size(ranks, nodes, runs, stages), plan, **options)
     with closing(fleet.fleet):
         yield fleet
 

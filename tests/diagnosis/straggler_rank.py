@@ -11,7 +11,8 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ class Job:
         folder: of the black boxes.
         port: where the ranks meet.
         world_size: processes.
-        strategy: `ddp`, `fsdp2` or `plain` (the script reduces the gradients itself).
+        strategy: `ddp`, `fsdp2`, `plain` (the script reduces the gradients itself), or `pipelineN`: N stages
+            in 1F1B over data parallel replicas, of which the last stage takes half as long again.
         place: data, forward, backward, optimizer or host.
         share: how much of a step the victims sleep longer.
         victims: the ranks that are slow.
@@ -65,6 +67,7 @@ class Pace:
     def __init__(self, job: Job, rank: int) -> None:
         self._job = job
         self._victim = rank in job.victims
+        self.factor = 1.0
         self._mark = Path(job.folder) / "slow"
         self._slow = False
 
@@ -77,7 +80,7 @@ class Pace:
         share = SPENT[place]
         if self._slow and place == self._job.place:
             share += self._job.share
-        time.sleep(share * self._job.step_seconds / parts)
+        time.sleep(self.factor * share * self._job.step_seconds / parts)
 
 
 class Slow(torch.autograd.Function):
@@ -96,9 +99,9 @@ class Slow(torch.autograd.Function):
 
 
 class Model(nn.Module):
-    def __init__(self, pace: Pace, parts: int) -> None:
+    def __init__(self, pace: Pace, parts: int, outputs: int = 1) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 1)
+        self.first, self.second = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, outputs)
         self._pace, self._parts = pace, parts
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -136,6 +139,61 @@ def accumulating(model: nn.Module, strategy: str, last: bool) -> Iterator[None]:
         yield
 
 
+class Pipeline:
+    """One rank of a pipeline: which part of the model it has, and whom it exchanges messages with."""
+
+    def __init__(self, job: Job, rank: int) -> None:
+        self.stages = int(job.strategy.removeprefix("pipeline"))
+        replicas = job.world_size // self.stages
+        self.stage = rank // replicas
+        mesh = init_device_mesh("cpu", (self.stages, replicas), mesh_dim_names=("pp", "dp"))
+        self._data = mesh.get_group("dp")
+        self._before, self._after = rank - replicas, rank + replicas
+        self.is_last = self.stage == self.stages - 1
+        self._sent: list[tuple[Any, torch.Tensor]] = []
+
+    def step(self, model: nn.Module, inputs: Sequence[torch.Tensor]) -> None:
+        """1F1B: a few forward passes, then one forward and one backward by turns, then what is left."""
+        ahead = min(self.stages - 1 - self.stage, len(inputs))
+        flying: deque[tuple[torch.Tensor, torch.Tensor]] = deque()
+        for number, batch in enumerate(inputs):
+            flying.append(self._forward(model, batch))
+            if number >= ahead:
+                self._backward(*flying.popleft())
+        while flying:
+            self._backward(*flying.popleft())
+        for parameter in model.parameters():
+            distributed.all_reduce(parameter.grad, group=self._data)
+
+    def _forward(self, model: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.stage:
+            batch = torch.empty_like(batch)
+            distributed.recv(batch, self._before)
+            batch.requires_grad_()
+        output = model(batch)
+        if not self.is_last:
+            self._send(output.detach(), self._after)
+        return batch, output
+
+    def _backward(self, batch: torch.Tensor, output: torch.Tensor) -> None:
+        if self.is_last:
+            output.mean().backward()  # type: ignore[no-untyped-call]
+        else:
+            gradient = torch.empty_like(output)
+            distributed.recv(gradient, self._after)
+            output.backward(gradient)  # type: ignore[no-untyped-call]
+        if self.stage:
+            assert batch.grad is not None
+            self._send(batch.grad, self._before)
+
+    def _send(self, tensor: torch.Tensor, to: int) -> None:
+        """Two neighbours send to each other at once: neither waits for the other's receipt."""
+        self._sent = [each for each in self._sent if not each[0].is_completed()]
+        work = distributed.isend(tensor, to)
+        if work is not None:
+            self._sent.append((work, tensor))
+
+
 def batches(pace: Pace, micro_batches: int) -> Iterator[torch.Tensor]:
     while True:
         pace.spend("data", micro_batches)
@@ -148,17 +206,27 @@ def train(job: Job, rank: int) -> None:
     join_group(job, rank)
     pace, parts = Pace(job, rank), job.micro_batches
     torch.manual_seed(job.seed)
-    model = spread(Model(pace, parts), job.strategy)
+    pipeline = Pipeline(job, rank) if job.strategy.startswith("pipeline") else None
+    if pipeline is not None and pipeline.is_last:
+        pace.factor = 1.5
+    model = spread(Model(pace, parts, WIDTH if pipeline else 1), job.strategy)
     optimizer = Optimizer(model.parameters(), lr=0.01)
     optimizer.pace = pace
     with trainbeacon.start(run="job", directory=job.folder, serve="off") as beacon:
         beacon.watch(model, optimizer)
+        given: list[torch.Tensor] = []
         for number, inputs in enumerate(beacon.batches(batches(pace, parts)), start=1):
             last = number % parts == 0
-            with accumulating(model, job.strategy, last):
-                model(inputs).mean().backward()
+            if pipeline is not None:
+                given.append(inputs)
+            else:
+                with accumulating(model, job.strategy, last):
+                    model(inputs).mean().backward()
             if not last:
                 continue
+            if pipeline is not None:
+                pipeline.step(model, given)
+                given = []
             if job.strategy == "plain":
                 for parameter in model.parameters():
                     distributed.all_reduce(parameter.grad)

@@ -57,6 +57,8 @@ METRICS = (
     "training_steps_total",
     "training_step_duration_seconds",
     "training_phase_seconds_total",
+    "training_rank_info",
+    "training_start_timestamp_seconds",
 )
 #: A series and its value, as promtool shows what it found.
 _SAMPLE = re.compile(r"\{([^{}]*)\} ([-+.\deE]+)")
@@ -288,17 +290,18 @@ def draw(count: int, seed: int, step_seconds: float) -> list[Injection]:
     dice = random.Random(seed)
     found = []
     for number in range(count):
-        strategy = dice.choice(("ddp", "fsdp2", "plain"))
-        places = ("data", "forward", "optimizer", "host") + (("backward",) if strategy == "fsdp2" else ())
-        world_size = dice.choice((2, 3, 4))
+        strategy = dice.choice(("ddp", "fsdp2", "plain", "pipeline2", "pipeline4"))
+        piped = strategy.startswith("pipeline")
+        world_size = 2 * int(strategy[-1]) if piped else dice.choice((2, 3, 4))
+        micro_batches = 4 if piped else dice.choice((1, 2))
         found.append(
             Injection(
-                dice.choice(places),
+                dice.choice([*CAUSES]),
                 0.0 if number % 6 == 5 else dice.choice((0.05, 0.12, 0.25, 0.5)),
                 strategy,
                 world_size,
                 (dice.randrange(world_size),),
-                dice.choice((1, 2)),
+                micro_batches,
                 step_seconds,
                 seed + number,
             )

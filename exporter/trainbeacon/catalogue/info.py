@@ -32,6 +32,7 @@ THRESHOLDS = (
     "restarts_max",
     "run_seconds_max",
     "slowdown_ratio_max",
+    "stage_imbalance_ratio_max",
     "stall_seconds",
     "straggler_ratio_max",
 )
@@ -66,12 +67,17 @@ WHO = (
         "training_rank_info",
         "info",
         "",
-        "Where the rank runs; join it only through the recorded info rules.",
+        "Where the rank runs and its part of the work; join it only through the recorded info rules.",
         facts(
             local_rank="rank within the node",
             hostname="host name",
             gpu="index of the rank's GPU on its node, empty without one",
             gpu_uuid="UUID of the rank's GPU, empty without one",
+            stage="index of its pipeline stage, empty without a pipeline",
+            tensor_rank="index among the ranks that share each layer, else empty",
+            context_rank="index among the ranks that share a sequence, else empty",
+            expert_rank="index among the ranks that share the experts, else empty",
+            data_rank="index among the ranks that have other data for the same part, else empty",
         ),
     ),
     Metric(

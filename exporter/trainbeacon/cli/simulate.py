@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runs", type=at_least_one, default=2, help="runs that the ranks are dealt to (default 2)"
     )
     parser.add_argument(
+        "--stages", type=at_least_one, default=1, help="pipeline stages of each run (default 1)"
+    )
+    parser.add_argument(
         "--scenario",
         default="",
         metavar="NAME[,NAME...]",
@@ -73,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _size(arguments: argparse.Namespace) -> Size:
     from trainbeacon.simulate.fleet import Size
 
-    return Size(arguments.ranks, arguments.nodes, arguments.runs)
+    return Size(arguments.ranks, arguments.nodes, arguments.runs, arguments.stages)
 
 
 def _names(arguments: argparse.Namespace) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from trainbeacon.config import validation
 from trainbeacon.config.redaction import as_text, holds_secret, looks_secret, public_hyperparameters
+from trainbeacon.identity.parallel import DIMENSIONS, MOST_INDEX
 
 __all__ = ["Config", "ConfigError", "public_hyperparameters"]
 
@@ -65,6 +66,16 @@ class Config:
     """What the run was started with, such as `vars(args)`; 20 are served, secrets never."""
     thresholds: Mapping[str, float] = field(default_factory=dict)
     """Limits of this run for the alert rules: names of the catalogue, or `metric:<name>_min` and `_max`."""
+    stage: int | None = None
+    """Index of the rank's pipeline stage, from 0, where no library knows it (docs/stragglers.md)."""
+    tensor_rank: int | None = None
+    """The rank's index among those that share each layer."""
+    context_rank: int | None = None
+    """The rank's index among those that share a sequence."""
+    expert_rank: int | None = None
+    """The rank's index among those that share the experts."""
+    data_rank: int | None = None
+    """The rank's index among those that have other data for the same part of the model."""
     steps_planned: int | None = None
     """Steps that the run will take in all, for progress and the estimated end."""
     enabled: bool = True
@@ -234,6 +245,10 @@ _READERS: dict[str, validation.Reader] = {
         validation.thresholds, validation.number_in, "loss_max=4,stall_seconds=120"
     ),
     "steps_planned": validation.whole(1, _WHOLE_LIMIT, "Give a whole number above 0."),
+    **{
+        name: validation.whole(0, MOST_INDEX, f"Give a whole number from 0 to {MOST_INDEX}.")
+        for name in DIMENSIONS
+    },
     "enabled": validation.flag(),
     "serve": validation.choice("process", "thread", "off"),
     "host": validation.address(

@@ -36,8 +36,12 @@ class Size:
     ranks: int = 16
     nodes: int = 2
     runs: int = 2
+    #: Pipeline stages of each run; its ranks are dealt to them evenly, the first to the first stage.
+    stages: int = 1
 
     def __post_init__(self) -> None:
+        if self.ranks // self.runs < self.stages:
+            raise ValueError(f"{self.ranks // self.runs} ranks a run are too few for {self.stages} stages")
         if self.ranks < max(self.nodes, self.runs):
             raise ValueError(f"{self.ranks} ranks are too few for {self.nodes} nodes and {self.runs} runs")
 
@@ -102,7 +106,8 @@ class Fleet:
             self.nodes[rank.place.node].write(run, rank)
 
         workload = workload_of(number).faster(speed)
-        return Run(name, workload, seed * 1_000_003 + number, places, self.clock(), open_box, write)
+        seed, stages = seed * 1_000_003 + number, self.size.stages
+        return Run(name, workload, seed, places, self.clock(), open_box, write, stages)
 
     def _runs_of(self, node: Node, may_move: bool) -> list[Run]:
         here = [run for run in self.runs if any(rank.place.node == node.number for rank in run.ranks)]

@@ -28,7 +28,14 @@ def describe(run: Run, rank: Rank, hostname: str, gpu_uuid: str) -> None:
     box.set("training_start_timestamp_seconds", run.started)
     box.set("training_attempt", float(run.attempt))
     box.set("training_world_size", float(len(run.ranks)))
-    box.info("training_rank_info", str(rank.place.gpu), hostname, str(rank.place.gpu), gpu_uuid)
+    box.info(
+        "training_rank_info",
+        str(rank.place.gpu),
+        hostname,
+        str(rank.place.gpu),
+        gpu_uuid,
+        *run.coordinates(rank),
+    )
     if rank.number == 0:
         _describe_run(run, rank)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from trainbeacon.terminal.table import FIELDS, UNSET, Look, Table
-from trainbeacon.verdict.facts import Gpu, Node, Rank, Run, RunKey
+from trainbeacon.verdict.facts import PEER_LABELS, Gpu, Node, Rank, Run, RunKey
 from trainbeacon.verdict.limits import STEPS_TO_JUDGE
 
 _CAUSES = tuple(name.removeprefix("self_") for name in FIELDS["rank"] if name.startswith("self_"))
@@ -137,6 +137,7 @@ class _Ranks:
             place = self._text(row[_PLACE])
             rank.host, rank.gpu = place["hostname"], place["gpu"]
             rank.source = place["instance"] or self._source
+            rank.peers = tuple(place[label] for label in PEER_LABELS)
         rates = [rate for rate in (row[at] for at in _RATES_AT) if rate is not None]
         rank.learning_rate = max(rates, default=None)
         rank.memory = row[_RESIDENT] if row[_RESERVED] is None else row[_RESERVED]

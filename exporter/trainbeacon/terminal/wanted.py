@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from trainbeacon import catalogue
+from trainbeacon.verdict.facts import PEER_LABELS
 
 #: What a series can be of, with the labels that name it.
 SUBJECTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -89,7 +90,7 @@ WANTED: Mapping[str, Want] = MappingProxyType(
         "training_checkpoint_step": _rank("checkpoint_step"),
         "training_failure_info": _rank("failure", texts=("exception", "kind")),
         "training_failure_timestamp_seconds": _rank("failure_at"),
-        "training_rank_info": _rank("place", texts=("hostname", "gpu", "instance")),
+        "training_rank_info": _rank("place", texts=("hostname", "gpu", "instance", *PEER_LABELS)),
         "training_collectives_enqueued_total": Want("group", "begun"),
         "training_collectives_completed_total": Want("group", "ended"),
         "training_steps_planned": Want("run", "steps_planned"),

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 #: Cluster, namespace and name of a run: what tells two runs apart.
 RunKey = tuple[str, str, str]
 
+#: Labels of `training_rank_info` in which ranks that do the same work are alike.
+PEER_LABELS = ("stage", "context_rank", "expert_rank")
 #: Phases in which one call may take long for a good reason, as the alert rules see it.
 SLOW_PHASES = frozenset({"init", "resume", "compile", "warmup", "evaluate", "checkpoint"})
 
@@ -23,6 +25,8 @@ class Rank:
     host: str = ""
     gpu: str = ""
     source: str = ""
+    peers: tuple[str, ...] = ()
+    """What it has in common with the ranks that do the same work, by `PEER_LABELS`."""
     state: str = ""
     phase: str = ""
     phase_since: float | None = None

@@ -15,7 +15,15 @@ LEAST_EXCESS = 0.01
 
 def compare(run: Run) -> None:
     """Fill in `excess`, `lasting_excess` and `cause` of every rank, where its peers are known."""
-    alive = [rank for rank in run.ranks if rank.running]
+    groups: dict[tuple[str, ...], list[Rank]] = {}
+    for rank in run.ranks:
+        if rank.running:
+            groups.setdefault(rank.peers, []).append(rank)
+    for alive in groups.values():
+        _compare_peers(alive)
+
+
+def _compare_peers(alive: list[Rank]) -> None:
     ranks = [rank for rank in alive if rank.own_seconds is not None]
     steps = [rank.step_seconds for rank in ranks if rank.step_seconds]
     if len(ranks) < 2 or not steps:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from trainbeacon import catalogue
 from trainbeacon.config.settings import Config, ConfigError, public_hyperparameters
+from trainbeacon.identity.parallel import DIMENSIONS
 
 ALL_THRESHOLDS = dict.fromkeys(catalogue.THRESHOLDS, 0.5)
 
@@ -126,6 +127,7 @@ class TestPrecedence:
             "count_flops": "1",
             "model_flops_per_step": "2.5e12",
             "peak_flops": "989e12",
+            **dict.fromkeys(DIMENSIONS, "3"),
         }
         names = {field.name for field in fields(Config)}
         environ = {f"TRAINBEACON_{name.upper()}": texts.get(name, f"a-{name}") for name in names}
@@ -149,6 +151,7 @@ class TestPrecedence:
             "count_flops": True,
             "model_flops_per_step": 2.5e12,
             "peak_flops": 989e12,
+            **dict.fromkeys(DIMENSIONS, 3),
         }
         paths = ("directory", "web_config", "sd_file", "sd_dir", "evidence_dir", "state_file")
         expected |= {name: os.path.abspath(f"a-{name}") for name in paths}  # the script may change its folder

@@ -189,6 +189,21 @@ def test_a_straggler_shows_in_its_own_time_only(name: str, cause: str) -> None:
         assert 1 == len(set(values(after, "training_steps_total").values()))
 
 
+def test_all_ranks_of_a_long_stage_take_longer() -> None:
+    """By alike, and no rank of another stage; each rank says which stage it is of."""
+    with simulated("stage-imbalance", ranks=8, stages=4) as fleet:
+        before, after = fleet.at(READY + 20), fleet.at(READY + 120)
+        own = rate(before, after, "training_self_seconds_total", cause="forward")
+        stages = [fleet.run.stage_of(rank.number) for rank in fleet.run.ranks]
+        assert [0, 0, 1, 1, 2, 2, 3, 3] == stages
+        (*quick, long) = sorted(range(4), key=lambda stage: min(own[str(2 * stage)], own[str(2 * stage + 1)]))
+        least = min(own[str(2 * long)], own[str(2 * long + 1)])
+        most = max(own[str(rank)] for rank in range(8) if stages[rank] in quick)
+        assert least > most + 0.2 * fleet.run.workload.step_seconds
+        labels = [one.label("stage") for one in after if one.name == "training_rank_info"]
+        assert ["0", "0", "1", "1", "2", "2", "3", "3"] == sorted(labels)
+
+
 def test_a_crash_says_nothing_and_its_peers_fail() -> None:
     """Only the state tells the first death from the deaths that follow from it; then all is gone."""
     with simulated("crash") as fleet:
@@ -367,6 +382,7 @@ SHOWN_HERE: dict[str, Callable[..., None]] = {
     "stuck-loader": test_a_hang_has_one_rank_elsewhere,
     "stuck-checkpoint": test_a_hang_has_one_rank_elsewhere,
     **dict.fromkeys(STRAGGLERS, test_a_straggler_shows_in_its_own_time_only),
+    "stage-imbalance": test_all_ranks_of_a_long_stage_take_longer,
     "crash": test_a_crash_says_nothing_and_its_peers_fail,
     "crash-resume": test_a_crash_that_resumes_repeats_steps,
     "oom": test_out_of_memory_names_its_exception,

@@ -46,6 +46,18 @@ def test_the_verdict_names_the_fault(scenario: str) -> None:
         assert truth.run in first.sentence
 
 
+@pytest.mark.parametrize("scenario", ["", "stage-imbalance", "straggler-compute"])
+def test_ranks_of_a_pipeline_are_compared_with_those_of_their_stage(scenario: str) -> None:
+    """A stage that is longer than the others is no rank's fault; a slow rank in a pipeline is named."""
+    with (
+        simulated(*filter(None, [scenario]), ranks=16, stages=4, seed=7) as fleet,
+        closing(Seen(fleet)) as seen,
+    ):
+        sight = seen.at(AFTER)
+        slow = [fleet.truth[0].rank] if scenario == "straggler-compute" else []
+        assert slow == [each.rank for each in sight.findings if each.alert == "TrainingStraggler"]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_healthy_fleet_is_silent(seed: int) -> None:
     """A verdict that cries wolf is not read."""

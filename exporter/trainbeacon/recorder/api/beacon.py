@@ -44,6 +44,7 @@ from trainbeacon.recorder.goodput.mfu import Flops
 from trainbeacon.recorder.goodput.tracker import Goodput
 from trainbeacon.recorder.hooks.watch import ModelWatcher
 from trainbeacon.recorder.probes.inputs import InputProbe
+from trainbeacon.recorder.probes.parallelism import Parallelism
 
 Loader = TypeVar("Loader", bound=Iterable[Any])
 
@@ -92,7 +93,8 @@ class Beacon:
         self._names = MetricSlots(self.recorder, self._misuse)
         self._slots = {split: self._names.slots(split) for split in catalogue.SPLITS}
         self._settling = threading.Lock()
-        self.timeline.before_first_step = partial(self.recorder.guard, "helper", self._settle_identity)
+        self.parallelism = Parallelism(config, self.recorder.works_at)
+        self.timeline.before_first_step = partial(self.recorder.guard, "helper", self._settle)
         self._phases = {name: PhaseContext(self.recorder, number) for name, number in PHASE.items()}
         self._interventions: Interventions | None = None
         self._loop: BackgroundLoop | None = None
@@ -127,6 +129,7 @@ class Beacon:
             self._watcher,
             self._goodput,
             actions=self._poll_actions,
+            parallelism=self.parallelism.poll,
             exporter=supervisor.poll if supervisor is not None and recorder.boxed else _nothing,
         )
         self._loop = BackgroundLoop(recorder, scheduled(parts))
@@ -138,6 +141,11 @@ class Beacon:
             self.mirror(name)
         self._process_end = ProcessEnd(self.on_exception, self._end)
         _beacons.add(self)
+
+    def _settle(self) -> None:
+        """Before the first step: all that its series are told apart by."""
+        self._settle_identity()
+        self.parallelism.poll()
 
     def _settle_identity(self) -> None:
         """Take the rank that torch.distributed gives, which may be initialised after the start.
@@ -332,6 +340,7 @@ class Beacon:
         if not self.recording:
             return
         self.recorder.guard("helper", self._settle_identity)
+        self.recorder.guard("helper", self.parallelism.saw_model, model)
         self.recorder.guard("hooks", self._watcher.watch, model, optimizer, scaler)
 
     def on(self, kind: str, action: Callback | Literal["stop"]) -> None:

@@ -37,6 +37,7 @@ class Parts:
     watcher: ModelWatcher
     goodput: Goodput | None
     actions: Poll
+    parallelism: Poll
     exporter: Poll
     allocator: AllocatorProbe | None = None
     collectives: CollectivesProbe | None = None
@@ -118,6 +119,7 @@ PROBES = (
     Probe("compile", lambda parts: CompileWatch(parts.recorder.timeline).poll),
     Probe("device_phases", _device_phases),
     Probe("collectives", _collectives),
+    Probe("parallelism", lambda parts: parts.parallelism),
     Probe("activity", _activity),
     Probe("evidence", _evidence),
     Probe("goodput", lambda parts: parts.goodput.poll if parts.goodput is not None else None),

@@ -21,6 +21,7 @@ from trainbeacon.config.hyperparameters import telling_first
 from trainbeacon.config.redaction import MOST_HYPERPARAMETERS, redacted
 from trainbeacon.config.settings import Config, public_hyperparameters
 from trainbeacon.identity import Identity
+from trainbeacon.identity.parallel import Coordinates
 from trainbeacon.recorder.boundary import is_of_the_script
 from trainbeacon.recorder.core.timeline import Index, Timeline
 from trainbeacon.recorder.device.deferred import DeferredScalars
@@ -54,6 +55,8 @@ class Recorder:
         self.identity = identity
         self.run = config.run or identity.run
         self.recording = config.enabled
+        self._gpu = ("", "")
+        self._coordinates = Coordinates()
         self.start, begun = time.time(), time.monotonic()
         self._logged: set[tuple[str, str]] = set()
         failure: Exception | None = None
@@ -405,10 +408,22 @@ class Recorder:
         labels = [identity.run_id, self.config.project, self.config.owner, identity.launcher, named]
         self.writer.info("training_run_info", labels)
 
-    def rank_info(self, gpu: str = "", gpu_uuid: str = "") -> None:
-        """Say where the rank runs; again once its GPU is known."""
+    def runs_on(self, gpu: str, gpu_uuid: str) -> None:
+        """The rank's GPU is known."""
+        self._gpu = gpu, gpu_uuid
+        self.rank_info()
+
+    def works_at(self, coordinates: Coordinates) -> None:
+        """Which part of the work the rank has is known: ranks of one stage can be compared."""
+        self._coordinates = coordinates
+        self.timeline.has_stage = coordinates.stage is not None
+        self.rank_info()
+
+    def rank_info(self) -> None:
+        """Say where the rank runs and what it works at; again once more is known."""
         identity = self.identity
-        labels = [str(identity.local_rank), identity.hostname, gpu, gpu_uuid]
+        place = str(identity.local_rank), identity.hostname
+        labels = [*place, *self._gpu, *self._coordinates.labels()]
         self.writer.info("training_rank_info", labels)
 
     def _describe_hyperparameters(self) -> None:

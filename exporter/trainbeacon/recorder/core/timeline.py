@@ -69,6 +69,7 @@ class Timeline:
         before_first_step: called once, before the first step is counted.
         thread: the training thread.
         in_backward: whether a backward pass is under way.
+        has_stage: whether the rank's pipeline stage is known, by which its peers are.
     """
 
     def __init__(self, writer: Writer, index: Index, begun: float | None = None) -> None:
@@ -88,6 +89,7 @@ class Timeline:
         self._ring_lacks_loss = False
         self.thread = get_ident()
         self.in_backward = False
+        self.has_stage = False
         self.before_first_step: Callable[[], None] | None = None
         self.first: Progress | None = None
         self.last: Progress | None = None
@@ -105,7 +107,8 @@ class Timeline:
         self.step_end = (0, tuple(self._phase_totals))
         self._backward_before = 0.0
         self._own_backward = 0.0
-        self._serves_self = False
+        self._computed_at: float | None = None
+        self._waits = False
         self._paired = False
         self._buckets = [0] * (len(_BUCKETS) + 1)
         self._duration_sum = 0.0
@@ -214,24 +217,35 @@ class Timeline:
         if get_ident() != self.thread or (self._phase == BACKWARD and not self._stack):
             return False
         self.in_backward = True
+        self._computed_at = None
         self.observe(BACKWARD)
         self._backward_before = self._phase_totals[BACKWARD]
         return True
+
+    def gradients_computed(self) -> None:
+        """Every gradient of the backward pass is worked out; what is left of it waits for other ranks.
+
+        Threads: called by whichever thread of torch's the pass ends in.
+        """
+        self._computed_at = time.monotonic()
 
     def end_backward(self, *, hides: bool) -> None:
         """The backward pass is over.
 
         Args:
-            hides: whether it ran collectives out of our sight, so that how long it waited is not known.
+            hides: whether it ran collectives out of our sight: it waited from `gradients_computed` on, and
+                if that was not called, how long is not known.
         """
         self.in_backward = False
         if self._phase != BACKWARD or self._stack:
             return
         self.observe(OTHER)
+        spent = self._phase_totals[BACKWARD] - self._backward_before
         if hides:
-            self._serves_self = not self._paired
-        else:
-            self._own_backward += self._phase_totals[BACKWARD] - self._backward_before
+            self._waits = True
+            computed, over = self._computed_at, self._phase_start
+            spent = 0.0 if computed is None else max(0.0, spent - max(0.0, over - computed))
+        self._own_backward += spent
 
     def begin_wait(self) -> bool:
         """The rank begins to wait for others. False where that is no part of a step: then tell no end."""
@@ -246,14 +260,15 @@ class Timeline:
 
         Args:
             paired: whether it was for a message of one rank to another, as in a pipeline. Its stages
-                differ by nature: no time of the rank's own is recorded for them to be compared by.
+                differ by nature: a rank of which no stage is known has no time of its own to be compared by.
         """
         self.pop_phase(self._waited_in)
+        self._waits = True
         if paired and not self._paired:
             self._paired = True
-            for at in range(self._self_at, self._self_at + len(catalogue.SELF_CAUSES)):
-                self._writer.step[at] = layout.UNSET
-        self._serves_self = not self._paired
+            if not self.has_stage:
+                for at in range(self._self_at, self._self_at + len(catalogue.SELF_CAUSES)):
+                    self._writer.step[at] = layout.UNSET
 
     @property
     def phase_start(self) -> float:
@@ -362,7 +377,7 @@ class Timeline:
         self.last = now, steps, self._samples, self._tokens
         if self.first is None:
             self.first = self.last
-        if self._serves_self:
+        if self._waits and (self.has_stage or not self._paired):
             self._store_self()
         loss = self._pending_loss
         self._writer.add_to_ring(step, timestamp, duration, loss, self.pending_norm)

@@ -25,7 +25,7 @@ from trainbeacon.recorder.hooks.clipping import observe_clipping
 from trainbeacon.recorder.hooks.copies import keep_out_of_copies
 from trainbeacon.recorder.hooks.optimizers import Found, parameters_of
 from trainbeacon.recorder.hooks.traced import Hook
-from trainbeacon.recorder.hooks.waits import observe_waits, replica_in
+from trainbeacon.recorder.hooks.waits import EndOfGradients, observe_waits, replica_in
 from trainbeacon.recorder.numerics.watch import GradientMonitor
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ class Hooks:
 
         timeline, device, numerics = self._timeline, self._device, self._numerics
         look = numerics.poll
+        times_waits = self._recorder.probes("self_time")
+        mark = EndOfGradients(self._recorder.guarded("hooks", timeline.gradients_computed))
 
         def begin(args: Sequence[Any], keywords: Mapping[str, Any]) -> Ended | None:
             numerics.backward_begins()
@@ -157,11 +159,15 @@ class Hooks:
                 return inner_ended
             if device is not None:
                 device.begin("backward")
+            roots = args[0] if args else keywords.get("tensors")
             if look is not None:
-                self._guard("hooks", look, args[0] if args else keywords.get("tensors"))
+                self._guard("hooks", look, roots)
+            if self._hides and times_waits:
+                self._guard("hooks", mark.place, roots)
             return ended
 
         def end(result: Any, error: BaseException | None) -> None:
+            mark.remove()
             timeline.end_backward(hides=self._hides)
             if device is not None:
                 device.end()

@@ -2,12 +2,14 @@
 
 Nothing is added to the collectives and none is begun: what is timed is the host's own waiting for them.
 `Work.wait` is what all of torch's Python waits by (its synchronous collectives, FSDP2, messages from rank
-to rank); DTensor and DDP's buffers have one more place each. DDP waits for its gradients in C++, inside the
-backward pass and out of sight. The replacements must be traced by `torch.compile`, to step aside at once.
+to rank); DTensor and DDP's buffers have one more place each. DDP waits for its gradients in C++, when all of
+them are worked out, as the last thing of the backward pass: `EndOfGradients` tells when.
+The replacements must be traced by `torch.compile`, to step aside at once.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import get_ident
@@ -49,6 +51,47 @@ def observe_waits(recorder: Recorder) -> list[Callable[[], None]]:
         for owner, name in places
         if hasattr(owner, name)
     ]
+
+
+class EndOfGradients:
+    """Tells when a backward pass has worked out its gradients, before DDP waits for those of other ranks.
+
+    The engine calls what is queued in a pass when its last gradient is there, in the order of queueing. DDP
+    queues its waiting once its last bucket is full; here that is done as the pass begins, by a hook on
+    the root of the graph, which is gone with the graph.
+    """
+
+    def __init__(self, report: Callable[[], None]) -> None:
+        from torch.autograd import Variable
+
+        engine = Variable._execution_engine
+
+        def begins(gradients: Any) -> None:
+            engine.queue_callback(report)
+
+        self._begins = begins
+        self._handle: Any = None
+
+    def place(self, roots: Any) -> None:
+        """A pass from these tensors is about to begin."""
+        if _is_compiled():
+            return
+        root = roots if hasattr(roots, "grad_fn") else next(iter(roots), None)
+        node = getattr(root, "grad_fn", None)
+        if node is not None:
+            self._handle = node.register_prehook(self._begins)
+
+    def remove(self) -> None:
+        """The pass is over; its graph may be kept for another one."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+
+def _is_compiled() -> bool:
+    """Whether backward passes are traced, hooks and all."""
+    module = sys.modules.get("torch._dynamo.compiled_autograd")
+    return bool(getattr(module, "compiled_autograd_enabled", False))
 
 
 def _is_paired(work: Any) -> bool:

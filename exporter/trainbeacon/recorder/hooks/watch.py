@@ -62,7 +62,7 @@ class ModelWatcher:
             recorder.guard("hooks", self._watch_saves)
         gpu, uuid = gpu_of(model, new)
         if uuid or gpu:
-            recorder.rank_info(gpu, uuid)
+            recorder.runs_on(gpu, uuid)
         if recorder.identity.rank == 0:
             recorder.run_info()
 

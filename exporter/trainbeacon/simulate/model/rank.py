@@ -11,6 +11,8 @@ from .workload import OWN_PHASES
 
 #: The slowest healthy rank needs so much more for its own work than the mean; the fastest as much less.
 MOST_PACE = 0.02
+#: A healthy pipeline's longest stage takes so much longer than the mean; the shortest as much less.
+MOST_STAGE_PACE = 0.05
 #: The order of a step; the parts of it.
 STEP_ORDER = ("data_wait", "h2d", "forward", "backward", "communication", "optimizer", "other")
 #: Share of the backward pass before the first gradients are reduced.

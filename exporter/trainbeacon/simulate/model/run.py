@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from trainbeacon import catalogue
+from trainbeacon.identity.parallel import Coordinates
 from trainbeacon.simulate.box import SimulatedBox
 
 from .learning import Learning
 from .noise import normal, uniform
-from .rank import MOST_PACE, STEP_ORDER, Place, Rank
+from .rank import MOST_PACE, MOST_STAGE_PACE, STEP_ORDER, Place, Rank
 from .trouble import Trouble
 from .workload import OWN_PHASES, Workload
 
@@ -76,6 +77,7 @@ class Run:
         start: float,
         open_box: OpenBox,
         write: Write,
+        stages: int = 1,
     ) -> None:
         self.name = name
         self.workload = workload
@@ -92,6 +94,7 @@ class Run:
         self.checkpoint_success: float | None = None
         self._open_box = open_box
         self._write = write
+        self.stages = stages
         self._places = list(places)
         self._restart_at = _NEVER
         self._fail_at = _NEVER
@@ -122,7 +125,21 @@ class Run:
 
     def _new_rank(self, number: int, place: Place) -> Rank:
         pace = MOST_PACE * (2.0 * uniform(self.seed, 77, place.node, place.gpu) - 1.0)
+        if self.stages > 1:
+            pace += MOST_STAGE_PACE * (2.0 * uniform(self.seed, 78, self.stage_of(number)) - 1.0)
         return Rank(number, place, pace, self._open_box(place, number, self.attempt, self.now))
+
+    def stage_of(self, rank: int) -> int:
+        """The pipeline stage of a rank; 0 in a run without a pipeline."""
+        return rank * self.stages // len(self._places)
+
+    def coordinates(self, rank: Rank) -> tuple[str, ...]:
+        """Which part of the work a rank has, as label values in the order of `DIMENSIONS`."""
+        if self.stages == 1:
+            return Coordinates().labels()
+        stage = self.stage_of(rank.number)
+        first = -(-stage * len(self._places) // self.stages)
+        return Coordinates(stage=stage, data_rank=rank.number - first).labels()
 
     def move(self, number: int, place: Place) -> None:
         """The next attempt has this rank elsewhere."""

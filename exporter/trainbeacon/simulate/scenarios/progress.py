@@ -78,6 +78,26 @@ class StragglerHost(Straggler):
     phase = "other"
 
 
+class StageImbalance(Fault):
+    """All ranks of one pipeline stage have more to do than those of the others."""
+
+    name = "stage-imbalance"
+    summary = "one pipeline stage takes a quarter to a half longer than the others"
+    whole_run = True
+    least, most = 0.25, 0.5
+
+    def _strike(self, run: Run) -> None:
+        share = self.between(self.least, self.most) * run.step_duration()
+        stage = run.stage_of(self.victim)
+        self._slow = [rank.number for rank in run.ranks if run.stage_of(rank.number) == stage]
+        for number in self._slow:
+            run.trouble.extra[number] = {"forward": share}
+
+    def _heal(self, run: Run) -> None:
+        for number in self._slow:
+            run.trouble.extra.pop(number, None)
+
+
 class Crash(Fault):
     """One process dies without a word; its peers fail, and nobody starts the run again."""
 

@@ -396,7 +396,37 @@ def test_a_backward_pass_that_hides_collectives_is_left_out(rank: Rank) -> None:
     assert expected == own_seconds(rank)
 
 
-def test_without_collectives_or_in_a_pipeline_nothing_is_claimed(rank: Rank) -> None:
+def test_a_backward_pass_is_the_ranks_own_until_its_gradients_are_there(rank: Rank) -> None:
+    """As with DDP, which waits for other ranks last: what goes before counts, the waiting does not."""
+    warm_up(rank)
+    timeline = rank.timeline
+    timeline.observe(FORWARD)
+    assert timeline.begin_backward()
+    rank.wait(4.0)
+    timeline.gradients_computed()
+    rank.wait(8.0)
+    timeline.end_backward(hides=True)
+    timeline.end_step()
+    assert 4.0 == own_seconds(rank)["backward"]
+    a_step(rank, hides=True)  # a pass of which that is not known adds nothing
+    assert 4.0 == own_seconds(rank)["backward"]
+
+
+def test_a_rank_whose_stage_is_known_has_a_time_of_its_own_in_a_pipeline(rank: Rank) -> None:
+    """What it waits for messages is no part of it."""
+    rank.timeline.has_stage = True
+    warm_up(rank)
+    rank.timeline.observe(FORWARD)
+    assert rank.timeline.begin_wait()
+    rank.wait(16.0)
+    rank.timeline.end_wait(paired=True)
+    rank.wait(2.0)
+    rank.timeline.end_step()
+    expected = {"data_wait": 0.0, "forward": 2.0, "backward": 0.0, "optimizer": 0.0, "host": 0.0}
+    assert expected == own_seconds(rank)
+
+
+def test_without_collectives_or_in_a_pipeline_of_unknown_stages_nothing_is_claimed(rank: Rank) -> None:
     """No time of its own is served of a rank that waits for nobody, nor of one that exchanged messages."""
     warm_up(rank)
     a_step(rank, hides=False)
