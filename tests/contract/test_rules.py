@@ -306,6 +306,7 @@ ONCE_A_MINUTE = (
     "trainbeacon-numerics-windows",
     "trainbeacon-progress-windows",
     "trainbeacon-stragglers-long-steps",
+    "trainbeacon-stages",
     "trainbeacon-watchers-slow",
 )
 

@@ -40,7 +40,7 @@ DASHBOARDS = (
         ),
         "trainbeacon-model",
     ),
-    (re.compile(r"Training(Rank|Straggler|Stalled)"), "trainbeacon-ranks"),
+    (re.compile(r"Training(Rank|Straggler|Stage|Stalled)"), "trainbeacon-ranks"),
     (re.compile(r"Training"), "trainbeacon-run"),
 )
 _SEVERITIES = {"critical": 0, "warning": 1}
