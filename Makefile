@@ -61,7 +61,7 @@ tools: ## Prometheus and Alertmanager, from the PATH or unpacked; SUITES="defaul
 helm: ## helm and kubectl for the chart, unpacked outside this folder
 	@$(IN_ENVIRONMENT) python tools/helm.py
 
-slurm: ## train.sbatch, epilog and the rest on a real Slurm of three nodes; as root, with Debian's slurm-wlm
+slurm: ## train.sbatch, epilog and the rest on a real Slurm of three nodes; as root, with Debian's slurm-wlm; ARGS=--short
 	@$(IN_ENVIRONMENT) python -m tests.slurm $(ARGS)
 
 cluster: tools ## faults that only a cluster has, on hosts of their own: OOM kills, lost and cut-off hosts; as root; ARGS=--short

@@ -260,9 +260,9 @@ class Summary:
     ending_median: float
 
 
-def summarise(outcomes: Sequence[Outcome], others: int = 0) -> Summary:
+def summarise(outcomes: Sequence[Outcome], others: int = 0, kinds: Mapping[str, Kind] = BY_NAME) -> Summary:
     """Figures over outcomes; `others` are false alarms that concern no run."""
-    faults = [each for each in outcomes if BY_NAME[each.kind].expected]
+    faults = [each for each in outcomes if kinds[each.kind].expected]
     right = [each for each in faults if each.verdict == "right"]
     false = sum(len(each.false_alarms) for each in outcomes) + others
     judged = [each for each in right if each.culprit is not None]

@@ -8,7 +8,7 @@ import platform
 import statistics
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -82,15 +82,15 @@ def page(first: Played, again: Played, days: Sequence[Days]) -> str:
             + (f"; {', '.join(sorted(replaced))} of {again.commit}" if replaced else "")
             + ".",
             "",
-            *_overall(summarise(judged)),
+            *overall(summarise(judged)),
             "",
             *_by_load(judged),
-            *_table("Real processes", KINDS, judged),
+            *table("Real processes", KINDS, judged),
             "",
             *_before([each for each in real if each.kind in replaced]),
-            *_table("From the simulator", SIMULATED, simulated),
+            *table("From the simulator", SIMULATED, simulated),
             "",
-            *_false_alarms(judged),
+            *false_alarms(judged),
             "",
             *_history(days),
         ]
@@ -124,7 +124,8 @@ def _before(outcomes: Sequence[Outcome]) -> Iterable[str]:
     yield ""
 
 
-def _overall(summary: Summary) -> Iterable[str]:
+def overall(summary: Summary) -> Iterable[str]:
+    """The figures asked for, as a table."""
     yield "| | | asked for |"
     yield "|---|---|---|"
     yield f"| recall: the right alert arrived, in time | {summary.recall} | 0.97 |"
@@ -142,7 +143,8 @@ def _overall(summary: Summary) -> Iterable[str]:
     yield f"| messages an incident, with its end | median {median:g}, most {most} | at most 2 |"
 
 
-def _table(title: str, kinds: Sequence[Kind], outcomes: Sequence[Outcome]) -> Iterable[str]:
+def table(title: str, kinds: Sequence[Kind], outcomes: Sequence[Outcome]) -> Iterable[str]:
+    """A row for each kind that was played."""
     yield f"| {title} | n | right | missed | culprit | end | median | worst | messages | false alarms |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for kind in kinds:
@@ -170,9 +172,10 @@ def _row(kind: Kind, outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def _false_alarms(outcomes: Sequence[Outcome]) -> Iterable[str]:
+def false_alarms(outcomes: Sequence[Outcome], kinds: Mapping[str, Kind] = BY_NAME) -> Iterable[str]:
+    """Each of them, and for how long controls were watched."""
     found = [(each, name) for each in outcomes for name in each.false_alarms]
-    controls = [each for each in outcomes if not BY_NAME[each.kind].expected]
+    controls = [each for each in outcomes if not kinds[each.kind].expected]
     hours = sum(each.watched_seconds for each in controls) / 3600
     spoilt = sum(bool(each.false_alarms) for each in controls)
     yield f"Controls: {len(controls)} jobs watched for {hours:.1f} hours in all, false alarms about {spoilt}."

@@ -1,164 +1,111 @@
 """A cluster on one machine: hosts that train, and a hub with Prometheus, Alertmanager and a receiver.
 
 A host is a network, a host name, processes, a /dev/shm and a limit of memory of its own, as a container is.
-Prometheus has the shipped rules, Alertmanager the shipped routes; both are on the hub, as the receiver is.
+Prometheus has the shipped rules, Alertmanager the shipped routes and waits; both are on the hub,
+as the receiver is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.hosts.world import REPOSITORY, RUN, Host, address, build
-from trainbeacon.stack.receiver import Notification
-from trainbeacon.stack.stack import Stack
+from tests.campaign.campaign import ShippedStack
+from tests.cluster.nursery import Nursery
+from tests.hosts.world import RUN, Host, build, shell
 
 PROGRAMS = ("nsenter", "setpriv")
-NAMES = ("gpu-0", "gpu-1")
-USER = 2001
-INTERVAL = 2.0
-TRAIN = REPOSITORY / "tests/hosts/train.py"
+#: Two tenants; each has a folder in /dev/shm and a port of its own.
+USERS = {"ada": 2001, "bob": 2002}
+PORTS = (9797, 9798)
 _MEMORY = Path("/sys/fs/cgroup/memory")
 #: What a host may take: a rank with PyTorch takes about 300 MiB.
 _LIMIT = 1_200_000_000
 
 
+def group_limits() -> bool:
+    """Whether hosts have a limit of memory: this machine's control groups are those of version 1."""
+    return _MEMORY.is_dir()
+
+
+def name_of(number: int) -> str:
+    """The name of a host."""
+    return f"gpu-{number}"
+
+
 class Cluster:
-    """The hosts and the servers, from entering to leaving the context."""
+    """That many hosts and the servers, from entering to leaving the context. Methods are for any thread."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._turn = threading.Condition()
+        self._ports = iter(range(29500, 32000))
 
     def __enter__(self) -> Cluster:
-        build(NAMES, {"ada": USER})
+        build([name_of(number) for number in range(self._count)], USERS)
         (RUN / "jobs").mkdir()
         self._closing = contextlib.ExitStack()
-        self.hosts: dict[str, Host] = {}
-        for name in NAMES:
-            self.boot(name)
-        targets = [f"{name}:9797" for name in NAMES]
-        self.stack = self._closing.enter_context(Stack(targets, interval=INTERVAL))
+        self.hosts: dict[int, Host] = {}
+        self._closing.callback(self._lose_all)
+        for number in range(self._count):
+            self.boot(number)
+        self._free = set(self.hosts)
+        targets = [f"{name_of(number)}:{port}" for number in self.hosts for port in PORTS]
+        self.stack = ShippedStack(targets)
+        self._closing.enter_context(self.stack)
+        self.nursery = Nursery(RUN / "nursery.log")
+        self._closing.callback(self.nursery.close)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closing.close()
-        for host in self.hosts.values():
+
+    def _lose_all(self) -> None:
+        for number, host in self.hosts.items():
             host.lose()
-        for name in NAMES:
             with contextlib.suppress(OSError):
-                self._group(name).rmdir()
+                self._group(number).rmdir()
 
-    def boot(self, name: str) -> None:
-        """Start a host, anew if it was lost."""
+    def boot(self, number: int) -> None:
+        """Start a host, anew if there was one: nothing is left of that."""
+        if number in self.hosts:
+            self.hosts[number].lose()
+        shell(f"ip link del v{number} 2>/dev/null || true")  # of one that was lost the kernel takes its time
         command = ["bash", "-c", "sleep infinity & wait"]
-        self.hosts[name] = Host(NAMES.index(name), name, command, RUN / f"{name}.log", shm="32m")
-        if _MEMORY.is_dir():
-            group = self._group(name)
-            group.mkdir(exist_ok=True)
-            (group / "memory.limit_in_bytes").write_text(str(_LIMIT))
+        log = RUN / f"{name_of(number)}.log"
+        self.hosts[number] = Host(number, name_of(number), command, log, shm="32m")
+        if group_limits():
+            self._group(number).mkdir(exist_ok=True)
+            (self._group(number) / "memory.limit_in_bytes").write_text(str(_LIMIT))
+            (self._group(number) / "memory.oom_control").write_text("0")
 
-    @property
-    def limits_memory(self) -> bool:
-        """Whether hosts have a limit: this machine's control groups are those of version 1."""
-        return _MEMORY.is_dir()
+    def take(self, count: int) -> list[int]:
+        """Hosts for a job; blocks until so many are free."""
+        with self._turn:
+            self._turn.wait_for(lambda: len(self._free) >= count)
+            taken = sorted(self._free)[:count]
+            self._free -= set(taken)
+            return taken
 
-    def _group(self, name: str) -> Path:
-        return _MEMORY / f"trainbeacon-tests-{name}-{os.getppid()}-{RUN.stat().st_dev}"
+    def give_back(self, numbers: Sequence[int]) -> None:
+        """They are booted anew for whoever has them next."""
+        for number in numbers:
+            self.boot(number)
+        with self._turn:
+            self._free |= set(numbers)
+            self._turn.notify_all()
 
-    @contextlib.contextmanager
-    def job(self, run: str) -> Iterator[Job]:
-        """Train on all hosts, until the context is left."""
-        job = Job(self, run)
-        try:
-            job.wait_until_running()
-            yield job
-        finally:
-            job.end()
+    def port(self) -> int:
+        """For ranks to meet at: another one each time."""
+        with self._turn:
+            return next(self._ports)
 
-    def messages(self, run: str) -> list[Notification]:
-        """What has arrived about a run."""
-        return [one for one in self.stack.notifications if one.labels.get("run") == run]
+    def group_of(self, number: int) -> Path | None:
+        """The control group of a host."""
+        return self._group(number) if group_limits() else None
 
-
-class Job:
-    """torchrun on every host."""
-
-    def __init__(self, cluster: Cluster, run: str) -> None:
-        self.run = run
-        self._cluster = cluster
-        self.folder = RUN / "jobs" / run
-        self.folder.mkdir()
-        self.folder.chmod(0o777)
-        self.processes = [self._launch(number, host) for number, host in enumerate(cluster.hosts.values())]
-
-    def _launch(self, number: int, host: Host) -> subprocess.Popen[bytes]:
-        environment = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": "/tmp",
-            "PYTHONPATH": str(REPOSITORY / "exporter"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "TRAINBEACON_RUN": self.run,
-            "TRAINBEACON_GPU": "false",
-            "TRAINBEACON_OWNER": "nlp",
-            "OMP_NUM_THREADS": "1",
-            "GLOO_SOCKET_IFNAME": "eth0",
-        }
-        port = 29500 + len(list((RUN / "jobs").iterdir()))
-        torchrun = [
-            *(
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                f"--nnodes={len(NAMES)}",
-                f"--node-rank={number}",
-            ),
-            *("--nproc-per-node=1", f"--master-addr={address(0)}", f"--master-port={port}", str(TRAIN)),
-            str(self.folder),
-        ]
-        group = self._cluster._group(host.name) / "cgroup.procs"
-        enter = f"echo $$ > {group}; " if self._cluster.limits_memory else ""
-        drop = f"setpriv --reuid={USER} --regid={USER} --clear-groups --no-new-privs"
-        variables = " ".join(f"{name}={value}" for name, value in environment.items())
-        # The group is joined outside: a host sees no control groups but its own.
-        script = (
-            f"{enter}exec nsenter --mount --net --uts --ipc --pid --target={host.pid} --wd=/"
-            f" {drop} env -i {variables} {' '.join(torchrun)}"
-        )
-        with (RUN / f"{self.run}-{number}.log").open("wb") as log:
-            return subprocess.Popen(["bash", "-c", script], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def log(self) -> str:
-        return "".join((RUN / f"{self.run}-{number}.log").read_text()[-1500:] for number in range(len(NAMES)))
-
-    def running(self) -> int:
-        """Ranks that Prometheus sees at work."""
-        found = self._cluster.stack.query(f'training_state{{run="{self.run}",state="running"}} == 1')
-        return len(found)
-
-    def steps(self) -> float:
-        """The furthest step that any rank has told Prometheus."""
-        found = self._cluster.stack.query(f'max(training_step{{run="{self.run}"}})')
-        return found[0][1] if found else 0.0
-
-    def wait_until_running(self) -> None:
-        end = time.monotonic() + 240
-        while self.running() < len(NAMES) or self.steps() < 20:
-            assert time.monotonic() < end, f"{self.run} does not train: {self.log()}"
-            time.sleep(1)
-
-    def end(self) -> None:
-        """End what still trains: well, where it can."""
-        (self.folder / "enough").touch()
-        deadline = time.monotonic() + 20
-        for process in self.processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.1, deadline - time.monotonic()))
-        for host in self._cluster.hosts.values():
-            if host.process.poll() is None:
-                host.run(f"pkill --signal KILL --uid {USER} || true")
-                host.run("rm -rf /dev/shm/trainbeacon-* /dev/shm/filler")
-        for process in self.processes:
-            process.kill()
-            process.wait()
+    def _group(self, number: int) -> Path:
+        return _MEMORY / f"trainbeacon-tests-{name_of(number)}-{os.getppid()}-{RUN.stat().st_dev}"
