@@ -34,14 +34,14 @@ BREATH_SECONDS = 2.0
 
 
 class ShippedStack(Stack):
-    """Prometheus with the shipped rules at 5 s, Alertmanager with the shipped routes and their waits."""
+    """Prometheus with the shipped rules at 5 s, Alertmanager with the shipped routes (and waits)."""
 
-    def __init__(self, targets: Sequence[str]) -> None:
+    def __init__(self, targets: Sequence[str], longest_wait: float | None = None) -> None:
         self.inbox = Inbox()
         super().__init__(
             targets,
             interval=INTERVAL_SECONDS,
-            longest_wait=None,
+            longest_wait=longest_wait,
             receiver=self.inbox,
             prometheus_flags=["--web.enable-admin-api"],
         )

@@ -67,7 +67,9 @@ def _play(options: argparse.Namespace) -> int:
     log = Log(options.out or world.RUN.parent / "cluster-outcomes.jsonl")
     begun = time.monotonic()
     say = partial(print, flush=True)
-    others = play(draw(options.seed, counts), log, slots=options.slots, minutes=options.minutes, say=say)
+    wait = 2.0 if options.short else None
+    drawn = draw(options.seed, counts)
+    others = play(drawn, log, slots=options.slots, minutes=options.minutes, longest_wait=wait, say=say)
     print("\n".join(others))
     wrong = [each for each in log.outcomes if not _is_good(each)]
     print(f"{len(wrong)} of {len(log.outcomes)} not as they should be, {time.monotonic() - begun:.0f} s")

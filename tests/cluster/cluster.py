@@ -39,8 +39,8 @@ def name_of(number: int) -> str:
 class Cluster:
     """That many hosts and the servers, from entering to leaving the context. Methods are for any thread."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, longest_wait: float | None = None) -> None:
+        self._count, self._longest_wait = count, longest_wait
         self._turn = threading.Condition()
         self._ports = iter(range(29500, 32000))
 
@@ -54,7 +54,7 @@ class Cluster:
             self.boot(number)
         self._free = set(self.hosts)
         targets = [f"{name_of(number)}:{port}" for number in self.hosts for port in PORTS]
-        self.stack = ShippedStack(targets)
+        self.stack = ShippedStack(targets, self._longest_wait)
         self._closing.enter_context(self.stack)
         self.nursery = Nursery(RUN / "nursery.log")
         self._closing.callback(self.nursery.close)

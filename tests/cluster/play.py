@@ -215,9 +215,17 @@ class Incident:
 
 
 def play(
-    drawn: Sequence[Drawn], log: Log, *, slots: int, minutes: float, say: Callable[[str], None] = print
+    drawn: Sequence[Drawn],
+    log: Log,
+    *,
+    slots: int,
+    minutes: float,
+    longest_wait: float | None = None,
+    say: Callable[[str], None] = print,
 ) -> list[str]:
     """Play those that the log does not hold yet, `slots` at once; begin none after `minutes`.
+
+    `longest_wait` is that of Alertmanager before it sends, as shipped by default.
 
     Returns:
         the alerts that concern no run and no host, and what could not be played.
@@ -225,7 +233,7 @@ def play(
     left = [each for each in drawn if each.number not in log.numbers]
     # Every job can have its hosts, and those that move to others have some to move to.
     hosts = min(sum(each.size for each in left) + 4, 3 * slots + 4)
-    with Cluster(hosts) as cluster:
+    with Cluster(hosts, longest_wait) as cluster:
         player = _Player(cluster, log, time.monotonic() + 60 * minutes, say)
         alone = [each for each in left if not each.fault.server]
         player.play(alone, slots)
