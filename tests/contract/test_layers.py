@@ -21,7 +21,7 @@ LAYERS = {
         "_version catalogue identity",
         "config blackbox",
         "recorder exporter",
-        "integrations notify testing",
+        "integrations logging notify testing",
         "stack",
         "simulate demo verdict",
         "terminal",

@@ -89,7 +89,7 @@ ENDS: tuple[Kind, ...] = (
         count=8,
         within=240,
         end="restart",
-        closed="The ranks are seen again",
+        closed="The ranks are seen again|The target answers again",
     ),
     Kind(
         "restart_loop",

@@ -44,7 +44,7 @@ PROGRESS: tuple[Kind, ...] = (
         "the storage takes a rank's checkpoint and never answers; the run says nothing of what it allows",
         (PHASE, STALLED),
         count=6,
-        within=260,
+        within=360,
     ),
     Kind(
         "slow_checkpoint",
@@ -52,9 +52,9 @@ PROGRESS: tuple[Kind, ...] = (
         ("TrainingCheckpointSlow",),
         ("TrainingGoodputLow", "TrainingThroughputDrop"),
         names="",
-        count=4,
+        count=3,
         before=(30, 40),
-        within=600,
+        within=1140,  # no process is judged by its checkpoints in its first quarter of an hour
         parameters={"seconds": (8, 12)},
     ),
     Kind(

@@ -28,5 +28,6 @@ WATCHING: tuple[Kind, ...] = (
         serve="off",
         end="agent",
         closed="The ranks are seen again",
+        end_within=400,  # a warning's next message waits for five minutes
     ),
 )

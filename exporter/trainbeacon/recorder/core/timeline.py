@@ -271,6 +271,11 @@ class Timeline:
                     self._writer.step[at] = layout.UNSET
 
     @property
+    def phase(self) -> str:
+        """The present phase by name; from any thread."""
+        return catalogue.PHASES[self._phase]
+
+    @property
     def phase_start(self) -> float:
         """Monotonic time at which the present phase began."""
         return self._phase_start
