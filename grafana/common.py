@@ -18,8 +18,8 @@ SELECTORS = {
 
 CLUSTER = Variable("cluster", "Cluster", "label_values(training_state, cluster)")
 NAMESPACE = Variable("namespace", "Namespace", 'label_values(training_state{cluster=~"$cluster"}, namespace)')
-PROJECT = Variable("project", "Project", "label_values(training_run_info{<place>}, project)")
-RUN_QUERY = 'label_values(training_run_info{<place>, project=~"$project"}, run)'
+PROJECT = Variable("project", "Project", "label_values(run:training_run:known{<place>}, project)")
+RUN_QUERY = 'label_values(run:training_run:known{<place>, project=~"$project"}, run)'
 ONE_RUN = Variable("run", "Run", RUN_QUERY, several=False)
 #: All are the runs of the chosen project, by name.
 RUNS = Variable("run", "Run", RUN_QUERY, whole="")
@@ -91,8 +91,6 @@ def above(limit: float, color: str = "red", near: float | None = None) -> Steps:
 
 ANY = above(1)
 SILENT = above(LIMITS["rank_silent_seconds"], near=10)
-SLOW = above(LIMITS["stall_seconds"], "orange")
-STALLED = above(LIMITS["stall_seconds"])
 
 STATES = {
     "running": "green",
@@ -100,23 +98,28 @@ STATES = {
     "exited": "orange",
     "silent": "red",
     "missing": "red",
+    "lost": "red",
     "failed": "red",
     "crashed": "dark-red",
 }
-#: What `run:training_condition:worst` tells, the worse the higher.
+#: What `run:training_condition:worst` tells. It has no colours: those are the severity's.
 CONDITIONS = {
-    0: ("finished", "blue"),
-    1: ("running", "green"),
-    2: ("starting", "#a3a3c2"),
-    3: ("evaluating", "#b877d9"),
-    4: ("checkpointing", "#fade2a"),
-    5: ("exited", "orange"),
-    6: ("failed", "dark-red"),
-    7: ("stalled", "red"),
-    8: ("ranks lost", "red"),
+    0: ("finished", "text"),
+    1: ("running", "text"),
+    2: ("starting", "text"),
+    3: ("evaluating", "text"),
+    4: ("checkpointing", "text"),
+    5: ("out of sight", "text"),
+    6: ("exited", "text"),
+    7: ("failed", "text"),
+    8: ("stalled", "text"),
+    9: ("ranks lost", "text"),
 }
+#: What `run:training_severity:worst` tells, and the value of an alert's severity.
 SEVERITIES = {3: ("critical", "red"), 2: ("warning", "orange"), 1: ("info", "blue")}
 ALERT_COLORS = dict(SEVERITIES.values())
+#: The severities with what a run has of which nothing fires.
+LEVELS = SEVERITIES | {0: ("ok", "green")}
 PHASES = {
     "init": "#8e8e8e",
     "resume": "#6e7a8a",
@@ -149,11 +152,29 @@ KINDS = {
 def link(dashboard: str, *kept: str, **labels: str) -> str:
     """The address of another dashboard for what was clicked on; time, place and `kept` variables stay.
 
-    `labels` are its variables by the name of the table's column: `link("ranks", "run", rank="rank")`.
+    `labels` are its variables by the name of the table's column: `link("ranks", "run", rank="rank")`. With
+    those of `PLACED` the place is that of the row, see `placed`.
     """
-    stay = "&".join(f"${{{name}:queryparam}}" for name in ("datasource", *_PLACES, *kept))
+    stay = "&".join(
+        f"${{{name}:queryparam}}" for name in ("datasource", *_PLACES, *kept) if name not in labels
+    )
     chosen = "".join(f"&var-{name}=${{__data.fields.{column}}}" for name, column in labels.items())
     return f"/d/trainbeacon-{dashboard}?{stay}{chosen}&${{__url_time_range}}"
+
+
+#: The variables of a place, and the labels by which `placed` says them.
+PLACED = {"cluster": "in_cluster", "namespace": "in_namespace"}
+
+
+def placed(expr: str) -> str:
+    """An expression with cluster and namespace in labels that are always there: All where there is none.
+
+    A link to a field that a row lacks would lead nowhere.
+    """
+    for name, copy in PLACED.items():
+        expr = f'label_replace({expr}, "{copy}", "$$__all", "", "")'
+        expr = f'label_replace({expr}, "{copy}", "$1", "{name}", "(.+)")'
+    return expr
 
 
 def urgency(alerts: str) -> str:

@@ -7,7 +7,7 @@ Grafana versions from 10 to 13 have. To add a kind: a subclass of `Panel` with i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar
 
 from grafana.units import unit_of
@@ -70,8 +70,9 @@ def expand(expr: str, selectors: Mapping[str, str]) -> str:
 class Query:
     """One PromQL expression. `legend` names its series; in a table it names the value's column.
 
-    `thresholds` are for what the legend names; in a table so are `unit`, `mappings`, `width` (pixels) and
-    `decimals`, and a query without a legend brings its labels only.
+    `thresholds` and `unit` are for what the legend names; in a table so are `mappings`, `width` (pixels) and
+    `decimals`, and a query without a legend brings its labels only. A `plain` column has words for its values
+    and no colours.
     """
 
     expr: str
@@ -81,6 +82,7 @@ class Query:
     decimals: int | None = None
     thresholds: Steps = ()
     mappings: Texts = field(default_factory=dict)
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ class Panel:
         steps = [
             override(q.legend, {"thresholds": steps_of(q.thresholds)}) for q in self.targets if q.thresholds
         ]
-        return colors + steps
+        units = [override(q.legend, {"unit": q.unit}) for q in self.targets if q.unit]
+        return colors + steps + units
 
     def _transformations(self) -> list[Json]:
         return []
@@ -249,19 +252,37 @@ class Band(TimeSeries):
 
 @dataclass(frozen=True)
 class Stat(Panel):
-    """One figure a series, on a background that the thresholds colour."""
+    """One figure a series, on a background that the thresholds colour.
+
+    With `spark` the line of the time shown is drawn behind it; where the series ends before now `empty`
+    stands there, and not the last of its values.
+    """
 
     _: KW_ONLY
     empty: str = "none"
+    spark: bool = False
 
     type: ClassVar[str] = "stat"
     instant: ClassVar[bool] = True
+
+    def _target(self, index: int, query: Query, selectors: Mapping[str, str]) -> Json:
+        if not self.spark:
+            return super()._target(index, query, selectors)
+        ending = replace(query, expr=f"{query.expr} or vector(NaN)")
+        return super()._target(index, ending, selectors) | {"instant": False, "range": True}
+
+    def _defaults(self) -> Json:
+        defaults = super()._defaults()
+        if self.spark:
+            nothing = {"match": "nan", "result": {"text": self.empty, "color": "transparent", "index": 99}}
+            defaults["mappings"][0] = {"type": "special", "options": nothing}
+        return defaults
 
     def _options(self) -> Json:
         named = len(self.targets) > 1 or "{{" in self.targets[0].legend
         return {
             "colorMode": "background_solid",
-            "graphMode": "none",
+            "graphMode": "area" if self.spark else "none",
             "justifyMode": "center",
             "orientation": "auto",
             "textMode": "value_and_name" if named else "value",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar
 
-from grafana.panels import Json, Panel, links_of, override, ref_of, steps_of, texts_of
+from grafana.panels import Json, Panel, Texts, links_of, override, ref_of, steps_of, texts_of
 from grafana.units import unit_of
 
 CELL: Json = {"custom.cellOptions": {"type": "color-background", "mode": "basic"}}
@@ -20,7 +20,9 @@ class Table(Panel):
     the queries that have a legend. `sort` names the columns whose highest value comes first, by weight; with
     `ascending` the lowest.
     `colors`, by text, is for the cells of the columns named in `colored`; `links` are the addresses that
-    a click on a column's cell leads to. Labels of `hidden` keep rows apart without being shown.
+    a click on a column's cell leads to. Labels of `hidden` keep rows apart without being shown; those of
+    `kept` are not shown either, and links may read them. `texts` are words for the values of a label.
+    `first` names the columns that come before all others, in order.
     """
 
     _: KW_ONLY
@@ -30,6 +32,9 @@ class Table(Panel):
     ascending: bool = False
     links: Mapping[str, str] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    texts: Mapping[str, Texts] = field(default_factory=dict)
+    first: tuple[str, ...] = ()
 
     type: ClassVar[str] = "table"
     instant: ClassVar[bool] = True
@@ -46,6 +51,8 @@ class Table(Panel):
         found = [override(name, {"custom.width": width}) for name, width in self.labels.items() if width]
         found += [override(name, CELL | {"mappings": cells}) for name in self.colored]
         found += [override(name, {"links": links_of(url)}) for name, url in self.links.items()]
+        found += [override(name, {"mappings": texts_of(words)}) for name, words in self.texts.items()]
+        found += [override(name, {"custom.hidden": True}) for name in self.kept]
         for query in self.targets:
             column: Json = {"unit": query.unit or unit_of(query.expr)}
             if query.width:
@@ -55,7 +62,7 @@ class Table(Panel):
             if query.thresholds:
                 column |= CELL | {"thresholds": steps_of(query.thresholds)}
             if query.mappings:
-                column |= CELL | {"mappings": texts_of(query.mappings)}
+                column |= ({} if query.plain else CELL) | {"mappings": texts_of(query.mappings)}
             if query.legend:
                 found.append(override(query.legend, column))
         return found
@@ -66,11 +73,14 @@ class Table(Panel):
         names = {
             value: query.legend for value, query in zip(values, self.targets, strict=True) if query.legend
         }
-        hidden = ["Time", *self.hidden, *(value for value in values if value not in names)]
-        shown = [*self.labels, *names]
+        hidden = ["Time", "__name__", *self.hidden, *(value for value in values if value not in names)]
+        fields = {name: name for name in self.labels} | {name: value for value, name in names.items()}
+        shown = [fields[name] for name in self.first] + [
+            value for name, value in fields.items() if name not in self.first
+        ]
         organize = {
             "excludeByName": dict.fromkeys(hidden, True),
-            "indexByName": {name: i for i, name in enumerate([*shown, *hidden])},
+            "indexByName": {name: i for i, name in enumerate([*shown, *self.kept, *hidden])},
             "renameByName": names,
         }
         steps = [] if single else [{"id": "merge", "options": {}}]

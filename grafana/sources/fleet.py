@@ -3,44 +3,53 @@
 from __future__ import annotations
 
 from grafana.common import (
-    ALERT_COLORS,
-    ALERTS,
+    ANY,
     CONDITIONS,
     FLEET_ANNOTATIONS,
     KINDS,
+    LEVELS,
+    PLACED,
     PLACES,
     RUNS,
     SELECTORS,
-    SEVERITIES,
-    STALLED,
-    above,
     link,
-    since,
-    urgency,
+    placed,
 )
 from grafana.dashboard import Dashboard, Row
 from grafana.panels import Query, Stat, StateTimeline, TimeSeries
 from grafana.tables import Table
+from grafana.verdict import BY, alerts_of, named, quiet, sentences, since, spoken
 
+INFO = "by (cluster, namespace, run, project, owner)"
+SAID = "by (cluster, namespace, run, alertname, verdict, rank, hostname)"
+SEEN = "last_over_time(trainbeacon_build_info{<place>}[1d])"
 KEY = "by (cluster, namespace, run)"
-# A run that has ended is kept for a quarter of an hour.
+# A run that has ended well is kept for a quarter of an hour, one that has not for as long as its alert fires.
 CONDITION = f"max {KEY} (last_over_time(run:training_condition:worst{{<runs>}}[15m]))"
-OURS = f'<place>, alertname=~"{ALERTS}"'
-OF_RUNS = f'{OURS}, run=~"$run|"'
+SEVERITY = f"max {KEY} (run:training_severity:worst{{<runs>}}) or 0 * {CONDITION}"
+VERDICT = f"topk by (cluster, namespace, run) (1, {named('<runs>')})"
+LAST_STEP = f"max {KEY} (last_over_time(run:training_last_progress_timestamp_seconds:max{{<runs>}}[1d]))"
+STEP = f"max {KEY} (run:training_step:known{{<runs>}})"
 GOODPUT = (
     f'sum {KEY} (training_run_seconds{{<runs>, kind="productive"}})'
     f" / sum {KEY} (training_run_seconds{{<runs>}})"
 )
 RANKS = " * on (cluster, namespace, run) group_left () run:training_world_size:max{<runs>}"
-DONE = f"max {KEY} (run:training_step:max{{<runs>}}) / max {KEY} (training_steps_planned{{<runs>}})"
+DONE = f"{STEP} / max {KEY} (training_steps_planned{{<runs>}})"
 LEFT = (
-    f"(max {KEY} (training_steps_planned{{<runs>}}) - max {KEY} (run:training_step:max{{<runs>}}))"
+    f"(max {KEY} (training_steps_planned{{<runs>}}) - {STEP})"
     f" / (max {KEY} (run:training_steps:rate2m{{<runs>}}) > 0)"
 )
-# The runs in the worst condition over the time shown; `@ end()` keeps the same ones in the whole picture.
+# The runs that were worst over the time shown; `@ end()` keeps the same ones in the whole picture.
 WORST = (
     " and on (cluster, namespace, run)"
-    " topk(24, max_over_time(run:training_condition:worst{<runs>}[$__range] @ end()))"
+    " topk(24, max_over_time(run:training_severity:worst{<runs>}[$__range] @ end()))"
+)
+OF_GPU = "on (cluster, namespace, instance, gpu) instance_gpu:training_rank:info{<place>}"
+GPUS = (
+    Query(f"count(training_gpu_up{{<place>}} == 1 and {OF_GPU})", "in use"),
+    Query(f"count(training_gpu_up{{<place>}} == 1 unless {OF_GPU})", "idle"),
+    Query("count(training_gpu_up{<place>} == 0)", "lost", thresholds=ANY),
 )
 
 NOW = Row(
@@ -48,40 +57,39 @@ NOW = Row(
     (
         Stat(
             "Runs",
-            "By condition. One that has ended is counted for a quarter of an hour.",
+            "By the worst that fires of them. One that has ended is counted for a quarter of an hour.",
             tuple(
-                Query(f"count(({CONDITION}) == {number})", text)
-                for number, (text, _) in sorted(CONDITIONS.items(), reverse=True)
+                Query(
+                    f"count(({SEVERITY}) == {number}) or vector(0)",
+                    name,
+                    thresholds=((None, "transparent"), (1, color)),
+                )
+                for number, (name, color) in LEVELS.items()
             ),
-            width=8,
-            colors=dict(CONDITIONS.values()),
-            empty="no run",
-        ),
-        Stat(
-            "Firing alerts",
-            "By severity.",
-            tuple(
-                Query(f'count(ALERTS{{{OF_RUNS}, alertstate="firing", severity="{name}"}})', name)
-                for name, _ in SEVERITIES.values()
-            ),
-            width=5,
-            colors=ALERT_COLORS,
+            width=9,
+            unit="short",
+            spark=True,
         ),
         Stat(
             "GPUs",
             "In use: owned by a running rank. Idle: nobody of ours runs there. Lost: gone to the driver.",
-            (
-                Query("sum(run:training_gpus:count{<runs>})", "in use"),
-                Query(
-                    "count(training_gpu_up{<place>} == 1) - count(instance_gpu:training_rank:info{<place>})"
-                    " > 0",
-                    "idle",
-                ),
-                Query("count(training_gpu_up{<place>} == 0)", "lost"),
-            ),
+            GPUS,
             width=5,
-            colors={"in use": "green", "idle": "orange", "lost": "red"},
+            unit="short",
+            colors={"in use": "green"},
+            link=link("hardware"),
             empty="no GPU",
+        ),
+        Stat(
+            "Exporters",
+            "One a node: what they do not serve is not on this page.",
+            (
+                Query("count(up{<place>} == 1 and on (job, instance) trainbeacon_build_info{<place>})", "up"),
+                Query(f"count(up{{<place>}} == 0 and on (job, instance) {SEEN})", "down", thresholds=ANY),
+            ),
+            width=4,
+            unit="short",
+            link="/d/trainbeacon-exporter?${datasource:queryparam}&${__url_time_range}",
         ),
         Stat(
             "Goodput",
@@ -90,101 +98,95 @@ NOW = Row(
             f" / sum(training_run_seconds{{<runs>}}{RANKS})",
             width=3,
             unit="percentunit",
-            thresholds=((None, "red"), (0.5, "orange"), (0.8, "green")),
-            empty="unknown",
+            decimals=0,
+            empty="no run",
+            spark=True,
         ),
         Stat(
             "MFU",
             "Model FLOPs that the GPUs delivered over their peak, mean over the ranks.",
             "avg(training_mfu_ratio{<runs>})",
             width=3,
-            empty="unknown",
+            decimals=0,
+            empty="not reported",
+            spark=True,
         ),
         Table(
             "Runs",
-            "One line a run, the worst condition first. A click on its name leads to the run.",
+            "One line a run, what needs a person first, in the words of the alert that fires. A dead run, or"
+            " one out of sight, stays with what was last known. A click leads to the run, rank or host.",
             (
-                Query("max by (cluster, namespace, run, project, owner) (training_run_info{<runs>})"),
-                Query(CONDITION, "condition", mappings=CONDITIONS, width=110),
-                Query(
-                    f'count {KEY} (ALERTS{{<runs>, alertstate="firing", severity=~"critical|warning"}})'
-                    f" or 0 * {CONDITION}",
-                    "alerts",
-                    thresholds=above(1, "orange"),
-                    width=60,
-                ),
-                Query(f"max {KEY} (run:training_ranks_running:count{{<runs>}})", "running", width=70),
-                Query(f"max {KEY} (run:training_world_size:max{{<runs>}})", "ranks", width=60),
-                Query(
-                    f"time() - max {KEY} (run:training_last_progress_timestamp_seconds:max{{<runs>}})",
-                    "last step",
-                    decimals=0,
-                    thresholds=STALLED,
-                    width=80,
-                ),
-                Query(f"max {KEY} (run:training_step:max{{<runs>}})", "step", unit="none", width=80),
-                Query(DONE, "done", unit="percentunit", decimals=0, width=60),
-                Query(LEFT, "time left", unit="s", decimals=1, width=90),
-                Query(
-                    f'max {KEY} (run:training_loss:avg{{<runs>, split="train"}})',
-                    "loss",
-                    decimals=3,
-                    width=70,
-                ),
-                Query(
-                    f"max {KEY} (run:training_samples_per_second:sum{{<runs>}})",
-                    "samples/s",
-                    decimals=1,
-                    width=90,
-                ),
-                Query(GOODPUT, "goodput", unit="percentunit", decimals=0, width=80),
-                Query(f"avg {KEY} (training_mfu_ratio{{<runs>}})", "MFU", decimals=0, width=60),
-                Query(f"max {KEY} (run:training_gpus:count{{<runs>}})", "GPUs", width=60),
-                Query(
-                    f"max {KEY} (run:training_gpu_utilization_ratio:avg{{<runs>}})",
-                    "GPU use",
-                    decimals=0,
-                    width=80,
-                ),
+                Query(placed(f"max {INFO} (run:training_run:known{{<runs>}})")),
+                Query(SEVERITY, "severity", unit="short", mappings=LEVELS, width=75),
+                Query(f"max {SAID} ({spoken(VERDICT)} or {quiet('<runs>')})"),
+                Query(f"max {KEY} ({since(VERDICT, BY, '<runs>')})", "since", unit="s", decimals=0, width=70),
+                Query(CONDITION, "condition", unit="short", width=105, mappings=CONDITIONS, plain=True),
+                Query(f"time() - {LAST_STEP}", "last step", decimals=0, width=80),
+                Query(STEP, "step", unit="none", width=75),
+                Query(DONE, "done", unit="percentunit", decimals=0, width=55),
+                Query(LEFT, "left", unit="s", decimals=0, width=65),
+                Query(f"max {KEY} (run:training_loss:known{{<runs>}})", "loss", decimals=3, width=65),
+                Query(GOODPUT, "goodput", unit="percentunit", decimals=0, width=75),
+                Query(f"avg {KEY} (training_mfu_ratio{{<runs>}})", "MFU", decimals=0, width=50),
+                Query(f"max {KEY} (run:training_world_size:max{{<runs>}})", "ranks", width=55),
             ),
             width=24,
-            height=11,
-            labels={"run": 0, "cluster": 80, "namespace": 80, "project": 80, "owner": 80},
-            sort=("condition", "alerts"),
-            links={"run": link("run", run="run")},
+            height=10,
+            labels={
+                "run": 0,
+                "verdict": 230,
+                "rank": 45,
+                "hostname": 120,
+                "owner": 85,
+                "project": 85,
+                "cluster": 80,
+                "namespace": 80,
+            },
+            first=(
+                *("severity", "run", "verdict", "rank", "hostname", "since", "condition", "last step"),
+                *("step", "done", "left", "loss", "goodput", "MFU", "ranks"),
+            ),
+            kept=("alertname", *PLACED.values()),
+            texts={"verdict": sentences()},
+            sort=("severity", "since"),
+            links={
+                "run": link("run", run="run", **PLACED),
+                "verdict": link("run", run="run", **PLACED),
+                "rank": link("ranks", run="run", rank="rank", **PLACED),
+                "hostname": link("hardware", run="run", **PLACED),
+            },
             empty="-",
         ),
+        alerts_of(
+            "What fires beside the runs",
+            "Of nodes and exporters on which no run of ours is known, and of the watchers themselves.",
+            '<place>, run=""',
+            width=24,
+            height=4,
+        ),
     ),
-    height=4,
+    height=3,
 )
 
 WHAT = Row(
-    "What is wrong",
+    "Since when",
     (
-        Table(
+        alerts_of(
             "Firing alerts",
-            "The most urgent first, and of those the oldest. Those without a run are of the exporter.",
-            (
-                Query(urgency(OF_RUNS), "severity", mappings=SEVERITIES, width=80),
-                Query(since(OF_RUNS), "since", unit="s", decimals=0, width=90),
-            ),
-            labels={"alertname": 230, "run": 0, "rank": 50, "instance": 120},
-            sort=("severity", "since"),
-            links={"run": link("run", run="run"), "rank": link("ranks", run="run", rank="rank")},
-            empty="none",
+            "All of them, the most urgent first. A click on the sentence leads to the runbook.",
+            "<runs>",
         ),
         StateTimeline(
-            "Condition of the runs",
-            "The 24 runs whose condition was worst in the time shown. A lane that ends: the run is gone.",
-            Query(
-                f"max by (run) (run:training_condition:worst{{<runs>}}{WORST})",
-                "{{run}}",
-            ),
-            mappings=CONDITIONS,
+            "Severity of the runs",
+            "The 24 runs that were worst in the time shown. A lane that ends: the run is gone.",
+            Query(f"max by (run) (run:training_severity:worst{{<runs>}}{WORST})", "{{run}}"),
+            unit="short",
+            mappings=LEVELS,
         ),
     ),
     width=12,
-    height=8,
+    height=9,
+    collapsed=True,
 )
 
 PROGRESS = Row(
@@ -217,6 +219,7 @@ PROGRESS = Row(
             minimum=None,
         ),
     ),
+    collapsed=True,
 )
 
 WORTH = Row(
@@ -251,17 +254,12 @@ WORTH = Row(
         TimeSeries(
             "GPUs",
             "By whether a rank of ours runs there.",
-            (
-                Query("sum(run:training_gpus:count{<runs>})", "in use"),
-                Query(
-                    "count(training_gpu_up{<place>} == 1) - count(instance_gpu:training_rank:info{<place>})",
-                    "idle",
-                ),
-            ),
+            (*GPUS[:2],),
             stacked=True,
-            colors={"in use": "green", "idle": "orange"},
+            colors={"in use": "green", "idle": "blue"},
         ),
     ),
+    collapsed=True,
 )
 
 DASHBOARD = Dashboard(

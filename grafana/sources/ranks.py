@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from grafana.common import ANNOTATIONS, LIMITS, PHASES, RANK_VARIABLES, SELECTORS, STATES, above
+from grafana.common import ANNOTATIONS, LIMITS, PHASES, RANK_VARIABLES, SELECTORS, STATES, above, link
 from grafana.dashboard import Dashboard, Row
 from grafana.panels import Band, BarGauge, Query, Stat, TimeSeries
 from grafana.plots import Lanes
 from grafana.suspects import COUNTS, PHASES_BY_RANK, PLACE, WHO, WHY
 from grafana.tables import Table
+from grafana.verdict import verdict
 from trainbeacon.catalogue import BY_NAME
 
 # Share of the run's time that is lost to waiting for a rank.
@@ -34,6 +35,7 @@ LAG = (
 WHO_ROW = Row(
     "Who is missing, who is slow",
     (
+        verdict(),
         COUNTS,
         WHY,
         Stat(
@@ -52,22 +54,21 @@ WHO_ROW = Row(
         ),
         Stat(
             "Silent longest",
-            "Time since the last sign of life of the rank that was heard of longest ago.",
-            Query(
-                "topk(1, time() - max by (rank)"
-                " (last_over_time(training_heartbeat_timestamp_seconds{<ranks>}[15m])))",
-                "rank {{rank}}",
-            ),
-            width=5,
+            "Running ranks without a sign of life for more than ten seconds when they were scraped.",
+            Query("topk(1, max by (rank) (run_rank:training_silence_seconds:age{<run>}))", "rank {{rank}}"),
+            width=4,
             decimals=0,
-            thresholds=above(30, near=10),
-            empty="unknown",
+            thresholds=above(LIMITS["rank_silent_seconds"], near=10),
+            empty="nobody",
         ),
         Stat(
             "Steps apart",
-            "Steps between the rank that is furthest and the one that is last.",
-            "max(training_step{<ranks>}) - min(training_step{<ranks>})",
+            "Steps between the rank that is furthest and the one that is last, less what scrapes at different"
+            " moments explain.",
+            "clamp_min(max(run:training_step_lead:max{<run>}), 0)",
             width=5,
+            decimals=0,
+            empty="no steps",
             thresholds=above(2, "orange"),
         ),
         WHO,
@@ -80,14 +81,16 @@ WHO_ROW = Row(
                 Query(EXCESS + SLOWEST, "costs", unit="percentunit", decimals=1, thresholds=MORE, width=70),
                 *(cause(name) for name in BY_NAME["training_self_seconds_total"].labels[0].values),
             ),
-            labels={"rank": 50, "hostname": 0},
+            labels={"rank": 45, "hostname": 0},
+            first=("rank", "costs"),
+            links={"rank": link("ranks", "run", rank="rank"), "hostname": link("hardware", "run")},
             width=10,
-            height=10,
+            height=8,
             sort=("costs",),
             empty="no steps",
         ),
     ),
-    height=4,
+    height=3,
 )
 
 OVER_TIME = Row(
@@ -131,6 +134,7 @@ OVER_TIME = Row(
     ),
     width=12,
     height=10,
+    collapsed=True,
 )
 
 APART = Row(
@@ -186,6 +190,7 @@ APART = Row(
             bars=True,
         ),
     ),
+    collapsed=True,
 )
 
 DASHBOARD = Dashboard(

@@ -9,18 +9,13 @@ from grafana.common import (
     PHASES,
     RUN_VARIABLES,
     SELECTORS,
-    SEVERITIES,
-    SLOW,
-    STALLED,
     STATES,
-    since,
-    urgency,
 )
 from grafana.dashboard import Dashboard, Row
 from grafana.panels import Band, BarGauge, Query, Stat, TimeSeries
 from grafana.plots import Heatmap
 from grafana.suspects import COUNTS, PHASES_BY_RANK, WHO, WHY
-from grafana.tables import Table
+from grafana.verdict import verdict
 
 STEP_RATE = "sum by (le) (run_le:training_step_duration_seconds_bucket:rate2m{<run>})"
 EVENTS = "sum(increase({}{{<run>}}[$__rate_interval]))"
@@ -41,82 +36,86 @@ LEFT = (
 OF_GPUS = " and on (cluster, namespace, instance, gpu) instance_gpu:training_rank:info{<run>}"
 OF_HOSTS = " and on (cluster, namespace, instance) instance_run:training_rank:info{<run>}"
 
+TIME_LEFT = (
+    "(max(training_steps_planned{<run>}) - max(run:training_step:max{<run>}))"
+    " / max(run:training_steps:rate2m{<run>} > 0)"
+)
+
 GLANCE = Row(
     "At a glance",
     (
+        verdict(),
         COUNTS,
         Stat(
             "Last step",
-            "Time since the run's last step; and the same, start-up, evaluation and checkpoints excused, as"
-            " TrainingStalled judges it.",
-            (
-                Query(
-                    "time() - max(run:training_last_progress_timestamp_seconds:max{<run>})",
-                    "ago",
-                    thresholds=SLOW,
-                ),
-                Query(
-                    "max(run:training_standstill_seconds:age{<run>})", "standing still", thresholds=STALLED
-                ),
-            ),
-            width=4,
+            "Time since the run's last step, also of a run that is gone.",
+            "time() - max(last_over_time(run:training_last_progress_timestamp_seconds:max{<run>}[1d]))",
+            width=3,
             decimals=0,
-            empty="not served",
+            empty="no step in a day",
         ),
         WHY,
-        Stat("Step", "Last completed step.", "max(run:training_step:max{<run>})", unit="none"),
         Stat(
-            "Done",
-            "Steps completed of those planned.",
-            "max(run:training_step:max{<run>}) / max(training_steps_planned{<run>})",
+            "Step",
+            "Last completed step, and that of the last checkpoint that was saved before any NaN.",
+            (
+                Query("max(run:training_step:known{<run>})", "step"),
+                Query("max(run:training_checkpoint_step:good{<run>})", "good checkpoint"),
+            ),
+            width=4,
+            unit="none",
+            empty="not known",
+        ),
+        Stat(
+            "Progress",
+            "Steps completed of those planned, and what is left at the present pace.",
+            (
+                Query("max(run:training_step:known{<run>}) / max(training_steps_planned{<run>})", "done"),
+                Query(TIME_LEFT, "left", unit="s"),
+            ),
+            width=3,
             unit="percentunit",
+            decimals=0,
             empty="no plan",
         ),
         Stat(
-            "Time left",
-            "For the steps planned, at the present pace.",
-            "(max(training_steps_planned{<run>}) - max(run:training_step:max{<run>}))"
-            " / max(run:training_steps:rate2m{<run>} > 0)",
-            unit="s",
-            decimals=0,
-            empty="unknown",
-        ),
-        Stat(
-            "Loss", "Training loss, mean over the ranks.", 'avg(run:training_loss:avg{<run>, split="train"})'
-        ),
-        Stat(
-            "Accuracy",
-            "Validation accuracy, mean over the ranks.",
-            'avg(run:training_accuracy_ratio:avg{<run>, split="validation"})',
+            "Loss",
+            "Training loss, mean over the ranks.",
+            'avg(run:training_loss:avg{<run>, split="train"})',
+            width=3,
+            empty="not served",
+            spark=True,
         ),
         Stat(
             "Throughput",
-            "All ranks together, over about ten seconds.",
+            "All ranks together.",
             (
                 Query("sum(run:training_samples_per_second:sum{<run>})", "samples/s"),
-                Query("sum(run:training_tokens_per_second:sum{<run>})", "tokens/s"),
+                Query("sum(run:training_tokens_per_second:sum{<run>}) > 0", "tokens/s"),
             ),
             width=3,
-            decimals=1,
-        ),
-        Table(
-            "Firing alerts",
-            "Alerts of this run, the most urgent first, and of those the oldest: that is where to begin.",
-            (
-                Query(urgency("<run>"), "severity", mappings=SEVERITIES, width=80),
-                Query(since("<run>"), "since", unit="s", decimals=0, width=80),
-            ),
-            width=10,
-            height=10,
-            labels={"alertname": 0, "rank": 60},
-            hidden=("run", "instance"),
-            sort=("severity", "since"),
-            empty="none",
+            decimals=0,
+            empty="not served",
         ),
         WHO,
+        TimeSeries(
+            "Loss now",
+            "Mean over the ranks. A gap in the line is a loss that is not finite.",
+            Query("avg by (split) (run:training_loss:avg{<run>})", "{{split}}"),
+            width=5,
+            height=8,
+            minimum=None,
+        ),
+        TimeSeries(
+            "Pace",
+            "Steps a second, over two minutes.",
+            "max(run:training_steps:rate2m{<run>})",
+            width=5,
+            height=8,
+            unit="cps",
+        ),
     ),
-    width=2,
-    height=4,
+    height=3,
 )
 
 LEARNING = Row(
@@ -163,6 +162,7 @@ LEARNING = Row(
         ),
     ),
     width=9,
+    collapsed=True,
 )
 
 THROUGHPUT = Row(
@@ -187,6 +187,7 @@ THROUGHPUT = Row(
             "Steps by duration", "Steps a second in each bucket.", Query(STEP_RATE, "{{le}}"), unit="cps"
         ),
     ),
+    collapsed=True,
 )
 
 TIME = Row(
@@ -212,6 +213,7 @@ TIME = Row(
     ),
     width=12,
     height=8,
+    collapsed=True,
 )
 
 GOODPUT = Row(
@@ -262,6 +264,7 @@ GOODPUT = Row(
             soft_maximum=1,
         ),
     ),
+    collapsed=True,
 )
 
 RANKS = Row(
@@ -298,6 +301,7 @@ RANKS = Row(
             empty="no collectives",
         ),
     ),
+    collapsed=True,
 )
 
 HARDWARE = Row(
@@ -354,6 +358,7 @@ HARDWARE = Row(
             unit="percentunit",
         ),
     ),
+    collapsed=True,
 )
 
 CHECKPOINTS = Row(
@@ -410,6 +415,7 @@ CHECKPOINTS = Row(
             empty="not known",
         ),
     ),
+    collapsed=True,
 )
 
 DASHBOARD = Dashboard(

@@ -15,6 +15,7 @@ import yaml
 
 from grafana.build import generate
 from grafana.common import CONDITIONS, LIMITS, PHASES
+from grafana.verdict import CULPRITS
 from trainbeacon.catalogue import BY_NAME
 
 Json = dict[str, Any]
@@ -25,7 +26,18 @@ for file in sorted((Path(__file__).parents[2] / "prometheus/rules").rglob("*.yml
         RULES |= {rule["record"]: rule["expr"] for rule in group["rules"] if "record" in rule}
 
 #: What Prometheus itself serves, with unit and labels.
-ALERT = {"alertname", "alertstate", "severity", "run", "rank"}
+ALERT = {
+    "alertname",
+    "alertstate",
+    "severity",
+    "run",
+    "rank",
+    "hostname",
+    "gpu",
+    "exception",
+    "kind",
+    "reason",
+}
 OWN: dict[str, tuple[str, set[str]]] = {
     "up": ("", set()),
     "scrape_duration_seconds": ("seconds", set()),
@@ -149,11 +161,11 @@ def labels_of(name: str, asked: frozenset[str] = frozenset()) -> set[str]:
 
 
 def made_in(expr: str) -> set[str]:
-    """The labels that an expression makes with label_replace."""
+    """The labels that an expression makes with label_replace or label_join."""
     return {
         node.args[1].val
         for node in walk(parse(expr))
-        if isinstance(node, promql.Call) and node.func.name == "label_replace"
+        if isinstance(node, promql.Call) and node.func.name in {"label_replace", "label_join"}
     }
 
 
@@ -206,8 +218,8 @@ def _call_unit(node: promql.Call) -> str:
         return next(each.unit for each in BY_NAME.values() if f"{each.name}_bucket" in name)
     if node.func.name == "clamp_min":
         return unit_of(node.args[0])
-    if node.func.name in {"label_replace", "changes"}:
-        return unit_of(node.args[0]) if node.func.name == "label_replace" else ""
+    if node.func.name in {"label_replace", "label_join", "changes"}:
+        return unit_of(node.args[0]) if node.func.name != "changes" else ""
     unit = unit_of(node.args[-1])
     per_second = {"seconds": "ratio", "": "1/s", "bytes": "bytes/s", "joules": "watts"}
     return per_second[unit] if node.func.name == "rate" else unit
@@ -218,6 +230,12 @@ def _binary_unit(node: promql.BinaryExpr) -> str:
     if operator in {"and", "or", "unless"}:  # on the right a rule may read what it said before
         return left
     right = unit_of(node.rhs)
+    if (
+        operator == "-"
+        and (left, right) == ("", "1/s")
+        and NUMBER == unit_of(getattr(node.rhs, "lhs", node.lhs))
+    ):
+        right = ""  # seconds times a rate: what is made in that time
     if operator in {"==", "!=", "<", ">", "<=", ">="}:
         return "" if node.modifier and node.modifier.return_bool else left
     if operator == "*":
@@ -461,11 +479,11 @@ def test_panel_stays_readable_with_thousands_of_ranks(panel: Json) -> None:
     single = {"rank", "instance", "gpu", "hostname"}
     columns = {name for each in panel["transformations"] for name in each["options"].get("indexByName", ())}
     for target in panel["targets"]:
-        shown = set(re.findall(r"{{(\w+)}}", target["legendFormat"])) | columns
-        bounded = re.search(r"(top|bottom)k\((\d|1\d|2[0-4]), ", target["expr"])
-        assert (
-            bounded or not shown & single or "ALERTS" in target["expr"]
-        )  # alerts are bounded by their rules
+        words = set(re.findall(r"\w+", target["expr"]))
+        shown = set(re.findall(r"{{(\w+)}}", target["legendFormat"])) | columns & words
+        bounded = re.search(r"(top|bottom)k( by \([\w, ]+\))? ?\((\d|1\d|2[0-4]), ", target["expr"])
+        alerts = {"ALERTS", "run_rank:training_alert:urgency"}  # bounded by their rules
+        assert bounded or not shown & single or any(each in target["expr"] for each in alerts)
 
 
 def test_numbers_and_limits_are_those_of_the_rules(repository: Path) -> None:
@@ -473,7 +491,11 @@ def test_numbers_and_limits_are_those_of_the_rules(repository: Path) -> None:
     numbers = re.findall(r'(\d+) \* \S+{phase="(\w+)"}', RULES["run_rank:training_phase:number"])
     assert numbers == [(str(number), phase) for number, phase in enumerate(PHASES, 1)]
     conditions = re.findall(r"\) ?\+ (\d)\n|:count \+ (\d)\n", RULES["run:training_condition:worst"])
-    assert [int(left or right) for left, right in conditions] == sorted(CONDITIONS, reverse=True)[:-1]
+    said = [int(left or right) for left, right in conditions]
+    assert sorted(set(said), reverse=True) == sorted(CONDITIONS, reverse=True)[:-1]
+    assert said == sorted(said, reverse=True)
+    culprits = re.findall(r"\+ (\d)\b", RULES["run_rank:training_culprit:candidate"])
+    assert [int(each) for each in culprits] == sorted(CULPRITS, reverse=True)
     for name, limit in LIMITS.items():
         texts = "\n".join(path.read_text() for path in repository.glob("prometheus/rules/*/*.yml"))
         defaults = re.findall(rf'name="{name}"}}\s+or on \([\w, ]+\)\s+0 \* .* \+ (\S+)', texts)

@@ -31,7 +31,7 @@ KEPT = {"cluster", "namespace"}
 #: What Prometheus itself serves or adds, with the labels that it has.
 OTHERS = {
     "up": set[str](),
-    "ALERTS": {"alertname", "alertstate", "severity", "reason", "run", "rank"},
+    "ALERTS": {"alertname", "alertstate", "severity", "reason", "run", "rank", "hostname", "gpu"},
     "scrape_samples_scraped": set[str](),
     "scrape_duration_seconds": set[str](),
     "scrape_samples_post_metric_relabeling": set[str](),

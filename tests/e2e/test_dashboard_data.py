@@ -39,20 +39,14 @@ SPEED = 12.0
 UNSEEN = {
     ("Ranks", "silent"),
     ("Ranks", "missing"),  # until the last of its peers has ended too
-    ("Runs", "stalled"),
-    ("Runs", "exited"),
-    ("Runs", "finished"),
-    ("Runs", "failed"),  # its ranks are lost too, which is worse
-    ("Runs", "starting"),  # for a moment only, as the next two
-    ("Runs", "evaluating"),
-    ("Runs", "checkpointing"),
     ("GPUs", "lost"),
     ("Exporters", "down"),
+    ("What fires beside the runs", ""),
+    ("What fires beside the runs", "since"),
     ("Collectors failing", "{{collector}}"),
     ("Errors", "{{where}}"),
-    ("Why it stands", "Why it stands"),
     ("Slow rank", "rank {{rank}}: {{cause}}"),
-    ("Firing alerts", "info"),
+    ("Silent longest", "rank {{rank}}"),
 }
 #: An exporter is down for minutes before an alert says so.
 BLIND = {("exporter", "Firing alerts", legend) for legend in ("", "severity", "since")}
@@ -294,10 +288,9 @@ def test_no_panel_of_a_healthy_run_is_empty(
             (filled if answered(addresses[stack_suite], asked, healthy) else empty).add(name)
     assert empty - filled <= {
         ("fleet", "Firing alerts"),
-        ("run", "Firing alerts"),
-        ("run", "Why it stands"),
-        ("ranks", "Why it stands"),
+        ("fleet", "What fires beside the runs"),
         ("ranks", "Slow rank"),
+        ("ranks", "Silent longest"),
         ("model", "First NaN or infinity"),
         ("exporter", "Collectors failing"),
         ("exporter", "Errors"),
