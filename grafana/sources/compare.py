@@ -156,6 +156,7 @@ COST = Row(
             empty="unknown",
         ),
     ),
+    collapsed=True,
 )
 
 PARAMETERS = Row(
@@ -182,6 +183,7 @@ PARAMETERS = Row(
     ),
     width=12,
     height=9,
+    collapsed=True,
 )
 
 DASHBOARD = Dashboard(

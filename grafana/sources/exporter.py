@@ -190,6 +190,7 @@ SCRAPES = Row(
             unit="cps",
         ),
     ),
+    collapsed=True,
 )
 
 SIGHT = Row(
@@ -220,6 +221,7 @@ SIGHT = Row(
             colors={"ok": "green", "no_driver": "blue", "no_library": "blue", "failed": "red"},
         ),
     ),
+    collapsed=True,
 )
 
 VERSIONS = Row(
@@ -265,6 +267,7 @@ VERSIONS = Row(
             empty="Prometheus does not scrape itself",
         ),
     ),
+    collapsed=True,
 )
 
 DASHBOARD = Dashboard(

@@ -8,6 +8,7 @@ from grafana.neighbours import DCGM, NODE
 from grafana.panels import Band, BarGauge, Query, Stat, TimeSeries
 from grafana.plots import Lanes
 from grafana.tables import Table
+from grafana.verdict import alerts_of
 
 HOST = Variable(
     "instance",
@@ -21,9 +22,12 @@ GPU = Variable("gpu", "GPU", "label_values(training_gpu_up{<hosts>}, gpu)", nume
 
 ON_HOST = f'{SELECTORS["place"]}, instance=~"$instance"'
 KEY = "by (cluster, namespace, instance, gpu)"
+# Of a GPU in trouble whose it was when that began: a lost one ends its run.
+OWNED = "by (cluster, namespace, instance, gpu, hostname, run, rank)"
 OWNER = (
-    "max by (cluster, namespace, instance, gpu, hostname, run, rank)"
-    " (instance_gpu:training_rank:info{<gpus>})"
+    f'max {OWNED} (instance_gpu:training_place:info{{<gpus>, run!=""}})'
+    f" or on (cluster, namespace, instance, gpu) max {OWNED} (instance_gpu:training_rank:info{{<gpus>}})"
+    f" or on (cluster, namespace, instance, gpu) max {OWNED} (instance_gpu:training_rank:last{{<gpus>}})"
 )
 LIVES = f"max {KEY} (training_gpu_up{{<gpus>}})"
 # Cheap at thousands of GPUs: gauges, and what the rules have summed up.
@@ -51,6 +55,9 @@ BADNESS = (
 WORST = f" and on (cluster, namespace, instance, gpu) topk(8, {BADNESS})"
 RATE = "rate({}{{<gpus>}}[$__rate_interval])"
 HOST_RATE = "rate(training_host_{}_bytes_total{{<hosts>}}[$__rate_interval])"
+OF_GPU = "on (cluster, namespace, instance, gpu) instance_gpu:training_rank:info{<gpus>}"
+BY_HOST = "by (cluster, namespace, instance)"
+IDLE = f"topk(24, count {BY_HOST} (training_gpu_up{{<gpus>}} == 1 unless {OF_GPU}))"
 HELD_COLORS = {
     "power_cap": "blue",
     "software_thermal": "orange",
@@ -64,20 +71,25 @@ HOT = above(87, near=80)
 NOW = Row(
     "What is broken",
     (
+        alerts_of(
+            "Verdict",
+            "What fires of the runs and hosts chosen, the most urgent first, with host and GPU.",
+            "<runs>",
+            rows=8,
+            width=24,
+            height=5,
+        ),
         Stat(
             "GPUs",
             "Lost: gone to the driver. Idle: no rank of ours runs there.",
             (
-                Query("count(training_gpu_up{<gpus>} == 1)", "up"),
-                Query("count(training_gpu_up{<gpus>} == 0)", "lost"),
-                Query(
-                    "count(training_gpu_up{<gpus>} == 1)"
-                    " - count(instance_gpu:training_rank:info{<gpus>}) > 0",
-                    "idle",
-                ),
+                Query(f"count(training_gpu_up{{<gpus>}} == 1 and {OF_GPU})", "in use"),
+                Query(f"count(training_gpu_up{{<gpus>}} == 1 unless {OF_GPU})", "idle"),
+                Query("count(training_gpu_up{<gpus>} == 0)", "lost", thresholds=above(1)),
             ),
             width=6,
-            colors={"up": "green", "lost": "red", "idle": "orange"},
+            unit="short",
+            colors={"in use": "green"},
             empty="no GPU",
         ),
         Stat(
@@ -166,12 +178,48 @@ NOW = Row(
                     f"max {KEY} (training_gpu_power_watts{{<gpus>}}){WORST}", "power", decimals=0, width=75
                 ),
             ),
-            labels={"hostname": 0, "gpu": 50, "run": 0, "rank": 55},
-            width=16,
-            height=10,
+            labels={"hostname": 120, "gpu": 45, "run": 0, "rank": 45},
+            width=24,
+            height=8,
+            first=(
+                "hostname",
+                "gpu",
+                "up",
+                "XID",
+                "XID since",
+                "ECC",
+                "asks for",
+                "held down",
+                "run",
+                "rank",
+            ),
             hidden=("cluster", "namespace", "instance"),
             links={"rank": link("ranks", run="run", rank="rank"), "run": link("run", run="run")},
             empty="-",
+        ),
+    ),
+    height=3,
+)
+
+USE = Row(
+    "What stands idle",
+    (
+        Table(
+            "Idle GPUs",
+            "Those that no rank of ours runs on, by host: the 24 hosts with most.",
+            (
+                Query(IDLE, "idle GPUs", unit="short", width=90),
+                Query(
+                    "max by (cluster, namespace, instance, hostname)"
+                    " (last_over_time(instance_run:training_rank:info{<hosts>}[$__range]))"
+                    f" and on (cluster, namespace, instance) {IDLE}"
+                ),
+            ),
+            labels={"hostname": 0, "instance": 0},
+            hidden=("cluster", "namespace"),
+            sort=("idle GPUs",),
+            width=8,
+            empty="none",
         ),
         Lanes(
             "Least used GPUs",
@@ -181,14 +229,14 @@ NOW = Row(
                 " and bottomk(24, avg_over_time(training_gpu_utilization_ratio{<gpus>}[$__range] @ end())))",
                 "{{instance}} GPU {{gpu}}",
             ),
-            width=8,
-            height=10,
+            width=16,
             low=0,
             high=1,
             reverse=True,
         ),
     ),
-    height=4,
+    height=9,
+    collapsed=True,
 )
 
 GPUS = Row(
@@ -240,6 +288,7 @@ GPUS = Row(
             Query("max by (kind) (training_allocator_bytes{<runs>})", "{{kind}}"),
         ),
     ),
+    collapsed=True,
 )
 
 ERRORS = Row(
@@ -305,6 +354,7 @@ ERRORS = Row(
             soft_maximum=1,
         ),
     ),
+    collapsed=True,
 )
 
 EFFICIENCY = Row(
@@ -347,6 +397,7 @@ EFFICIENCY = Row(
             ),
         ),
     ),
+    collapsed=True,
 )
 
 HOSTS = Row(
@@ -415,12 +466,13 @@ HOSTS = Row(
             empty="no card to be seen",
         ),
     ),
+    collapsed=True,
 )
 
 DASHBOARD = Dashboard(
     "TrainBeacon / Hardware",
     "The GPUs and hosts of one run or of all: what is broken, what is held down, what stands idle.",
-    (NOW, GPUS, ERRORS, EFFICIENCY, HOSTS, DCGM, NODE),
+    (NOW, USE, GPUS, ERRORS, EFFICIENCY, HOSTS, DCGM, NODE),
     variables=(*PLACES, RUNS, HOST, GPU),
     selectors={"hosts": ON_HOST, "gpus": f'{ON_HOST}, gpu=~"$gpu"'} | SELECTORS,
     annotations=FLEET_ANNOTATIONS,

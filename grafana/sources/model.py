@@ -6,6 +6,7 @@ from grafana.common import ANNOTATIONS, ANY, RUN_VARIABLES, SELECTORS, above
 from grafana.dashboard import Dashboard, Row
 from grafana.panels import Band, BarGauge, Query, Stat, TimeSeries
 from grafana.tables import Table
+from grafana.verdict import verdict
 
 EVENTS = "sum(increase({}{{<run>}}[$__rate_interval]))"
 IN_RANGE = "sum(increase({}{{<run>}}[$__range]))"
@@ -26,6 +27,7 @@ def inputs(metric: str) -> Query:
 BROKEN = Row(
     "What broke first",
     (
+        verdict(),
         Stat(
             "Not finite",
             "In the time shown, over all ranks: losses and gradient norms that were NaN or infinite.",
@@ -114,7 +116,7 @@ BROKEN = Row(
             },
         ),
     ),
-    height=4,
+    height=3,
 )
 
 GRADIENTS = Row(
@@ -175,6 +177,7 @@ GRADIENTS = Row(
             bars=True,
         ),
     ),
+    collapsed=True,
 )
 
 LAYERS = Row(
@@ -212,6 +215,7 @@ LAYERS = Row(
             width=12,
         ),
     ),
+    collapsed=True,
 )
 
 DATA = Row(
@@ -249,6 +253,7 @@ DATA = Row(
             minimum=None,
         ),
     ),
+    collapsed=True,
 )
 
 DASHBOARD = Dashboard(
