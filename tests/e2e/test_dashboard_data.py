@@ -319,7 +319,6 @@ OF_OTHER_FAULTS = {
     'run_rank_group:training_collective_missing:number{run="RUN"}',
     'last_over_time(run_rank_group:training_collective_missing:number{run="RUN"}[1h])',
     "instance_gpu_class:training_gpu_xid_errors:increase10m",
-    "instance:training_clock_behind:seconds",
     "up == 0",
 }
 #: ... after more time than a test has ...
