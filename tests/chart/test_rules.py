@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ import yaml
 from tests.chart.rendering import REPOSITORY, Object, of_kind, render, render_text
 
 RULES = sorted((REPOSITORY / "prometheus/rules").glob("*/*.yml"))
-SCENARIOS = sorted((REPOSITORY / "tests/rules").glob("*.test.yml"))
 VALUES = Path(__file__).parent / "values"
 Rule = dict[str, Any]
 
@@ -34,7 +31,10 @@ def alerts_in(groups: list[dict[str, Any]]) -> list[Rule]:
 
 
 def test_rules_are_byte_identical_by_default(helm: str) -> None:
-    """Each file of rules is the text under `spec` of one object, comments and braces included."""
+    """Each file of rules is the text under `spec` of one object, comments and braces included.
+
+    So all that tests/rules says of the files holds for what an operator hands to Prometheus.
+    """
     text = render_text(helm)
     specs = re.findall(r"^kind: PrometheusRule$.*?^spec:\n(.*?)(?=^---$|\Z)", text, re.DOTALL | re.MULTILINE)
     assert {file.read_text() for file in RULES} == {textwrap.dedent(spec) for spec in specs}
@@ -100,29 +100,3 @@ def test_each_group_and_each_alert_has_a_switch(helm: str) -> None:
     off = [f"prometheusRule.alerts.{name}.enabled=false" for name in sorted(alerts - {"Watchdog"})]
     left = alerts_in(groups_in(render(helm, "--set", ",".join(off))))
     assert ["Watchdog"] == [rule["alert"] for rule in left]
-
-
-@pytest.fixture(scope="module")
-def extracted(helm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The rules out of the rendered objects, laid out as in the tree, with the tests of the tree beside."""
-    folder = tmp_path_factory.mktemp("extracted")
-    shutil.copytree(REPOSITORY / "tests/rules", folder / "tests/rules")
-    by_groups = {
-        tuple(group["name"] for group in one["spec"]["groups"]): one["spec"]
-        for one in of_kind(render(helm), "PrometheusRule")
-    }
-    for file in RULES:
-        target = folder / file.relative_to(REPOSITORY)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        spec = by_groups.pop(tuple(group["name"] for group in groups_of(file)))
-        target.write_text(yaml.safe_dump(spec, sort_keys=False))
-    assert {} == by_groups
-    return folder
-
-
-@pytest.mark.parametrize("scenarios", SCENARIOS, ids=lambda path: path.name.removesuffix(".test.yml"))
-def test_rules_of_the_chart_pass_the_same_tests(scenarios: Path, extracted: Path, promtool: str) -> None:
-    """What an operator would hand to Prometheus behaves as the rules in the tree do."""
-    file = extracted / "tests/rules" / scenarios.name
-    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
