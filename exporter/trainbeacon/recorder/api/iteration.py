@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from opcode import opname
 from typing import Any, TypeVar
 
 from trainbeacon.recorder.core.recorder import Recorder
 from trainbeacon.recorder.core.steps import Cursor, StepCount
-from trainbeacon.recorder.core.timeline import DATA_WAIT, EVALUATE, OTHER
+from trainbeacon.recorder.core.timeline import DATA_WAIT, EVALUATE, OTHER, Timeline
 
 Batch = TypeVar("Batch")
 
@@ -44,14 +44,29 @@ def iterate(
     if not recorder.recording or recorder.in_evaluation():
         yield from loader
         return
-    if _records_no_gradients():
-        declared = recorder.timeline.push_phase(EVALUATE)
-        try:
-            yield from loader
-        finally:
-            recorder.timeline.pop_phase(declared)
-        return
-    yield from _trained(recorder, steps, loader, count)
+    iterator = iter(loader)
+    over = yield from _evaluated(recorder, iterator)
+    if not over:
+        yield from _trained(recorder, steps, iterator, count)
+
+
+def _evaluated(recorder: Recorder, iterator: Iterator[Batch]) -> Generator[Batch, None, bool]:
+    """The batches that are asked for while torch records no gradients.
+
+    The iterator may be kept for the next evaluation: the phase ends as training goes on (`lend_phase`).
+    Returns whether there are no more.
+    """
+    timeline = recorder.timeline
+    lent = None
+    try:
+        while _records_no_gradients():
+            lent = timeline.lend_phase(EVALUATE)
+            if not (held := list(islice(iterator, 1))):
+                return True
+            yield held.pop()
+        return False
+    finally:
+        timeline.pop_phase(lent)
 
 
 def _trained(
@@ -64,6 +79,9 @@ def _trained(
     iterator = iter(loader)
     # Handed out of a list that is empty then: a variable would keep the batch when the script lets go of it.
     while held := list(islice(iterator, 1)):
+        if timeline.pauses and _is_paused(timeline):
+            yield held.pop()
+            continue
         observe(OTHER)
         pending = timeline.pending_samples, timeline.pending_tokens
         tentative = steps.evaluates()
@@ -91,6 +109,13 @@ def _trained(
     observe(OTHER)
     if kept or not handed_out:
         recorder.guard("value", recorder.add, "training_epochs_total", 1.0)
+
+
+def _is_paused(timeline: Timeline) -> bool:
+    """Whether a batch of an iterator that is trained on is asked for inside an evaluation."""
+    if not _records_no_gradients():
+        timeline.end_lent()
+    return timeline.pauses > 0
 
 
 def _end_abandoned(

@@ -240,6 +240,8 @@ class StepCount:
 
     def close(self) -> None:
         """The run is over: a batch that was handed out last is done."""
+        if self.hidden:
+            self.look()
         if self._open is not None and self._timeline.warm:
             self.batch_is_over(self._open)
 

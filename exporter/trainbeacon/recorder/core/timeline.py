@@ -70,6 +70,7 @@ class Timeline:
         thread: the training thread.
         in_backward: whether a backward pass is under way.
         has_stage: whether the rank's pipeline stage is known, by which its peers are.
+        pauses: evaluations, checkpoints and the like that are declared and not over.
     """
 
     def __init__(self, writer: Writer, index: Index, begun: float | None = None) -> None:
@@ -96,11 +97,12 @@ class Timeline:
         self.number_under_way: int | None = None
         self._assumed: int | None = None
         self._stack: list[Declared] = []
+        self._lent: Declared | None = None
         self._under = INIT  # the phase under those that are declared
         self._waited_in: Declared | None = None
         self._start_known = False
         self._excluded = 0.0
-        self._pauses = 0
+        self.pauses = 0
         self._pause_start = 0.0
         # The totals are kept here as well: to store a number is cheaper than to read one back.
         self._phase_totals = [0.0] * len(catalogue.PHASES)
@@ -159,10 +161,26 @@ class Timeline:
         self._stack.append(declared)
         self._switch(phase)
         if phase in _PAUSES:
-            if not self._pauses:
+            if not self.pauses:
                 self._pause_start = self._phase_start
-            self._pauses += 1
+            self.pauses += 1
         return declared
+
+    def lend_phase(self, phase: int) -> Declared | None:
+        """Begin a phase that ends at `pop_phase`, or as soon as a backward pass begins or a step ends.
+
+        One that is open already goes on.
+        """
+        if get_ident() != self.thread:
+            return None
+        if self._lent is None or self._lent.phase != phase:
+            self._lent = self.push_phase(phase)
+        return self._lent
+
+    def end_lent(self) -> None:
+        """Training goes on: the phase that `lend_phase` began is over."""
+        if self._lent is not None:
+            self.pop_phase(self._lent)
 
     def pop_phase(self, declared: Declared | None) -> None:
         """End a phase that `push_phase` began, and go back to the one before if it was the present one.
@@ -172,13 +190,15 @@ class Timeline:
         stack = self._stack
         if declared not in stack or get_ident() != self.thread:
             return
+        if declared is self._lent:
+            self._lent = None
         present = stack[-1] is declared
         stack.remove(declared)
         if present:
             self._switch(stack[-1].phase if stack else self._under)
         if declared.phase in _PAUSES:
-            self._pauses -= 1
-            if not self._pauses:  # whatever else was declared in between belongs to the pause
+            self.pauses -= 1
+            if not self.pauses:  # whatever else was declared in between belongs to the pause
                 self._exclude(self._phase_start if present else time.monotonic())
 
     def _exclude(self, until: float) -> None:
@@ -218,6 +238,8 @@ class Timeline:
             return False
         self.in_backward = True
         self._computed_at = None
+        if self._lent is not None:
+            self.pop_phase(self._lent)
         self.observe(BACKWARD)
         self._backward_before = self._phase_totals[BACKWARD]
         return True
@@ -336,11 +358,13 @@ class Timeline:
             count: how many steps ended since the last call, where not every one could be seen.
         """
         self.thread = get_ident()
+        if self._lent is not None:
+            self.pop_phase(self._lent)
         if not self.warm:
             self._begin_to_count()
         now = self._stamp(self._phase if self._stack else OTHER)
         timestamp = now + self.wall_offset
-        if self._pauses:
+        if self.pauses:
             self._exclude(now)
         duration = max(0.0, now - self._step_start - self._excluded) / count
         self._step_start, self._excluded = now, 0.0

@@ -191,10 +191,17 @@ class Hooks:
         counts = first and self._steps is not None
         # DeepSpeed steps group after group: the step is that of the first.
         anchor = weakref.ref(parameters_of(optimizer)[0]) if found.wrappers else None
+        # torch calls the hooks again where a subclass calls the step of its base class.
+        entered = begun = False
 
         def step_begins(stepped: Any, inputs: Any, keywords: Any) -> Any:
+            nonlocal entered, begun
             if timeline.in_backward:  # an optimizer for each parameter, as soon as its gradient is there
                 return None
+            entered = True
+            if begun and (timeline.phase == "optimizer" or not timeline.warm):  # else the last one raised
+                return None
+            begun = False
             closure = inputs[1] if len(inputs) > 1 else keywords.get("closure")
             if closure is None:
                 begins(stepped)
@@ -206,6 +213,10 @@ class Hooks:
             return inputs, {**keywords, "closure": watched}
 
         def begins(stepped: Any) -> None:
+            nonlocal begun
+            if begun:
+                return
+            begun = True
             timeline.observe(OPTIMIZER)
             if counts:
                 self._before_step(stepped, sampled=not found.clips_by_itself)
@@ -213,9 +224,12 @@ class Hooks:
                 self._numerics.sample_layers()
 
         def step_ends(stepped: Any, inputs: Any, keywords: Any) -> None:
+            nonlocal entered, begun
             if timeline.in_backward:
                 self._stepped_in_backward = True
-            elif anchor is None or anchor() is stepped.param_groups[0]["params"][0]:
+                return
+            first_end, entered, begun = entered, False, False
+            if first_end and (anchor is None or anchor() is stepped.param_groups[0]["params"][0]):
                 self._after_step(stepped, found.whole_norm())
 
         ended_badly = guarded("hooks", lambda: timeline.observe(OTHER))

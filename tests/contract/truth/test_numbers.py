@@ -4,61 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import trainbeacon
-from tests.boxes import only_box
 from trainbeacon.blackbox.reader import Box
 
 torch = pytest.importorskip("torch")
 
+from tests.contract.truth.job import STEPS, Job  # noqa: E402
+
 Beacon = trainbeacon.Beacon
-STEPS = 6
-
-
-@pytest.fixture
-def beacon(tmp_path: Path) -> Iterator[Beacon]:
-    with trainbeacon.start(run="truth", directory=str(tmp_path), serve="off") as beacon:
-        yield beacon
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Callable[[], Box]:
-    return partial(only_box, tmp_path)
-
-
-class Job:
-    """A small model, and one iteration of its training; `norms` are worked out here, before each step."""
-
-    def __init__(self, dtype: Any = None) -> None:
-        torch.manual_seed(0)
-        self.model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 1)).to(dtype)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
-        self.dtype = dtype
-        self.norms: list[float] = []
-
-    def backward(self) -> Any:
-        loss = self.model(torch.randn(4, 8, dtype=self.dtype)).square().mean()
-        loss.backward()
-        return loss
-
-    def take_norm(self) -> None:
-        gradients = [p.grad.double().flatten() for p in self.model.parameters() if p.grad is not None]
-        self.norms.append(float(torch.cat(gradients).norm()))
-
-    def update(self) -> None:
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def iterate(self) -> Any:
-        loss = self.backward()
-        self.update()
-        return loss
 
 
 def _hooks_and_step_and_log(beacon: Beacon) -> None:
