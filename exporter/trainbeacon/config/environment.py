@@ -5,6 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from trainbeacon.config.redaction import looks_secret, redacted
+
+#: How the variables begin that change what a training does.
+_OF_TRAINING = (
+    *("CUBLAS_", "CUDA_", "CUDNN_", "FSDP_", "GLOO_", "MKL_", "NCCL_", "NVIDIA_", "OMP_", "PYTORCH_", "XLA_"),
+    *("PYTHONHASHSEED", "SLURM_JOB_", "TF32_", "TORCH_", "TORCHINDUCTOR_", "TRITON_"),
+)
+_MOST, _LONGEST = 100, 256
 #: Says that a process is to be recorded whatever it trains with.
 SWITCH = "TRAINBEACON"
 
@@ -33,3 +41,9 @@ def to_record(settings: Mapping[str, str], hook: str) -> dict[str, str]:
 def export(environment: Mapping[str, str]) -> None:
     """Make it that of this process, for the children that the script starts."""
     os.environ.update(environment)
+
+
+def of_training() -> dict[str, str]:
+    """The variables of this process that change what a training does, a hundred at most, without secrets."""
+    chosen = sorted(name for name in os.environ if name.startswith(_OF_TRAINING) and not looks_secret(name))
+    return {name: redacted(os.environ[name][:_LONGEST]) for name in chosen[:_MOST]}

@@ -14,6 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+from trainbeacon.recorder.checkpoints.archive import Archive
 from trainbeacon.recorder.checkpoints.disk_space import DiskSpace
 from trainbeacon.recorder.checkpoints.targets import absolute
 from trainbeacon.recorder.core.file_worker import FileWorker
@@ -43,6 +44,7 @@ class Checkpoints:
         self._recorder = recorder
         self._file_worker = file_worker
         self._goodput = goodput
+        self._archive = Archive(recorder)
         self._lock = threading.Lock()
         self._pending = 0
         self._newest = -1
@@ -59,8 +61,10 @@ class Checkpoints:
         """
         if path is not None:
             path = absolute(path)
+        described = False
         if named and path is not None and self._goodput is not None:
             self._goodput.beside(path)
+            described = True
         if path is not None:
             self._recorder.guard("value", self.space.watch, path)
         with self._lock:
@@ -71,6 +75,7 @@ class Checkpoints:
             self._recorder.set("training_checkpoints_pending", self._pending)
         timeline = self._recorder.timeline
         saving = Saving(self, path, self._number, timeline)
+        saving.described = described
         if threading.get_ident() == timeline.thread:
             self.current = saving
         return saving
@@ -98,6 +103,8 @@ class Checkpoints:
             self._goodput.checkpointed(saving.step_end)
         if saving.path is not None:
             self._file_worker.submit(partial(self._measure, saving.number, saving.path))
+            if saving.described:
+                self._file_worker.submit(partial(self._archive.write, saving.path, saving.step))
 
     def _measure(self, number: int, path: Path) -> None:
         if os.path.exists(path):
@@ -115,7 +122,10 @@ class Saving:
         begun: monotonic time of its start.
         step: the step that it holds.
         step_end: `Timeline.step_end` at its start.
+        described: whether what made it is written beside it.
     """
+
+    described = False
 
     def __init__(self, checkpoints: Checkpoints, path: Path | None, number: int, timeline: Timeline) -> None:
         self._checkpoints = checkpoints
