@@ -225,6 +225,12 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
     (r"TRAINBEACON=1 python train\.py", Elsewhere("tests/integrations: it needs the hook installed")),
     (r"trainbeacon runbook ALERT", "trainbeacon runbook TrainingStalled"),
     (r"(python|python3|torchrun) (.* )?train\.py.*", Elsewhere("the reader's own script")),
+    (
+        r"trainbeacon doctor prometheus\.yml .*",
+        "trainbeacon doctor prometheus/prometheus.yml alertmanager/alertmanager.yml"
+        " deploy/k8s/chart/values.yaml",
+    ),
+    (r"trainbeacon doctor --.*", Elsewhere("asks the Prometheus of a cluster: tests/doctor")),
     (r"trainbeacon top node1:9797 node2:9797", "trainbeacon top {exporter} --once"),
     (r"trainbeacon top /shared/targets", "trainbeacon top {targets} --once"),
     (r"trainbeacon top /dev/shm/trainbeacon-1000", "trainbeacon top {boxes} --once"),

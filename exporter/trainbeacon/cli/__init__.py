@@ -23,6 +23,7 @@ COMMANDS = (
     "down",
     "status",
     "top",
+    "doctor",
     "run",
     "demo",
     "simulate",
