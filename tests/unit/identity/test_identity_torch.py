@@ -19,6 +19,7 @@ from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import Box, BoxDirectory
 from trainbeacon.identity import Place
 from trainbeacon.recorder.core import group
+from trainbeacon.recorder.hangs import store
 from trainbeacon.stack.ports import free_port
 
 torch = pytest.importorskip("torch")
@@ -189,3 +190,32 @@ def run_info(box: Box) -> tuple[str, str]:
     """The run_id and the launcher of a box of rank 0."""
     [labels] = [labels for name, labels in box.infos if name == "training_run_info"]
     return labels[0], labels[3]
+
+
+def test_rank_that_turns_out_to_be_the_first_keeps_the_accounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It speaks for the run: its goodput, its thresholds and what else only rank 0 says."""
+    launched_as(monkeypatch, 1, 2)
+    settings = {**SETTINGS, "thresholds": {"loss_max": 3.0}, "state_file": str(tmp_path / "state.json")}
+    with trainbeacon.start(**settings, directory=str(tmp_path / "boxes")) as beacon:
+        assert box_of(tmp_path / "boxes").number("training_goodput_seconds_total", "init") is None
+        monkeypatch.setattr(group, "place_in_group", lambda: Place(0, 2))
+        for _ in range(3):
+            with beacon.step():
+                pass
+    box = box_of(tmp_path / "boxes")
+    assert (0, 3.0) == (box.identity.rank, box.number("training_threshold", "loss_max"))
+    assert 0.0 < (box.number("training_goodput_seconds_total", "init") or 0.0)
+    assert (tmp_path / "state.json").exists()
+
+
+def test_evidence_is_named_by_the_rank_of_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that all start as rank 0 keep their files apart."""
+    settings = {**SETTINGS, "evidence_dir": str(tmp_path / "evidence"), "evidence_seconds": 0.5}
+    with trainbeacon.start(**settings, directory=str(tmp_path / "boxes")) as beacon:
+        monkeypatch.setattr(group, "place_in_group", lambda: Place(3, 4))
+        with beacon.step():
+            pass
+        (found,) = wait_for(lambda: store.read(str(tmp_path / "evidence")), what="evidence")
+    assert (3, True) == (found["rank"], Path(found["path"]).name.startswith(f"{SETTINGS['run']}.3."))

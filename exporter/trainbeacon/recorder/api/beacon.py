@@ -161,9 +161,9 @@ class Beacon:
             for warning in identity.warnings:
                 log.warning("%s", warning)
             self.identity = identity
-            if self._goodput is not None and identity.rank != 0:
-                self._goodput.abandon()
             self.recorder.identify(identity)
+            if self._goodput is not None:
+                self._goodput.identified()
             self._names.forget()
             self._slots = {split: self._names.slots(split) for split in catalogue.SPLITS}
 
@@ -174,8 +174,8 @@ class Beacon:
             self._interventions.poll()
 
     def _accounts(self) -> Goodput | None:
-        """What keeps the accounts of the run, on rank 0."""
-        if not self.recording or self.identity.rank != 0 or not self.recorder.probes("goodput"):
+        """What keeps the accounts of the run, where this is rank 0."""
+        if not self.recording or not self.recorder.probes("goodput"):
             return None
         found: Goodput | None = self.recorder.guard("helper", Goodput, self.recorder, self._file_worker)
         return found

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from trainbeacon import catalogue
+from trainbeacon.blackbox import format as layout
 from trainbeacon.recorder.core.file_worker import FileWorker
 from trainbeacon.recorder.core.recorder import Recorder, log
 from trainbeacon.recorder.goodput import run_state as statefile
@@ -32,7 +33,9 @@ READ_SECONDS = 10.0
 
 
 class Goodput:
-    """The accounts of rank 0. `poll` is for the background thread, once a second.
+    """The accounts of rank 0; on another rank it does nothing, unless that becomes rank 0.
+
+    `poll` is for the background thread, once a second.
 
     Args:
         recorder: where the numbers go.
@@ -48,12 +51,27 @@ class Goodput:
         self._path: str | None = None
         self._asked = 0.0  # when the file was asked for
         self._waiting = False
-        self._abandoned = False
+        self._abandoned = True
         self._earlier: RunState | None = None
         self._points: list[tuple[int, float]] = []
         self._written = 0.0
         self._shown = dict.fromkeys(catalogue.GOODPUT_KINDS, 0.0)
         self._lost: float | None = None  # seconds of the steps made again, once all of them are
+        self._counters: dict[str, int] = {}
+        self._gauges: dict[str, int] = {}
+        self._lost_steps = layout.SINK
+        self.identified()
+
+    def identified(self) -> None:
+        """The rank is known, or another one than it was."""
+        if self._recorder.identity.rank != 0:
+            self._abandon()
+        elif self._abandoned:
+            self._begin()
+
+    def _begin(self) -> None:
+        recorder = self._recorder
+        self._abandoned = False
         self._counters = {
             kind: recorder.run_slot("training_goodput_seconds_total", kind)
             for kind in catalogue.GOODPUT_KINDS
@@ -65,7 +83,7 @@ class Goodput:
         if recorder.config.state_file is not None:
             self._take_up(recorder.config.state_file)
 
-    def abandon(self) -> None:
+    def _abandon(self) -> None:
         """Keep no accounts and write no file: the process is not rank 0 after all."""
         with self._lock:
             self._abandoned = True
@@ -96,6 +114,8 @@ class Goodput:
 
     def checkpointed(self, step_end: tuple[int, tuple[float, ...]]) -> None:
         """A checkpoint is good that was begun at that `Timeline.step_end`; from any thread."""
+        if self._abandoned:
+            return
         steps, totals = step_end
         with self._lock:
             self._accounting.account()
@@ -107,6 +127,8 @@ class Goodput:
 
     def poll(self) -> None:
         """Bring all numbers up to date, and renew the file when that is due."""
+        if self._abandoned:
+            return
         with self._lock:
             self._show(self._accounting.account())
             due = self._path is not None and self._is_due()
@@ -116,6 +138,8 @@ class Goodput:
 
     def end(self, state: str) -> None:
         """The run is over on this rank."""
+        if self._abandoned:
+            return
         with self._lock:
             account = self._accounting.account()
             if state == "finished":

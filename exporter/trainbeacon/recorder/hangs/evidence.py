@@ -43,6 +43,7 @@ class HangReporter:
         self._collectives = collectives
         self._boxes = config.directory or default_directory()
         self._store = self._open_store()
+        recorder.identified.append(self._is_of_another_rank)
         directory = self._store.directory
         self._clock = StallClock(config.evidence_seconds, time.monotonic())
         self._watchdog = Watchdog(*self._store.create(HELD_SUFFIX))
@@ -60,6 +61,9 @@ class HangReporter:
         if named:
             return Store.make(named, recorder.run, rank)
         return Store.beside(self._boxes, recorder.run, rank)
+
+    def _is_of_another_rank(self) -> None:
+        self._store = self._store.of(self._recorder.run, self._recorder.identity.rank)
 
     def poll(self) -> None:
         """Look whether the rank is stalled; for the background thread, once a second."""

@@ -15,7 +15,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainbeacon.blackbox import files
@@ -61,6 +61,10 @@ class Store:
             return cls(path, _prefix(run, rank), True)._swept()
         except OSError:  # another user's, or a trap
             return cls(f"{path}-{os.geteuid()}", _prefix(run, rank), True)._swept()
+
+    def of(self, run: str, rank: int) -> Store:
+        """The same directory for a rank whose number turned out to be another."""
+        return replace(self, prefix=_prefix(run, rank))
 
     def create(self, suffix: str) -> tuple[int, str]:
         """A new empty file to append to: its descriptor and its path. Raises OSError.
