@@ -88,6 +88,28 @@ class Variable:
 
 
 @dataclass(frozen=True)
+class TextVariable:
+    """A value that is typed in at the top of the dashboard; `value` is what stands there at first."""
+
+    name: str
+    label: str
+    value: str
+
+    def build(self, _: Mapping[str, str]) -> Json:
+        """The variable's JSON."""
+        chosen = {"selected": True, "text": self.value, "value": self.value}
+        return {
+            "type": "textbox",
+            "name": self.name,
+            "label": self.label,
+            "query": self.value,
+            "current": chosen,
+            "options": [chosen],
+            "hide": 0,
+        }
+
+
+@dataclass(frozen=True)
 class Annotation:
     """Events marked in all time series: where `expr` is above 0. `title` and `text` may use {{label}}."""
 
@@ -121,7 +143,7 @@ class Dashboard:
     title: str
     description: str
     rows: tuple[Row, ...]
-    variables: tuple[Variable, ...] = ()
+    variables: tuple[Variable | TextVariable, ...] = ()
     annotations: tuple[Annotation, ...] = ()
     selectors: Mapping[str, str] = field(default_factory=dict)
     since: str = "now-30m"

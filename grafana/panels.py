@@ -70,13 +70,14 @@ def expand(expr: str, selectors: Mapping[str, str]) -> str:
 class Query:
     """One PromQL expression. `legend` names its series; in a table it names the value's column.
 
-    `thresholds` and `unit` are for what the legend names; in a table so are `mappings`, `width` (pixels) and
-    `decimals`, and a query without a legend brings its labels only. A `plain` column has words for its values
-    and no colours.
+`step` is the least distance of points. `thresholds` and `unit` are for what the legend names; in a table
+    so are `mappings`, `width` (pixels) and `decimals`, and a query without a legend brings its labels only. A
+    `plain` column has words for its values and no colours.
     """
 
     expr: str
     legend: str = ""
+    step: str = ""
     unit: str = ""
     width: int = 0
     decimals: int | None = None
@@ -165,6 +166,7 @@ class Panel:
             "format": self.format,
             "instant": self.instant,
             "range": not self.instant,
+            **({"interval": query.step} if query.step else {}),
         }
 
     def _defaults(self) -> Json:

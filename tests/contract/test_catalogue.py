@@ -111,4 +111,4 @@ def test_level_fits_its_budget_at_worst(level: Level) -> None:
 
 def test_budgets_are_those_of_the_documentation() -> None:
     """Operators size their Prometheus by these figures: raising one is a decision, not a side effect."""
-    assert {"rank": 164, "gpu": 60, "node": 80, "run": 300} == catalogue.BUDGETS
+    assert {"rank": 164, "gpu": 61, "node": 80, "run": 300} == catalogue.BUDGETS

@@ -28,6 +28,8 @@ ANNOTATIONS = {"summary", "description", "action", "runbook_url"}
 CLOSED = "closed"
 TARGET_LABELS = {"cluster", "namespace", "job", "instance", "pod"}
 KEPT = {"cluster", "namespace"}
+#: Labels of which no two things in the world have the same value: they need no place beside them.
+UNIQUE = {"uuid", "gpu_uuid"}
 #: What Prometheus itself serves or adds, with the labels that it has.
 OTHERS = {
     "up": set[str](),
@@ -39,6 +41,8 @@ OTHERS = {
     "prometheus_rule_evaluation_failures_total": {"rule_group"},
     "prometheus_rule_group_last_duration_seconds": {"rule_group"},
     "prometheus_rule_group_interval_seconds": {"rule_group"},
+    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": {"UUID"},  # of dcgm-exporter
+    "node_gpu_hourly_cost": {"node"},  # of OpenCost
 }
 COUNTER_FUNCTIONS = {"rate", "irate", "increase", "resets"}
 UNSTABLE = {"topk", "bottomk", "limitk", "limit_ratio", "count_values"}
@@ -140,7 +144,7 @@ def label_problems(node: Any) -> Iterator[str]:
     for kind, labels in grouping(node):
         if labels - known:
             yield f"{kind} names the unknown labels {sorted(labels - known)}"
-        if kind in ("by", "on") and not labels >= KEPT:
+        if kind in ("by", "on") and not labels >= KEPT and not labels & UNIQUE:
             yield f"{kind} loses cluster or namespace"
 
 
@@ -228,7 +232,8 @@ def query_problems(query: str) -> Iterator[str]:
 def problems(rule: Rule) -> list[str]:
     """What is wrong with one rule."""
     found = list(expression_problems(rule))
-    if rule.get("record", "").startswith("trainbeacon:"):  # of Prometheus as a whole
+    # Of Prometheus, or of a cluster, as a whole.
+    if rule.get("record", "").startswith(("trainbeacon:", "cluster:")):
         found = [problem for problem in found if problem != "by loses cluster or namespace"]
     if "alert" in rule:
         found += alert_problems(rule)
@@ -299,6 +304,7 @@ ONCE_A_MINUTE = (
     "trainbeacon-checkpoints",
     "trainbeacon-dashboards-windows",
     "trainbeacon-goodput",
+    "trainbeacon-gpu-hours",
     "trainbeacon-hardware-windows",
     "trainbeacon-identity-gpus",
     "trainbeacon-learning-windows",

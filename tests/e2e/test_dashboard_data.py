@@ -56,7 +56,12 @@ CHOICE = {
     "$__range": "5m",
     "$cluster": ".*",
     "$namespace": ".*",
+    "$__interval_ms": "60000",
+    "$__interval": "1m",
     "$project": ".*",
+    "$owner": ".*",
+    "$counted": ".*",
+    "$price": "2",
     "$rank": ".*",
     "$job": ".*",
     "$instance": ".*",
@@ -115,6 +120,8 @@ def choices() -> list[Asked]:
     found = []
     for name, model in models().items():
         for variable in model["templating"]["list"][1:]:
+            if variable["type"] != "query":
+                continue
             inner = re.sub(r"^\w+\((.*?)(, \w+)?\)$", r"\1", variable["definition"])
             found.append(Asked(name, f"${variable['name']}", "", inner))
         found += [

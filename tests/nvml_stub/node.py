@@ -39,6 +39,7 @@ HOPPER = {
     "gpu0.energy": 123456789,
     "gpu0.clock_graphics": 1980,
     "gpu0.clock_sm": 1755,
+    "gpu0.clock_sm_max": 1980,
     "gpu0.clock_memory": 2619,
     "gpu0.event_reasons": 0x1 | 0x4 | 0x40,
     f"gpu0.field138.{ALL_LINKS}": 3,

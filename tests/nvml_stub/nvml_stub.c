@@ -263,6 +263,10 @@ Return nvmlDeviceGetClockInfo(Device *device, unsigned type, unsigned *out) { /*
     return type < 4 ? small(device, NAMES[type], out) : INVALID_ARGUMENT;
 }
 
+Return nvmlDeviceGetMaxClockInfo(Device *device, unsigned type, unsigned *out) { /* megahertz */
+    return type == 1 ? small(device, "clock_sm_max", out) : INVALID_ARGUMENT;
+}
+
 Return nvmlDeviceGetTotalEccErrors(Device *device, unsigned kind, unsigned counter, unsigned long long *out) {
     static const char *const NAMES[2][2] = {{"ecc_corrected", "ecc_corrected_lifetime"},
                                             {"ecc_uncorrected", "ecc_uncorrected_lifetime"}};

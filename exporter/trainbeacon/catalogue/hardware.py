@@ -59,6 +59,9 @@ _GPU = (
         Label("clock", "part of the GPU", ("graphics", "sm", "memory")),
     ),
     _gpu(
+        "training_gpu_sm_clock_max_hertz", "hertz", "Highest frequency of the clock of the multiprocessors."
+    ),
+    _gpu(
         "training_gpu_throttled",
         "",
         "1 while the clocks are throttled for this reason.",

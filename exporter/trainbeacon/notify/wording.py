@@ -32,6 +32,7 @@ _CAUSES = (
 #: The dashboard that shows the fault, by the alert's name; the first that matches.
 DASHBOARDS = (
     (re.compile(r"TrainBeacon|Watchdog"), "trainbeacon-exporter"),
+    (re.compile(r"TrainingMfu"), "trainbeacon-efficiency"),
     (re.compile(r"Training(Gpu|Host|CheckpointDisk)"), "trainbeacon-hardware"),
     (
         re.compile(

@@ -144,6 +144,7 @@ class Gpu:
                 1.0 if clock == "memory" else self.trouble.clock * (1.0 if self.load.busy > 0.02 else 0.17)
             )
             yield "training_gpu_clock_hertz", round(megahertz * share / 15) * 15e6, (clock,)
+        yield "training_gpu_sm_clock_max_hertz", CLOCKS_MEGAHERTZ["sm"] * 1e6, ()
         for reason in THROTTLE_REASONS:
             yield "training_gpu_throttled", float(reason == self.trouble.throttle), (reason,)
 

@@ -82,6 +82,11 @@ def _clock(clock: str) -> Reader:
     return read
 
 
+def _clock_max(nvml: Any, handle: Any) -> Iterator[Sample]:
+    megahertz = nvml.nvmlDeviceGetMaxClockInfo(handle, _CLOCKS["sm"])
+    yield Sample("training_gpu_sm_clock_max_hertz", megahertz * 1e6)
+
+
 def _throttled(nvml: Any, handle: Any) -> Iterator[Sample]:
     bits = newer_or_older(
         nvml,
@@ -153,6 +158,7 @@ FAST: tuple[Reader, ...] = (
 )
 #: Read at the first scrape after SLOW_INTERVAL seconds: what changes seldom, and may take milliseconds.
 SLOW: tuple[Reader, ...] = (
+    _clock_max,
     _ecc("corrected", _CORRECTED),
     _ecc("uncorrected", _UNCORRECTED),
     _remapped_rows,
