@@ -70,7 +70,7 @@ def expand(expr: str, selectors: Mapping[str, str]) -> str:
 class Query:
     """One PromQL expression. `legend` names its series; in a table it names the value's column.
 
-`step` is the least distance of points. `thresholds` and `unit` are for what the legend names; in a table
+    `step` is the least distance of points. `thresholds` and `unit` are for what the legend names; in a table
     so are `mappings`, `width` (pixels) and `decimals`, and a query without a legend brings its labels only. A
     `plain` column has words for its values and no colours.
     """

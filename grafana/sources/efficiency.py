@@ -35,14 +35,14 @@ KINDS = {
 }
 
 
-def spent(by: str, kinds: str = "", window: str = "$__range") -> str:
+def spent(by: str, kinds: str = "", window: str = "$__range", offset: str = "") -> str:
     """GPU-seconds of a window by labels."""
-    return f"sum {by} (sum_over_time({SPENT}{{<spent>{', ' if kinds else ''}{kinds}}}[{window}]))"
+    return f"sum {by} (sum_over_time({SPENT}{{<spent>{', ' if kinds else ''}{kinds}}}[{window}]{offset}))"
 
 
-def hours(by: str = "", kinds: str = "", window: str = "$__range") -> str:
+def hours(by: str = "", kinds: str = "", window: str = "$__range", offset: str = "") -> str:
     """GPU-hours of a window by labels."""
-    return f"{spent(by, kinds, window)} / 3600"
+    return f"{spent(by, kinds, window, offset)} / 3600"
 
 
 def share(by: str) -> str:
@@ -113,14 +113,14 @@ ANSWER = Row(
             "Of the GPU-hours held, by OpenCost's price of a GPU where it is, else by the price typed in.",
             money(),
             unit="short",
-            decimals=0,
+            decimals=1,
         ),
         Stat(
             "Cost of what was lost",
             "Of the GPU-hours lost, by the same price.",
             money(kinds=LOST),
             unit="short",
-            decimals=0,
+            decimals=1,
         ),
         Stat(
             "MFU and OFU",
@@ -139,7 +139,7 @@ ANSWER = Row(
             Query(f"sort_desc({hours('by (kind)', LOST)})", "{{kind}}"),
             unit="short",
             decimals=1,
-            width=8,
+            width=9,
             height=10,
             colors=KINDS,
             empty="nothing",
@@ -165,7 +165,7 @@ ANSWER = Row(
                     width=60,
                 ),
             ),
-            width=16,
+            width=15,
             height=10,
             labels={"run": 0, "project": 90, "owner": 90, "cluster": 90, "namespace": 90},
             sort=("lost",),
@@ -186,10 +186,10 @@ def table(label: str, title: str) -> Table:
         f"GPU-hours, the share that was productive, and what the rest has cost. The empty {label} is of those"
         " that name none, and of idle GPUs.",
         (
-            Query(hours(by), "held", unit="short", decimals=1, width=80),
-            Query(share(by), "productive", unit="percentunit", decimals=0, width=90),
-            Query(hours(by, LOST), "lost", unit="short", decimals=1, width=80),
-            Query(money(label, kinds=LOST), "cost of lost", unit="short", decimals=0, width=100),
+            Query(hours(by), "held", unit="short", decimals=1, width=64),
+            Query(share(by), "productive", unit="percentunit", decimals=0, width=84),
+            Query(hours(by, LOST), "lost", unit="short", decimals=1, width=64),
+            Query(money(label, kinds=LOST), "cost", unit="short", decimals=1, width=70),
         ),
         labels={label: 0},
         sort=("lost",),
@@ -219,11 +219,13 @@ OVER_TIME = Row(
         ),
         TimeSeries(
             "By week",
-            "GPU-hours by what they went into, of the seven days up to each bar.",
-            Query(hours("by (kind)", window="7d"), "{{kind}}", step="7d"),
+            "GPU-hours by what they went into, of the seven days from each bar on. Unix time's weeks begin on"
+            " Thursday.",
+            Query(hours("by (kind)", window="7d", offset=" offset -7d"), "{{kind}}", step="7d"),
             unit="short",
             bars=True,
             colors=KINDS,
+            empty="choose more than a week",
         ),
         TimeSeries(
             "MFU and OFU over time",
@@ -234,9 +236,20 @@ OVER_TIME = Row(
             empty="unknown",
         ),
         TimeSeries(
+            "GPUs of runs, and idle",
+            "Held by runs; and those that answer and that no rank of ours is on.",
+            (
+                Query('sum(cluster:training_gpus_held:sum{cluster=~"$cluster"})', "of runs"),
+                Query('sum(cluster:training_gpus_idle:count{cluster=~"$cluster"})', "idle"),
+            ),
+            unit="short",
+            stacked=True,
+            colors={"of runs": "green", "idle": "#5794f2"},
+        ),
+        TimeSeries(
             "Productive share over time",
-            "By project; of the seven days up to each point.",
-            Query(share("by (project)").replace("$__range", "7d"), "{{project}}", step="1d"),
+            "By project, over each step of the picture.",
+            Query(share("by (project)").replace("$__range", "$__interval"), "{{project}}", step="10m"),
             unit="percentunit",
             maximum=1,
         ),
@@ -275,7 +288,8 @@ DETAIL = Row(
                 ),
                 Query(f"max {KEY} (run:training_world_size:max{{<runs>}})", "ranks", unit="short", width=70),
             ),
-            labels={"run": 0, "cluster": 90, "namespace": 90},
+            labels={"run": 0, "cluster": 90},
+            hidden=("namespace",),
             sort=("time left",),
             links={"run": link("run", run="run")},
             empty="none",
@@ -294,25 +308,15 @@ DETAIL = Row(
                     width=100,
                 ),
             ),
-            labels={"run": 0, "rank": 60, "hostname": 140, "cause": 110, "cluster": 90},
+            labels={"run": 0, "rank": 60, "hostname": 130, "cause": 90, "cluster": 90},
+            unit="none",
             hidden=("namespace",),
             sort=("GPU-hours",),
             links={"run": link("run", run="run"), "rank": link("ranks", run="run", rank="rank")},
             empty="none",
         ),
-        TimeSeries(
-            "GPUs of runs, and idle",
-            "Held by runs; and those that answer and that no rank of ours is on.",
-            (
-                Query('sum(cluster:training_gpus_held:sum{cluster=~"$cluster"})', "of runs"),
-                Query('sum(cluster:training_gpus_idle:count{cluster=~"$cluster"})', "idle"),
-            ),
-            unit="short",
-            stacked=True,
-            colors={"of runs": "green", "idle": "#5794f2"},
-        ),
     ),
-    width=8,
+    width=12,
     height=8,
 )
 
@@ -333,5 +337,5 @@ DASHBOARD = Dashboard(
     ),
     selectors=SELECTORS | {"spent": OF_SPENT, "owned": OF_RUNS},
     annotations=FLEET_ANNOTATIONS,
-    since="now-7d",
+    since="now-30d",
 )

@@ -294,6 +294,7 @@ def test_no_panel_of_a_healthy_run_is_empty(
         if name not in filled:
             (filled if answered(addresses[stack_suite], asked, healthy) else empty).add(name)
     assert empty - filled <= {
+        ("efficiency", "What stragglers cost"),
         ("fleet", "Firing alerts"),
         ("fleet", "What fires beside the runs"),
         ("ranks", "Slow rank"),
