@@ -24,7 +24,7 @@ LAYERS = {
         "integrations logging notify testing",
         "stack",
         "simulate demo verdict",
-        "terminal doctor",
+        "terminal doctor replay",
         "cli",
     ),
     "trainbeacon.recorder": (

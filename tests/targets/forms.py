@@ -221,6 +221,14 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
         r"(torchrun) (--nproc-per-node 2 -m trainbeacon run) train\.py",
         Run(r"\1 --master-port {port} \2 {scratch}/train.py", files={"{scratch}/train.py": _SCRIPT}),
     ),
+    (
+        r"trainbeacon replay runs (?:--blocks .*|> .*)",
+        Elsewhere("real event files into a real Prometheus: tests/integrations/test_replay.py"),
+    ),
+    (
+        r"promtool tsdb create-blocks-from openmetrics runs\.om .*",
+        Elsewhere("tests/integrations/test_replay.py"),
+    ),
     (r"trainbeacon install-autostart", r"\g<0> --directory {scratch}"),
     (r"TRAINBEACON=1 python train\.py", Elsewhere("tests/integrations: it needs the hook installed")),
     (r"trainbeacon runbook ALERT", "trainbeacon runbook TrainingStalled"),

@@ -33,6 +33,7 @@ COMMANDS = (
     "runbook",
     "bundle",
     "catalogue",
+    "replay",
     "install-autostart",
 )
 

@@ -104,10 +104,11 @@ def _new_prefix(sample: Sample) -> str:
     if not sample.labels:
         return str(sample.name)
     labels = ",".join(
-        f'{name}="{_escape(label_value(text))}"' for name, text in sorted(sample.labels.items())
+        f'{name}="{escaped(label_value(text))}"' for name, text in sorted(sample.labels.items())
     )
     return f"{sample.name}{{{labels}}}"
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
+    """The value of a label as it is written between quotation marks."""
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -61,6 +61,12 @@ def meaning(name: str, value: Any) -> Recorded:
     return Recorded(f"{name}_logged" if name in _RESERVED else name, value, split)
 
 
+def says_split(name: str) -> bool:
+    """Whether a name begins with the split that it is of."""
+    head, separator, _ = _split_off(name)
+    return bool(separator) and head.lower() in SPLITS
+
+
 def _split_off(name: str) -> tuple[str, str, str]:
     found = _PARTS.search(name)
     if found is None:
