@@ -10,6 +10,15 @@ from trainbeacon.blackbox.directory import open_directory
 from trainbeacon.blackbox.reader import BoxDirectory
 
 
+def boxes_of(folder: Path) -> list[Box]:
+    """The boxes of a folder."""
+    descriptor = open_directory(str(folder))
+    try:
+        return BoxDirectory(descriptor).scan()
+    finally:
+        os.close(descriptor)
+
+
 def only_box(folder: Path) -> Box:
     """The one box of a folder, with its ring of steps."""
     descriptor = open_directory(str(folder))

@@ -91,3 +91,9 @@ def _refuse_foreign(descriptor: int, where: str) -> None:
         f"directory {where!r} is owned by uid {status.st_uid} with mode {mode:04o}; it must be ours "
         "with mode 0700: remove it, or name another with directory="
     )
+
+
+def file_prefix(run: str, rank: object) -> str:
+    """What the names of a rank's boxes begin with. Another run's may begin with it too."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in run[:40])
+    return f"{plain or 'run'}.{rank}."

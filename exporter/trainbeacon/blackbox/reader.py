@@ -25,7 +25,7 @@ from trainbeacon import catalogue
 from . import files
 from . import format as layout
 from .box import Box, BoxIdentity, Name
-from .directory import BOX_SUFFIX
+from .directory import BOX_SUFFIX, file_prefix
 from .machine import boot_id
 from .own import OwnBox, own_boxes
 from .releases import Key, Releases
@@ -170,12 +170,17 @@ class BoxDirectory:
     def scan(self, *, ring: bool = False) -> list[Box]:
         """Look at every box now; a file that is not a box is left out and counted once."""
         seen = getattr(self._looks, "boxes", None)
-        return self._scan(ring) if ring or seen is None else list(seen)
+        return self._scan(ring, "") if ring or seen is None else list(seen)
 
-    def _scan(self, ring: bool) -> list[Box]:
+    def scan_of(self, run: str, rank: int) -> list[Box]:
+        """Look only at the boxes of a rank, which are found by the names of their files."""
+        boxes = self._scan(False, file_prefix(run, rank))
+        return [box for box in boxes if (box.identity.run, box.identity.rank) == (run, rank)]
+
+    def _scan(self, ring: bool, prefix: str) -> list[Box]:
         boxes = []
         with self._guard:
-            found = self._entries()
+            found = [key for key in self._entries() if key[0].startswith(prefix)]
             seen, held = set(found), set()
             for key in self._worth_a_look(found):
                 box = self._read_if_box(key, ring)

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 
 from . import files
 from . import format as layout
-from .directory import BOX_SUFFIX, default_directory, open_directory
+from .directory import BOX_SUFFIX, default_directory, file_prefix, open_directory
 from .own import own_boxes
 from .retention import make_room
 
@@ -96,8 +96,8 @@ class Writer:
             writer._key = _key(descriptor)
             writer._directory = directory and os.path.abspath(directory)
             own_boxes[writer._key] = writer  # before a reader in this process can see the file
-            prefix = f"{_safe(str(identity.get('run', '')))}.{identity.get('rank', 0)}"
-            name = f"{prefix}.{secrets.token_hex(6)}{BOX_SUFFIX}"
+            prefix = file_prefix(str(identity.get("run", "")), identity.get("rank", 0))
+            name = f"{prefix}{secrets.token_hex(6)}{BOX_SUFFIX}"
             os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             own_boxes.pop(_key(descriptor), None)
@@ -346,10 +346,6 @@ def _allocate(descriptor: int) -> None:
         os.posix_fallocate(descriptor, 0, layout.SIZE)
     else:  # macOS
         os.write(descriptor, bytes(layout.SIZE))
-
-
-def _safe(text: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in text[:40]) or "run"
 
 
 def _leave_to_the_parent() -> None:

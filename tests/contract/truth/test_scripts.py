@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import pickle
 import queue
 import signal
 import threading
@@ -463,3 +464,48 @@ def test_training_goes_on_while_an_iterator_of_validation_is_kept(
     assert "evaluate" == box().phase
     job.backward()
     assert "other" == box().phase
+
+
+class _OwnDeepcopy(torch.nn.Linear):
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+
+class _OwnReduce(torch.nn.Linear):
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _rebuilt, (type(self), self.__dict__.copy())
+
+
+class _OwnState(torch.nn.Linear):
+    def __getstate__(self) -> Any:
+        return 1, self.__dict__.copy()
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state[1])
+
+
+def _rebuilt(kind: Any, state: dict[str, Any]) -> Any:
+    made = kind.__new__(kind)
+    made.__dict__.update(state)
+    return made
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Linear, _OwnDeepcopy, _OwnReduce, _OwnState])
+def test_copies_report_nothing(kind: Any, beacon: Beacon, box: Callable[[], Box]) -> None:
+    """Whatever way a class copies itself, and though such a copy may share the hooks of the original."""
+    model = kind(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    beacon.watch(model, optimizer)
+    for _ in range(2):
+        model(torch.ones(1, 8)).sum().backward()
+        optimizer.step()
+    seen = box().number("training_phase_seconds_total", "forward")
+    ways = (copy.deepcopy, copy.copy, lambda each: pickle.loads(pickle.dumps(each)))
+    for way in ways:
+        way(model)(torch.ones(1, 8))
+        way(optimizer).step()
+    assert 0.0 < (seen or 0.0)
+    assert seen == box().number("training_phase_seconds_total", "forward")
+    assert 2.0 == box().number("training_steps_total")

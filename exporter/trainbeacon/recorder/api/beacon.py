@@ -21,6 +21,7 @@ from trainbeacon import catalogue
 from trainbeacon.config.settings import Config
 from trainbeacon.identity import Identity, current
 from trainbeacon.recorder.api.actions import Callback, Interventions
+from trainbeacon.recorder.api.attempts import numbered
 from trainbeacon.recorder.api.contexts import PhaseContext, StepContext
 from trainbeacon.recorder.api.endings import Failure, ProcessEnd, is_orderly
 from trainbeacon.recorder.api.iteration import iterate
@@ -81,6 +82,7 @@ class Beacon:
         if config.enabled:
             occupy_standard_streams()
             identity = corrected(identity)
+            identity = numbered(identity, config.directory, config.run or identity.run)
         self.identity = identity
         self.recorder = Recorder(config, identity)
         self.timeline = self.recorder.timeline

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trainbeacon.blackbox import files
+from trainbeacon.blackbox.directory import file_prefix
 from trainbeacon.config.redaction import redacted
 
 #: A slot with this name has the evidence directory as its label, so that `trainbeacon stacks` can name it.
@@ -51,20 +52,20 @@ class Store:
     @classmethod
     def make(cls, directory: str, run: str, rank: int) -> Store:
         """In a directory that the user names, made if absent (0700). Raises OSError."""
-        return cls(os.path.abspath(directory), _prefix(run, rank))._swept()
+        return cls(os.path.abspath(directory), file_prefix(run, rank))._swept()
 
     @classmethod
     def beside(cls, box_directory: str, run: str, rank: int) -> Store:
         """In the folder of the black boxes. Raises OSError."""
         path = os.path.join(os.path.abspath(box_directory), _DEFAULT)
         try:
-            return cls(path, _prefix(run, rank), True)._swept()
+            return cls(path, file_prefix(run, rank), True)._swept()
         except OSError:  # another user's, or a trap
-            return cls(f"{path}-{os.geteuid()}", _prefix(run, rank), True)._swept()
+            return cls(f"{path}-{os.geteuid()}", file_prefix(run, rank), True)._swept()
 
     def of(self, run: str, rank: int) -> Store:
         """The same directory for a rank whose number turned out to be another."""
-        return replace(self, prefix=_prefix(run, rank))
+        return replace(self, prefix=file_prefix(run, rank))
 
     def create(self, suffix: str) -> tuple[int, str]:
         """A new empty file to append to: its descriptor and its path. Raises OSError.
@@ -127,11 +128,6 @@ class Store:
         for name in surplus:
             if suffix == SUFFIX or not _is_in_use(folder, name):
                 files.remove(folder, name)
-
-
-def _prefix(run: str, rank: int) -> str:
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in run[:40])
-    return f"{plain or 'run'}.{rank}."
 
 
 def _names(folder: int, suffix: str) -> list[str]:
