@@ -25,6 +25,7 @@ LAYERS = {
         "stack",
         "simulate demo verdict",
         "terminal doctor replay",
+        "report",
         "cli",
     ),
     "trainbeacon.recorder": (

@@ -24,6 +24,7 @@ COMMANDS = (
     "status",
     "top",
     "doctor",
+    "report",
     "run",
     "demo",
     "simulate",
