@@ -7,7 +7,7 @@ LOAD ?= 12
 RUNS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format generate dashboards robustness campaign bench scale tools helm slurm cluster
+.PHONY: help demo test soak lint format generate dashboards robustness campaign bench scale mutants tools helm slurm cluster
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -51,6 +51,9 @@ bench: ## the figures of the README, measured here; PEERS=1 installs the other l
 	@if [ -n "$(PEERS)" ]; then \
 	  $(IN_ENVIRONMENT) python -m pip install --quiet -c tools/constraints.txt --editable '.[test,bench]'; fi
 	@$(IN_ENVIRONMENT) python -m benchmarks $(ARGS)
+
+mutants: tools ## break every alert rule in every one way and see which no test finds; half an hour; writes docs/mutants.md
+	@$(IN_ENVIRONMENT) python -m tools.mutants $(ARGS)
 
 scale: tools ## what a fleet of up to 4,096 ranks costs Prometheus here; takes an hour and a half
 	@$(IN_ENVIRONMENT) python -m benchmarks.scale $(ARGS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import promql_parser as promql
 
-from tests.promql import selectors as selected
+from tools.promql import selectors as selected
 
 FOLDER = Path(__file__).resolve().parents[1] / "prometheus/runbooks"
 #: How the names of series begin that Prometheus has of us, and of itself.

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.contract.test_rules import ALERTS, OTHERS, selector_problems
 from tests.runbooks import PLACEHOLDERS, Asked, books, commands, queries, selectors
+from tools.rule_lint import ALERTS, OTHERS, selector_problems
 from trainbeacon.cli import build_parser
 from trainbeacon.notify.wording import DASHBOARDS
 
@@ -74,6 +74,20 @@ def test_runbook_names_the_dashboard_that_the_message_links(name: str) -> None:
     models = map(json.loads, (path.read_text() for path in REPOSITORY.glob("grafana/dashboards/*.json")))
     (title,) = [model["title"] for model in models if model["uid"] == uid]
     assert f"- Dashboard: {title}.\n" in books()[name]
+
+
+@pytest.mark.parametrize("name", books())
+def test_runbook_says_how_the_alert_ends(name: str) -> None:
+    """And how long it goes on when nothing is wrong any more, or when it is given up, as in its rules."""
+    meaning = books()[name].partition("## Impact")[0]
+    assert re.search(r"^(It|Either|The .*) .*\bends?\b", meaning, re.MULTILINE)
+    for rule in ALERTS:
+        if rule["alert"] == name:
+            kept = rule.get("keep_firing_for", "")
+            words = (
+                f"{kept[:-1]} minute" if kept else "24 hours" if "closed" in rule["annotations"] else "never"
+            )
+            assert words in meaning
 
 
 @pytest.mark.parametrize("asked", queries(), ids=ids)

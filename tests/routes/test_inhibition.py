@@ -7,7 +7,6 @@ others are muted there than should be, and they are those that its rules say, so
 
 from __future__ import annotations
 
-import copy
 import re
 import threading
 import time
@@ -20,15 +19,14 @@ import pytest
 import yaml
 
 from tests.routes.served import SECONDS, Alertmanager, serving
+from tools.mutants.inhibitions import MATCHER, Rule, mutants
 
 Labels = Mapping[str, str]
-Rule = dict[str, Any]
-_MATCHER = re.compile(r'\s*(\w+)\s*(=~|!~|!=|=)\s*"(.*)"\s*')
 
 
 @cache
 def _read(matcher: str) -> tuple[str, str, re.Pattern[str]]:
-    found = _MATCHER.fullmatch(matcher)
+    found = MATCHER.fullmatch(matcher)
     assert found is not None, matcher
     name, kind, wanted = found.groups()
     return name, kind, re.compile(wanted if "~" in kind else re.escape(wanted))
@@ -54,41 +52,6 @@ def muted(rules: list[Rule], alerts: Mapping[str, Labels]) -> set[str]:
             if any(key == [alerts[source].get(label, "") for label in rule["equal"]] for source in able):
                 found.add(target)
     return found
-
-
-def _alternatives(pattern: str) -> Iterator[str]:
-    """The pattern without one of its alternatives, and with nothing else."""
-    names = pattern.split("|")
-    for name in names if len(names) > 1 else ():
-        yield "|".join(other for other in names if other != name)
-
-
-def mutants(rules: list[Rule]) -> Iterator[tuple[str, list[Rule]]]:
-    """Every rule broken in every one way, with what was done."""
-    for number, rule in enumerate(rules):
-        for name, change in _broken(rule):
-            changed = copy.deepcopy(rules)
-            changed[number] = change
-            yield f"rule {number + 1} {name}", changed
-        yield f"rule {number + 1} is gone", rules[:number] + rules[number + 1 :]
-
-
-def _broken(rule: Rule) -> Iterator[tuple[str, Rule]]:
-    for label in rule["equal"]:
-        yield (
-            f"without {label} in equal",
-            {**rule, "equal": [each for each in rule["equal"] if each != label]},
-        )
-    for side in ("source_matchers", "target_matchers"):
-        for place, matcher in enumerate(rule[side]):
-            rest = [*rule[side][:place], *rule[side][place + 1 :]]
-            if rest:
-                yield f"{side} without {matcher}", {**rule, side: rest}
-            name, kind, value = _MATCHER.fullmatch(matcher).groups()  # type: ignore[union-attr]
-            other = {"=": "!=", "!=": "=", "=~": "!~", "!~": "=~"}[kind]
-            yield f"{side} {name} {other}", {**rule, side: [*rest, f'{name} {other} "{value}"']}
-            for part in _alternatives(value):
-                yield f"{side} {name} {kind} {part}", {**rule, side: [*rest, f'{name} {kind} "{part}"']}
 
 
 def labelled(alertname: str, severity: str, run: str, **labels: str) -> dict[str, str]:

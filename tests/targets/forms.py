@@ -83,6 +83,7 @@ MAKE: dict[str, Form] = {
         writes="benchmarks/results/scale-16-1s-*.json",
         needs=("prometheus",),
     ),
+    "mutants": Run('make mutants ARGS="--alert TrainingLossSpikes"', needs=("prometheus", "promtool")),
     "tools": Run("make tools"),
     "helm": Run("make helm"),
     # The incidents take minutes and need root.
@@ -136,6 +137,7 @@ SCRIPTS: dict[str, Form] = {
     "tools/generate.py": Target("generate"),
     "tools/helm.py": Target("helm"),
     "tools/load.py": Target("soak"),
+    "tools/mutants/__main__.py": Target("mutants"),
     "tools/stack.py": Target("tools"),
 }
 

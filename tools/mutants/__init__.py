@@ -1,0 +1,1 @@
+"""Mutants of the alert rules, and which tests find them."""
