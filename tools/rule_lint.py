@@ -167,26 +167,25 @@ def match_problems(node: Any) -> Iterator[str]:
     sides = [labels_kept(node.lhs), labels_kept(node.rhs)] if isinstance(node, promql.BinaryExpr) else []
     if "on" in kinds and None not in sides:
         shared = set.intersection(*(side or set() for side in sides))
-        lost = shared & ({"run", "instance", "gpu"} if "gpu" in shared else {"run"}) - kinds["on"]
+        lost = shared & ({"run", "instance"} if "gpu" in kinds["on"] else {"run"}) - kinds["on"]
         if lost:
             yield f"on loses {sorted(lost)}"
 
 
 def aggregation_problems(rule: Rule, node: Any) -> Iterator[str]:
     """What is said of a run is not mixed with what is said of others."""
-    of_runs = "run" in re.split(r"[_:]", rule.get("record", "run:").partition(":")[0])
     inner = labels_kept(node.expr) or set()
     kept = grouping(node)[0][1]
-    if of_runs and "run" in inner and not kept & {"run", "instance"}:
+    if "alert" in rule and "run" in inner and not kept & {"run", "instance"}:
         yield "by loses run"
 
 
-def alerts_problems(node: Any) -> Iterator[str]:
+def matcher_problems(rule: Rule, node: Any) -> Iterator[str]:
     """Of a series that only its matchers tell from others."""
     named = {matcher.name for matcher in node.matchers.matchers}
     if node.name == "run:training_threshold:max" and "name" not in named:
         yield "a threshold without its name"
-    if node.name == "ALERTS" and "alertname" not in named:
+    if "alert" in rule and node.name == "ALERTS" and "alertname" not in named:
         yield "ALERTS without alertname"
 
 
@@ -236,7 +235,7 @@ def expression_problems(rule: Rule) -> Iterator[str]:
         yield from label_problems(node)
         if isinstance(node, promql.VectorSelector):
             yield from selector_problems(node)
-            yield from alerts_problems(node)
+            yield from matcher_problems(rule, node)
         elif isinstance(node, promql.Call):
             yield from call_problems(node)
         elif isinstance(node, promql.AggregateExpr):
