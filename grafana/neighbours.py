@@ -14,6 +14,14 @@ BY_NODE = (
     ' label_replace(instance_run:training_rank:info{<hosts>}, "nodename", "$1", "hostname", "(.+)"))'
 )
 
+
+def host_of(expr: str) -> str:
+    """What dcgm-exporter serves with its host as `host`: older ones say `Hostname`, newer ones `hostname`."""
+    for label in ("Hostname", "hostname"):
+        expr = f'label_replace({expr}, "host", "$1", "{label}", "(.+)")'
+    return expr
+
+
 DCGM = Row(
     "As dcgm-exporter sees the same GPUs",
     (
@@ -45,8 +53,8 @@ DCGM = Row(
             "Last XID",
             "Number of the last XID of the eight GPUs with the highest.",
             Query(
-                f"topk(8, max by (Hostname, gpu) ((DCGM_FI_DEV_XID_ERRORS > 0){BY_UUID}))",
-                "{{Hostname}} GPU {{gpu}}",
+                f"topk(8, max by (host, gpu) ({host_of(f'(DCGM_FI_DEV_XID_ERRORS > 0){BY_UUID}')}))",
+                "{{host}} GPU {{gpu}}",
             ),
             unit="short",
             empty="none, or no dcgm-exporter",

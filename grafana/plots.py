@@ -11,7 +11,15 @@ from grafana.units import unit_of
 
 @dataclass(frozen=True)
 class Heatmap(Panel):
-    """How often which value: one query of classic buckets summed by `le`, as a rate. `unit` is the rate's."""
+    """How often which value: one query of classic buckets summed by `le`. `unit` is that of a cell.
+
+    `low` and `high` are the ends of the scale of colours: with its own maximum for an end a healthy run would
+    glow like a sick one.
+    """
+
+    _: KW_ONLY
+    low: float = 0
+    high: float = 1
 
     type: ClassVar[str] = "heatmap"
     format: ClassVar[str] = "heatmap"
@@ -20,7 +28,15 @@ class Heatmap(Panel):
         return {
             "calculate": False,
             "cellGap": 1,
-            "color": {"mode": "scheme", "scheme": "Blues", "steps": 32, "exponent": 0.5, "reverse": False},
+            "color": {
+                "mode": "scheme",
+                "scheme": "Blues",
+                "steps": 32,
+                "exponent": 0.5,
+                "reverse": False,
+                "min": self.low,
+                "max": self.high,
+            },
             "filterValues": {"le": 1e-9},
             "legend": {"show": False},
             "rowsFrame": {"layout": "auto"},
@@ -34,8 +50,6 @@ class Lanes(Heatmap):
     """One lane a series, coloured by its value from `low` to `high`; with `reverse` low values glow."""
 
     _: KW_ONLY
-    low: float | None = None
-    high: float | None = None
     reverse: bool = False
 
     format: ClassVar[str] = "time_series"
@@ -43,9 +57,8 @@ class Lanes(Heatmap):
     def _options(self) -> Json:
         unit = self.unit or unit_of(self.targets[0].expr)
         color = {"mode": "scheme", "scheme": "Turbo", "steps": 64, "exponent": 0.5, "reverse": self.reverse}
-        limits = {"min": self.low, "max": self.high}
         return super()._options() | {
-            "color": color | {name: value for name, value in limits.items() if value is not None},
+            "color": color | {"min": self.low, "max": self.high},
             "filterValues": {},
             "cellValues": {"unit": unit},
             "legend": {"show": True},

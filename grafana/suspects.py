@@ -6,15 +6,17 @@ from grafana.common import ANY, PHASES, SILENT, STATES, link
 from grafana.panels import Query, Stat, StateTimeline
 from grafana.tables import Table
 
-#: What `run_rank:training_suspect:reason` tells, turned round, and above it who ended the run.
+#: What `run_rank:training_suspect:reason` tells, inverted; above it who ended the run, below who slows it.
 SUSPICIONS = {
-    8: ("first to end badly", "red"),
-    6: ("crashed", "red"),
-    5: ("missing", "red"),
-    4: ("silent", "red"),
-    3: ("ended", "orange"),
-    2: ("in another phase", "orange"),
-    1: ("not in the collective", "red"),
+    10: ("first to end badly", "red"),
+    8: ("crashed", "red"),
+    7: ("missing", "red"),
+    6: ("silent", "red"),
+    5: ("ended", "orange"),
+    4: ("in another phase", "orange"),
+    3: ("not in the collective", "red"),
+    2: ("NaN began there", "red"),
+    1: ("the others wait for it", "orange"),
     0: ("none", "transparent"),
 }
 #: What `run:training_hang:class` tells.
@@ -30,8 +32,10 @@ HANGS = {
 
 # Why a rank is under suspicion, as a number above 0. What is known of a dead rank is held for a day.
 SUSPICION = (
-    "0 * max by (rank) (run_rank:training_run_failure:reported{<ranks>} > 0) + 8 or on (rank)"
-    " 7 - max by (rank) (run_rank:training_suspect:reason{<ranks>} or run_rank:training_lost:reason{<ranks>})"
+    "0 * max by (rank) (run_rank:training_run_failure:reported{<ranks>} > 0) + 10 or on (rank)"
+    " 9 - max by (rank) (run_rank:training_suspect:reason{<ranks>} or run_rank:training_lost:reason{<ranks>})"
+    " or on (rank) 0 * max by (rank) (run_rank:training_nonfinite_suspect:info{<ranks>}) + 2"
+    " or on (rank) 0 * max by (rank) (run_rank:training_straggler:ratio{<ranks>}) + 1"
 )
 # As it was at the scrape: what the scrape interval adds is nobody's silence.
 SILENCE = (
@@ -122,7 +126,7 @@ WHO = Table(
     ),
     width=14,
     height=8,
-    labels={"rank": 45, "hostname": 0, "gpu": 40, "state": 75, "phase": 90},
+    labels={"rank": 45, "hostname": 115, "gpu": 40, "state": 75, "phase": 115},
     first=("rank", "suspicion", "hostname", "gpu", "state", "phase", "not finite", "silent"),
     colored=("state",),
     colors=STATES,

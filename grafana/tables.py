@@ -46,6 +46,12 @@ class Table(Panel):
     def _custom(self) -> Json:
         return {"align": "left", "filterable": False}
 
+    def _defaults(self) -> Json:
+        nothing = {"text": self.empty or "-", "color": "transparent", "index": 98}
+        defaults = super()._defaults()
+        defaults["mappings"].append({"type": "special", "options": {"match": "null", "result": nothing}})
+        return defaults
+
     def _overrides(self) -> list[Json]:
         cells = texts_of({text: (text, color) for text, color in self.colors.items()})
         found = [override(name, {"custom.width": width}) for name, width in self.labels.items() if width]

@@ -85,7 +85,7 @@ def verdict(matchers: str = "<run>", rows: int = 5) -> Table:
             Query(spoken(since(found, BY, matchers)), "since", unit="s", decimals=0, width=75),
         ),
         width=24,
-        height=6,
+        height=5,
         labels={"severity": 75, "verdict": 330, "rank": 50, "hostname": 130, "gpu": 45, "action": 0},
         first=("severity", "verdict", "rank", "hostname", "gpu", "since"),
         kept=("alertname",),
@@ -102,9 +102,29 @@ def verdict(matchers: str = "<run>", rows: int = 5) -> Table:
     )
 
 
-def alerts_of(title: str, description: str, matchers: str, rows: int = 30, **options: Any) -> Table:
-    """What fires of many runs or of none, one line each, with run, rank and host, linked."""
+def alerts_of(
+    title: str,
+    description: str,
+    matchers: str,
+    *,
+    rows: int = 20,
+    wide: bool = False,
+    project: bool = True,
+    **options: Any,
+) -> Table:
+    """What fires of many runs or of none, one line each, with run, rank and host; `wide` has more columns.
+
+    `project` is whether the page has that variable, which links keep.
+    """
+    there = {
+        "run": link("run", run="run", **PLACED),
+        "rank": link("ranks", run="run", rank="rank", **PLACED),
+        "hostname": link("hardware", run="run", **PLACED),
+    }
+    if not project:
+        there = {name: url.replace("&${project:queryparam}", "") for name, url in there.items()}
     found = f"topk({rows}, {named(matchers)})"
+    places = {"rank": 50, "hostname": 125} | ({"gpu": 45} if wide else {}) | {"instance": 140}
     return Table(
         title,
         description,
@@ -112,19 +132,17 @@ def alerts_of(title: str, description: str, matchers: str, rows: int = 30, **opt
             Query(f"sort_desc({placed(spoken(found))})"),
             Query(placed(spoken(since(found, BY, matchers))), "since", unit="s", decimals=0, width=75),
         ),
-        labels={"severity": 75, "verdict": 0, "run": 0, "rank": 50, "hostname": 125, "instance": 130},
+        labels={"severity": 75, "verdict": 260, "run": 170} | places | ({"action": 0} if wide else {}),
         first=("severity", "verdict", "since"),
         kept=("alertname", *PLACED.values()),
-        hidden=("cluster", "namespace", "gpu", "action"),
+        hidden=("cluster", "namespace", *(() if wide else ("gpu", "action"))),
         colored=("severity",),
         colors=COLORS,
-        texts={"verdict": sentences()},
+        texts={"verdict": sentences()} | ({"action": actions()} if wide else {}),
         links={
             "verdict": f"{RUNBOOKS}/${{__data.fields.alertname}}.md",
-            "run": link("run", run="run", **PLACED),
-            "rank": link("ranks", run="run", rank="rank", **PLACED),
-            "hostname": link("hardware", run="run", **PLACED),
-        },
+        }
+        | there,
         empty="none",
         **options,
     )

@@ -77,7 +77,22 @@ BY_STEP = Row(
     (
         Trend("Training loss", "Mean over the ranks, over the step.", TRAIN, x=STEP, axis="step"),
         Trend("Validation loss", "Mean over the ranks, over the step.", VALIDATION, x=STEP, axis="step"),
-        Trend("Validation accuracy", "Mean over the ranks, over the step.", ACCURACY, x=STEP, axis="step"),
+        Trend(
+            "Validation accuracy",
+            "Mean over the ranks, over the step.",
+            ACCURACY,
+            x=STEP,
+            axis="step",
+            empty="not logged",
+        ),
+    ),
+    width=8,
+    height=9,
+)
+
+MORE = Row(
+    "More by step",
+    (
         Trend(
             "Gradient norm",
             "Before clipping, greatest of the ranks, over the step.",
@@ -104,6 +119,7 @@ BY_STEP = Row(
     ),
     width=8,
     height=9,
+    collapsed=True,
 )
 
 BY_TIME = Row(
@@ -189,7 +205,7 @@ PARAMETERS = Row(
 DASHBOARD = Dashboard(
     "TrainBeacon / Compare",
     "Two or more runs side by side: at the same step, and at the same time since they began.",
-    (SUMMARY, BY_STEP, PARAMETERS, BY_TIME, COST),
+    (SUMMARY, BY_STEP, MORE, PARAMETERS, BY_TIME, COST),
     variables=(*PLACES, CHOSEN),
     selectors=SELECTORS,
     annotations=FLEET_ANNOTATIONS,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from grafana.common import CLUSTER, NAMESPACE, SELECTORS, SEVERITIES, above, since, urgency
+from grafana.common import CLUSTER, NAMESPACE, SELECTORS, above
 from grafana.dashboard import Annotation, Dashboard, Row, Variable
 from grafana.panels import Band, Query, Stat, StateTimeline, TimeSeries
 from grafana.tables import Table
+from grafana.verdict import alerts_of
 
 JOB = Variable("job", "Job", "label_values(trainbeacon_build_info{<place>}, job)", whole="")
 INSTANCE = Variable(
@@ -40,6 +41,15 @@ PER_SECOND = "sum by ({}) (rate({}{{<here>}}[$__rate_interval]))"
 NOW = Row(
     "Can the watchers see",
     (
+        alerts_of(
+            "Verdict",
+            "What fires about the exporters and Prometheus, the most urgent first.",
+            BLIND,
+            wide=True,
+            project=False,
+            width=24,
+            height=5,
+        ),
         Stat(
             "Exporters",
             "One a node. Down: Prometheus cannot scrape it. One that ended with its job is gone instead.",
@@ -117,29 +127,15 @@ NOW = Row(
                     f'count {KEY} (training_state{{<here>, state="running"}} == 1){WORST}', "ranks", width=65
                 ),
             ),
-            width=15,
+            width=24,
             height=9,
             labels={"instance": 0},
             hidden=("cluster", "namespace"),
             sort=("scrape", "failing", "damaged", "errors", "dropped", "collecting"),
             empty="-",
         ),
-        Table(
-            "Firing alerts",
-            "About the exporters and Prometheus.",
-            (
-                Query(urgency(BLIND), "severity", mappings=SEVERITIES, width=80),
-                Query(since(BLIND), "since", unit="s", decimals=0, width=80),
-            ),
-            width=9,
-            height=9,
-            labels={"alertname": 0, "instance": 140},
-            hidden=("run", "rank"),
-            sort=("severity", "since"),
-            empty="none",
-        ),
     ),
-    height=4,
+    height=3,
 )
 
 SCRAPES = Row(

@@ -134,7 +134,7 @@ NOW = Row(
             height=10,
             labels={
                 "run": 0,
-                "verdict": 230,
+                "verdict": 260,
                 "rank": 45,
                 "hostname": 120,
                 "owner": 85,
@@ -161,6 +161,7 @@ NOW = Row(
             "What fires beside the runs",
             "Of nodes and exporters on which no run of ours is known, and of the watchers themselves.",
             '<place>, run=""',
+            wide=True,
             width=24,
             height=4,
         ),

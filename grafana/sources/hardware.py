@@ -76,6 +76,7 @@ NOW = Row(
             "What fires of the runs and hosts chosen, the most urgent first, with host and GPU.",
             "<runs>",
             rows=8,
+            wide=True,
             width=24,
             height=5,
         ),

@@ -106,16 +106,23 @@ OVER_TIME = Row(
         ),
         Lanes(
             "Step time, by rank",
-            "Wall time of a step. All ranks of a synchronous run take as long as the slowest, so here all"
-            " lanes change at once.",
-            Query("max by (lane) (run_lane:training_step_duration_seconds:max2m{<run>})", "rank {{lane}}"),
+            "Wall time of a step over the median of the time shown. All ranks of a synchronous run take as"
+            " long as the slowest, so here all lanes change at once.",
+            Query(
+                "max by (lane) (run_lane:training_step_duration_seconds:max2m{<run>})"
+                " / scalar(avg(quantile_over_time("
+                "0.5, run_lane:training_step_duration_seconds:max2m{<run>}[$__range] @ end())))",
+                "rank {{lane}}",
+            ),
+            unit="percentunit",
             low=0,
+            high=4,
         ),
         PHASES_BY_RANK,
         TimeSeries(
             "Ranks by phase",
             "All ranks, by the phase that they are in at the moment of the scrape.",
-            Query("sum by (phase) (run_phase:training_ranks:count{<run>})", "{{phase}}"),
+            Query("sum by (phase) (run_phase:training_ranks:count{<run>}) > 0", "{{phase}}"),
             stacked=True,
             colors=PHASES,
             height=8,

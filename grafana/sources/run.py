@@ -76,15 +76,14 @@ GLANCE = Row(
             width=3,
             unit="percentunit",
             decimals=0,
-            empty="no plan",
+            empty="no plan, or not served",
         ),
         Stat(
             "Loss",
-            "Training loss, mean over the ranks.",
-            'avg(run:training_loss:avg{<run>, split="train"})',
+            "Training loss, mean over the ranks; of a run that is gone the last one.",
+            'avg(run:training_loss:avg{<run>, split="train"}) or max(run:training_loss:known{<run>})',
             width=3,
-            empty="not served",
-            spark=True,
+            empty="not logged",
         ),
         Stat(
             "Throughput",
@@ -184,7 +183,12 @@ THROUGHPUT = Row(
             ),
         ),
         Heatmap(
-            "Steps by duration", "Steps a second in each bucket.", Query(STEP_RATE, "{{le}}"), unit="cps"
+            "Steps by duration",
+            "Share of the steps in each bucket.",
+            Query(f"{STEP_RATE} / scalar(max({STEP_RATE}) > 0)", "{{le}}"),
+            unit="percentunit",
+            low=0,
+            high=1,
         ),
     ),
     collapsed=True,
@@ -196,7 +200,7 @@ TIME = Row(
         TimeSeries(
             "Phases",
             "Share of the ranks' wall time by what the host did. Waiting for other ranks shows as backward.",
-            Query(f"avg by (phase) ({PHASE})", "{{phase}}"),
+            Query(f"avg by (phase) ({PHASE}) > 0", "{{phase}}"),
             unit="percentunit",
             stacked=True,
             maximum=1,
@@ -283,7 +287,7 @@ RANKS = Row(
         TimeSeries(
             "Phases of the ranks",
             "Ranks by the phase that they are in at the moment of the scrape.",
-            Query("sum by (phase) (run_phase:training_ranks:count{<run>})", "{{phase}}"),
+            Query("sum by (phase) (run_phase:training_ranks:count{<run>}) > 0", "{{phase}}"),
             stacked=True,
             colors=PHASES,
         ),

@@ -47,7 +47,7 @@ OWN: dict[str, tuple[str, set[str]]] = {
     "ALERTS_FOR_STATE": ("seconds", ALERT),
 }
 #: What other exporters serve, as their documentation says, where a panel joins them.
-DCGM = {"UUID", "Hostname", "gpu", "modelName"}
+DCGM = {"UUID", "Hostname", "hostname", "gpu", "modelName"}
 OTHERS: dict[str, tuple[str, set[str]]] = {
     "DCGM_FI_PROF_GR_ENGINE_ACTIVE": ("ratio", DCGM),
     "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": ("ratio", DCGM),
@@ -516,6 +516,22 @@ def test_numbers_and_limits_are_those_of_the_rules(repository: Path) -> None:
         texts = "\n".join(path.read_text() for path in repository.glob("prometheus/rules/*/*.yml"))
         defaults = re.findall(rf'name="{name}"}}\s+or on \([\w, ]+\)\s+0 \* .* \+ (\S+)', texts)
         assert {float(each) for each in defaults} == {limit}, name
+
+
+def test_heatmaps_have_a_fixed_scale() -> None:
+    """A scale that ends at its own maximum makes a healthy run glow like a sick one."""
+    maps = [panel for model in MODELS.values() for panel in panels(model) if panel["type"] == "heatmap"]
+    assert maps
+    for panel in maps:
+        color = panel["options"]["color"]
+        assert color["min"] < color["max"], panel["title"]
+
+
+@dashboards
+def test_what_is_below_the_first_screen_is_collapsed(model: Json) -> None:
+    """A page asks Prometheus for little more than what is seen: 20 grid rows are 760 pixels."""
+    shown = [panel["gridPos"] for panel in model["panels"] if panel["type"] != "row"]
+    assert max(place["y"] for place in shown) <= 20
 
 
 def test_units_are_worked_out_from_expressions() -> None:
