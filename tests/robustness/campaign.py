@@ -20,6 +20,11 @@ CHECKS = (
         load.missing_bodies,
     ),
     Check("many scrapes", "100 scrapes a second do not make the exporter grow", load.many_scrapes),
+    Check(
+        "many boxes",
+        "all are served, within the timeout of a scrape, whatever lies beside them",
+        load.many_boxes,
+    ),
     Check("a day of steps", "memory and files do not grow with steps", load.day_of_steps),
     Check(
         "loaders' workers",

@@ -28,6 +28,8 @@ class Size:
     """How much of everything: one set for the suite, one for the campaign."""
 
     boxes: int
+    live_boxes: int
+    junk_files: int
     requests: int
     slow_connections: int
     scrape_seconds: float
@@ -40,6 +42,8 @@ class Size:
 
 SHORT = Size(
     boxes=300,
+    live_boxes=60,
+    junk_files=500,
     requests=300,
     slow_connections=40,
     scrape_seconds=5,
@@ -51,6 +55,8 @@ SHORT = Size(
 )
 FULL = Size(
     boxes=10_000,
+    live_boxes=3_000,
+    junk_files=100_000,
     requests=10_000,
     slow_connections=200,
     scrape_seconds=180,

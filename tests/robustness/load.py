@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
 import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
+
 from tests.robustness.check import Size, assert_flat, memory, percentile, program, timed
 from tests.serving import node, request, scrape
+from trainbeacon.blackbox.format import STEP_METRICS
+from trainbeacon.blackbox.writer import Writer
 from trainbeacon.testing import series
 
 SCRAPES_A_SECOND = 100
 SCRAPE_BOUND_SECONDS = 2.0
+#: What Prometheus gives a scrape unless it is set otherwise.
+SCRAPE_TIMEOUT_SECONDS = 10.0
+#: After which all boxes have to be served, however many other files lie there.
+MOST_SCRAPES = 10
 REFUSED = "trainbeacon_requests_refused_total"
 #: Half a second apart: longer in all than a slow client is let be, so that they come back meanwhile.
 SCRAPES_DURING_DRIP = 10
@@ -152,3 +161,43 @@ def day_of_steps(folder: Path, size: Size) -> str:
         f"{int(float(steps)):,} steps in {float(seconds):.0f} s, counted exactly; "
         f"{int(file_bytes) >> 10} KiB of files; {assert_flat(int(before), int(after))}"
     )
+
+
+def many_boxes(folder: Path, size: Size) -> str:
+    """Live ranks far beyond what a node has, and files that are no boxes but are named like them."""
+    with node(folder / "boxes", serve="off") as made, contextlib.ExitStack() as stack:
+        for number in range(size.live_boxes):
+            stack.callback(_live_box(folder / "made", made.folder, number).close)
+        for number in range(size.junk_files):
+            (made.folder / f"junk.{number}.box").touch()
+        agent = psutil.Process(made.agent().pid)
+        url = made.url()
+        served, spent, walls = 0, [], []
+        while not spent or served < size.live_boxes:  # new files are looked at a bounded number a scrape
+            before = sum(agent.cpu_times()[:2])
+            begun = time.monotonic()
+            found = scrape(url)
+            walls.append(time.monotonic() - begun)
+            spent.append(sum(agent.cpu_times()[:2]) - before)
+            assert spent[-1] < SCRAPE_TIMEOUT_SECONDS, spent
+            served = sum(key.name == "training_step" for key in found)
+            assert len(spent) <= MOST_SCRAPES, f"{served} of {size.live_boxes} boxes are served"
+    return (
+        f"{size.live_boxes:,} live boxes beside {size.junk_files:,} other files, all served by scrape "
+        f"{len(spent)}; that took {spent[-1]:.1f} s of processor and {walls[-1]:.1f} s, "
+        f"the dearest {max(spent):.1f} s of processor"
+    )
+
+
+def _live_box(workplace: Path, folder: Path, number: int) -> Writer:
+    """A box whose lock is held; made elsewhere, since each that is made looks through its folder first."""
+    workplace.mkdir(exist_ok=True)
+    identity = {"run": "many", "rank": number, "start": time.time(), "pid": 1}
+    writer = Writer.create(str(workplace), identity)
+    for name in ("training_step", "training_steps_total", "training_heartbeat_timestamp_seconds"):
+        index = writer.declare(name)
+        (writer.step if name in STEP_METRICS else writer.slots)[index] = time.time()
+    writer.commit()
+    assert writer.path is not None
+    os.rename(writer.path, folder / os.path.basename(writer.path))
+    return writer

@@ -37,7 +37,9 @@ __all__ = ["Box", "BoxDirectory", "BoxFile", "BoxIdentity", "InvalidBoxError", "
 HEARTBEAT_GRACE_SECONDS = 3.0
 
 _READ_TRIES = 8
-#: Files of one scan that were not there in the last one; the others have their turn in the next.
+#: Of files that were not there in the last scan, those that are looked at, and those among them that are
+#: read, as they have the size of a box; the others have their turn in the next.
+_MOST_NEW_LOOKED_AT = 20_000
 _MOST_NEW = 2000
 #: Files that are no boxes and are looked at again in one scan: their mode may have been changed.
 _MOST_LOOKED_AT_AGAIN = 100
@@ -209,16 +211,25 @@ class BoxDirectory:
         for key in old:  # to the end of the line
             del self._invalid[key]
             self._invalid[key] = None
-        new = 0
+        looked_at = new = 0
         for key in found:
             if key in self._invalid:
                 if key in old:
                     yield key
             elif key in self._files or key in self._ended:
                 yield key
-            elif new < _MOST_NEW:
-                new += 1
-                yield key
+            elif looked_at < _MOST_NEW_LOOKED_AT and new < _MOST_NEW:
+                looked_at += 1
+                if self._has_the_form(key):
+                    new += 1
+                    yield key
+                else:
+                    self._note_invalid(key)
+
+    def _has_the_form(self, key: Key) -> bool:
+        """Whether it may be a box, by what a look at the file from outside tells."""
+        status = files.status(self.descriptor, key[0])
+        return status is None or _has_the_form(status)
 
     def _read_if_box(self, key: Key, ring: bool) -> Box | None:
         box = self._ended.get(key) if not ring else None
@@ -239,7 +250,7 @@ class BoxDirectory:
     def _look(self, key: Key, ring: bool) -> Box:
         name, inode = key
         status = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode) or status.st_size != layout.SIZE or status.st_ino != inode:
+        if not _has_the_form(status) or status.st_ino != inode:
             raise InvalidBoxError("not a file of the right size")
         file = self._files.setdefault(key, BoxFile(name))
         own = own_boxes.get((status.st_dev, inode))
@@ -260,6 +271,10 @@ class BoxDirectory:
         if key not in self._invalid:
             self._invalid[key] = None
             self.invalid_total += 1
+
+
+def _has_the_form(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_size == layout.SIZE
 
 
 def _silent(box: Box) -> float | None:

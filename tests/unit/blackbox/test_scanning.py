@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.blackbox.boxes import boxes_in, identity
+from trainbeacon.blackbox import format as layout
 from trainbeacon.blackbox import reader as module
 from trainbeacon.blackbox.reader import BoxDirectory
 from trainbeacon.blackbox.retention import MOST_ENDED, Ended, most_ended, surplus
@@ -30,19 +31,33 @@ def ended(folder: Path, run: str, rank: int = 0) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("limit", "size"), [("_MOST_NEW_LOOKED_AT", 0), ("_MOST_NEW", layout.SIZE)])
 def test_new_files_have_their_turn(
-    tmp_path: Path, boxes: BoxDirectory, monkeypatch: pytest.MonkeyPatch
+    limit: str, size: int, tmp_path: Path, boxes: BoxDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many files come at once, a scan looks at some; a box among them is found a few scans later."""
-    monkeypatch.setattr(module, "_MOST_NEW", 10)
+    monkeypatch.setattr(module, limit, 10)
     for number in range(25):
-        (tmp_path / f"a{number:03d}.box").touch()
+        junk = tmp_path / f"a{number:03d}.box"
+        junk.touch()
+        os.truncate(junk, size)
     good = ended(tmp_path, "z")
     assert [] == boxes.scan()
     assert 10 == boxes.invalid
     assert [] == boxes.scan()
     assert [good.name] == [box.name for box in boxes.scan()]
     assert (25, 25) == (boxes.invalid, boxes.invalid_total)
+
+
+def test_files_of_another_size_keep_no_box_waiting(
+    tmp_path: Path, boxes: BoxDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To hide a box behind others takes files as large as boxes."""
+    monkeypatch.setattr(module, "_MOST_NEW", 10)
+    for number in range(25):
+        (tmp_path / f"a{number:03d}.box").touch()
+    good = ended(tmp_path, "z")
+    assert [good.name] == [box.name for box in boxes.scan()]
 
 
 def test_a_box_that_may_be_read_later_is_found(tmp_path: Path, boxes: BoxDirectory) -> None:
