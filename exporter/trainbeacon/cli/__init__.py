@@ -25,6 +25,7 @@ COMMANDS = (
     "top",
     "doctor",
     "report",
+    "thresholds",
     "run",
     "demo",
     "simulate",

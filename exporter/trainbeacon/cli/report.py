@@ -45,14 +45,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write it: 0 passed, 1 the gate failed, 2 wrong use, 3 cannot tell, 4 not comparable."""
-    from trainbeacon.report import gate, page
+    from functools import partial
+
+    from trainbeacon.report import gate, page, source
+
+    record_of = partial(
+        source.record_of,
+        prometheus=arguments.prometheus,
+        hours=arguments.hours,
+        directories=arguments.directory,
+    )
 
     try:
         conditions = [gate.Condition.parse(each) for each in arguments.fail_if]
         if any(each.needs_baseline for each in conditions) and not arguments.against:
             raise gate.ConditionError("baseline is the run of --against RUN, which is not given")
-        record = _record(arguments.name, arguments)
-        other = _record(arguments.against, arguments) if arguments.against else None
+        record = record_of(arguments.name)
+        other = record_of(arguments.against) if arguments.against else None
     except (ValueError, OSError) as error:
         print(f"trainbeacon report: {error}", file=sys.stderr)
         return 2
@@ -84,27 +93,3 @@ def _say(record: Record, verdicts: list[Verdict], output: Path) -> None:
     for each in verdicts:
         print(f"{each.outcome}: {each.sentence}")
     print(f"{output} ({output.stat().st_size / 1000:.0f} kB), .md and .json beside it")
-
-
-def _record(named: str, arguments: argparse.Namespace) -> Record:
-    from trainbeacon.report import boxes, prometheus
-    from trainbeacon.report.record import read
-    from trainbeacon.stack.discover import served
-
-    if named.endswith(".json"):
-        return read(Path(named))
-    if arguments.prometheus:
-        record = prometheus.record_of(named, arguments.prometheus, arguments.hours)
-        if not record.curves and not record.ranks:
-            raise ValueError(
-                f"Prometheus knows no run {named} in the last {arguments.hours:g} hours: --hours"
-            )
-        return record
-    folders = arguments.directory or [each.directory for each in served()]
-    known = boxes.runs_of(folders)
-    if named not in known:
-        there = ", ".join(sorted(known)) or "none"
-        raise ValueError(
-            f"no black box of a run {named} here (runs here: {there}); --prometheus URL, or --directory"
-        )
-    return boxes.record_of(named, known[named])
