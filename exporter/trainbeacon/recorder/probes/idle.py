@@ -16,10 +16,12 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 #: What idle threads may take now and then, in seconds and as a share of the time: more is work.
 IDLE_SECONDS, IDLE_SHARE = 0.2, 0.01
+#: A child that waited for a processor for such a share of the time works as fast as a full machine lets it.
+STARVED_SHARE = 0.05
 #: A thread that has moved no byte in the same call of the file system for so long does not work; while it
 #: flushes, which the kernel does for it, it has longer.
 STORAGE_SECONDS, FLUSH_SECONDS = 120.0, 600.0
@@ -118,6 +120,7 @@ class ProcessActivity:
         self._files = FileWaits(_numbers(_FLUSHES, machine), clock)
         self._own = self._begun = 0.0
         self._family: dict[int, int] | None = None
+        self._waited: dict[int, float] = {}
 
     def begin(self) -> None:
         """Count from now."""
@@ -138,16 +141,22 @@ class ProcessActivity:
             family = self._ticks()
             if self._family is None:
                 self._family = family
+                self._waited = {pid: _seconds_runnable(pid) for pid in family}
             if family.keys() != self._family.keys():  # one began or ended: something goes on
                 return False
             taken = sum(family.values()) - sum(self._family.values())
-            if taken > self._idle_seconds() * _TICK:
+            if taken > self._idle_seconds() * _TICK or self._starves(family):
                 return False
             self._files.begin()
             waits = [self._waits(pid) for pid in (os.getpid(), *family)]  # each is looked at
             return all(waits)
         except (OSError, ValueError, IndexError):  # not readable, or it ended just now
             return False
+
+    def _starves(self, family: Iterable[int]) -> bool:
+        """Whether a child wants to run and seldom may: it takes no time, and yet it works."""
+        least = max(IDLE_SECONDS, STARVED_SHARE * (time.monotonic() - self._begun))
+        return any(_seconds_runnable(pid) - self._waited.get(pid, 0.0) > least for pid in family)
 
     def _idle_seconds(self) -> float:
         return max(IDLE_SECONDS, IDLE_SHARE * (time.monotonic() - self._begun))
@@ -201,6 +210,15 @@ def _numbers(calls: Mapping[str, tuple[int, ...]], machine: str) -> frozenset[in
     """The numbers of some calls on a machine; none where it is not known."""
     known = _MACHINES.index(machine) if machine in _MACHINES else None
     return frozenset() if known is None else frozenset(numbers[known] for numbers in calls.values())
+
+
+def _seconds_runnable(pid: int) -> float:
+    """Seconds for which the first thread of a process has waited for a processor; 0 where that is not known."""
+    try:
+        with open(f"/proc/{pid}/schedstat") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _own_seconds() -> float:

@@ -154,6 +154,23 @@ def test_a_flush_has_longer(tmp_path: Path) -> None:
     assert [[False, False], [False, False], [True, False], [True, False], [True, True]] == found
 
 
+STARVED = """
+import trainbeacon.recorder.probes.idle as idle
+waited = [0.0]
+def runnable(pid):
+    waited[0] += WAITS
+    return waited[0]
+idle._seconds_runnable = runnable
+"""
+
+
+@pytest.mark.parametrize(("expected", "waits"), [("works", "0.5"), ("rests", "0.0")])
+def test_a_child_that_waits_for_a_processor_works(expected: str, waits: str, tmp_path: Path) -> None:
+    """On a machine that is full an upload takes next to no time for long, and is no standstill."""
+    setup = STARVED.replace("WAITS", waits)
+    assert_found(expected, "subprocess.run(['sleep', '60'])", tmp_path, setup)
+
+
 def test_the_exporter_among_the_children_does_not_count(tmp_path: Path) -> None:
     """It answers scrapes, however the training does."""
     setup = "leave_out.add(subprocess.Popen(['sh', '-c', 'while :; do :; done']).pid)"
