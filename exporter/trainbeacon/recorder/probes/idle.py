@@ -213,7 +213,7 @@ def _numbers(calls: Mapping[str, tuple[int, ...]], machine: str) -> frozenset[in
 
 
 def _seconds_runnable(pid: int) -> float:
-    """Seconds for which the first thread of a process has waited for a processor; 0 where that is not known."""
+    """Seconds for which the first thread of a process has waited for a processor; 0 where nobody says."""
     try:
         with open(f"/proc/{pid}/schedstat") as file:
             return int(file.read().split()[1]) / 1e9
