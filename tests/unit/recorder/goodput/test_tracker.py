@@ -217,3 +217,35 @@ def test_switched_off_it_serves_and_writes_nothing(tmp_path: Path) -> None:
             pass
     assert box(tmp_path).number("training_goodput_seconds_total", "productive") is None
     assert [] == list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.parametrize("says", ["resume", "log"])
+@pytest.mark.parametrize(("job", "lost"), [("another", 0.0), ("first", 5.0)])
+def test_run_that_begins_again_after_a_kill(
+    job: str, lost: float, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At step 0 in another job it is a new run; in the same job, whose restart it is, the steps are lost."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
+    state = str(tmp_path / "state.json")
+    with attempt(tmp_path, state_file=state) as beacon:
+        steps(beacon, 5)
+        dies(beacon)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", job)
+    with attempt(tmp_path, state_file=state) as beacon:
+        wait_for(lambda: not beacon._goodput._waiting, what="reading")
+        if says == "resume":
+            beacon.resume(0)
+        for step in range(1, 8):
+            if says == "resume":
+                steps(beacon, 1)
+            else:
+                beacon.log(step=step, loss=1.0)
+    assert lost == box(tmp_path).number("training_lost_steps_total")
+    assert 7.0 == box(tmp_path).number("training_step")
+    kinds = [
+        box(tmp_path).number("training_goodput_seconds_total", k) or 0.0 for k in catalogue.GOODPUT_KINDS
+    ]
+    life = (box(tmp_path).number("training_end_timestamp_seconds") or 0.0) - box(tmp_path).identity.start
+    assert sum(kinds) <= life + 0.1
