@@ -49,7 +49,7 @@ UNSEEN = {
     ("Silent longest", "rank {{rank}}"),
 }
 #: An exporter is down for minutes before an alert says so.
-BLIND = {("exporter", "Firing alerts", legend) for legend in ("", "severity", "since")}
+BLIND = {("exporter", "Verdict", legend) for legend in ("", "since")}
 CHOICE = {
     "$__rate_interval": "16s",
     "$__range_s": "300",
@@ -302,7 +302,8 @@ def test_no_panel_of_a_healthy_run_is_empty(
         ("model", "First NaN or infinity"),
         ("exporter", "Collectors failing"),
         ("exporter", "Errors"),
-        ("exporter", "Firing alerts"),
+        ("exporter", "Verdict"),
+        ("hardware", "Verdict"),
     }
 
 
