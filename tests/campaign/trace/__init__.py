@@ -1,0 +1,1 @@
+"""A trace of a job, a row an operation of a worker, played to the shipped rules."""
