@@ -271,6 +271,7 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
         ),
     ),
     (r"python -m tests\.(campaign|campaign\.history)", Target("campaign")),
+    (r"python -m tests\.campaign\.trace(\.synthetic)? .*", r"python -m tests.campaign.trace\1 --help"),
     (r"python -m benchmarks\.scale", Target("scale")),
     (r"python -m benchmarks\.under_attack", Elsewhere("a script: see SCRIPTS")),
     # Campaigns over real jobs of minutes and hours: their options are read; tests/diagnosis plays some jobs.

@@ -69,7 +69,7 @@ def draw(count: int, seed: int) -> list[Case]:
     for number in range(count):
         kind = KINDS[number % len(KINDS)]
         stages = int(dice.choice([2, 3, 4] if kind == "slow stage" else [1, 2, 3, 4]))
-        replicas = int(dice.choice([2, 4, 8]))
+        replicas = int(dice.choice([2, 4, 8] if stages > 1 else [4, 8]))
         slow_rank, slow_stage = kind == "slow rank", kind == "slow stage"
         cases.append(
             Case(
