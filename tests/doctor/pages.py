@@ -39,7 +39,7 @@ def page(**changed: object) -> str:
 
 
 class Pages(ThreadingHTTPServer):
-    """Serves /slow after two seconds, /clock as of an hour ago, /denied to nobody, /wrong not at all."""
+    """Serves /slow after four seconds, /clock as of an hour ago, /denied to nobody, /wrong not at all."""
 
     daemon_threads = True
 
@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
         name = self.path.partition("?")[0].strip("/")
         status = {"wrong": 404, "denied": 401}.get(name, 200)
         if name == "slow":
-            time.sleep(2)
+            time.sleep(4)
         old = {
             "api/v1/status/buildinfo": {"data": {"version": "2.30.0"}},
             "api/v2/status": {"versionInfo": {"version": "0.20.0"}, "config": {"original": "route: {}"}},

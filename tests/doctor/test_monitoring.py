@@ -30,8 +30,8 @@ from trainbeacon.stack.ports import free_port
 
 JOBS = """\
 global:
-  scrape_interval: 1s
-  scrape_timeout: 1s
+  scrape_interval: 2s
+  scrape_timeout: 2s
 scrape_configs:
   - job_name: trainbeacon-refused
     static_configs: [{{targets: ["{refused}"]}}]
@@ -56,7 +56,7 @@ scrape_configs:
     static_configs: [{{targets: ["{pages}"]}}]
   - job_name: trainbeacon-slow
     metrics_path: /slow
-    scrape_interval: 4s
+    scrape_interval: 8s
     static_configs: [{{targets: ["{pages}"]}}]
   - job_name: trainbeacon-path
     metrics_path: /wrong
@@ -171,28 +171,43 @@ class Ailing:
         return [each for each in visit(context) if each.status in ("fail", "warn")]
 
     def play(self, codes: dict[str, bool]) -> None:
-        """Wait until all of these are seen, do what is said, and wait until the commands have helped."""
-        found: list[Result] = []
+        """Wait until all of these were seen, do what is said, and wait until the commands have helped.
+
+        On a full machine a scrape may fail for another reason now and then: each code counts by itself.
+        """
+        seen: dict[str, list[Result]] = {}
 
         def all_seen() -> bool:
-            found[:] = self.look()
-            return codes.keys() <= {each.code for each in found}
+            for each in self.look():
+                if each not in seen.setdefault(each.code, []):
+                    seen[each.code].append(each)
+            return codes.keys() <= seen.keys()
 
         with suppress(AssertionError):  # the tests say which is missing
-            wait_for(all_seen, 60)
-        self.before.update({each.code: each for each in reversed(found)})
-        fixes = dict.fromkeys(each.fix for each in found if codes.get(each.code) and is_command(each.fix))
-        for fix in fixes:
+            wait_for(all_seen)
+        self.before.update({code: found[0] for code, found in seen.items()})
+        found = [each for code in codes if codes[code] for each in seen.get(code, ())]
+        for fix in dict.fromkeys(each.fix for each in found if is_command(each.fix)):
             subprocess.run(["bash", "-c", fix], check=True, capture_output=True, timeout=60)
-        wanted = {code for code, runs in codes.items() if runs}
+        left = {code for code, runs in codes.items() if runs}
 
         def mended() -> bool:
-            found[:] = self.look()
-            return not wanted & {each.code for each in found}
+            if not self._scraped():
+                return False
+            now = self.look()
+            self.after.update({each.code: each for each in now if each.code in codes})
+            left.intersection_update({each.code for each in now})
+            return not left
 
         with suppress(AssertionError):
-            wait_for(mended, 60)
-        self.after.update({each.code: each for each in found if each.code in codes})
+            wait_for(mended)
+        for code in codes.keys() - left:
+            self.after.pop(code, None)
+
+    def _scraped(self) -> bool:
+        """Whether every target has been scraped, and well, but for the one with a password."""
+        targets = web.get_json(f"{self.prometheus}/api/v1/targets")["data"]["activeTargets"]
+        return all(each["health"] == "up" or "denied" in each["scrapePool"] for each in targets)
 
     def configure(self, text: str) -> None:
         """Give Prometheus another configuration."""
@@ -226,7 +241,7 @@ def ailing(prometheus: str, alertmanager: str, tmp_path_factory: pytest.TempPath
                 f"--storage.tsdb.path={folder}/data",
                 f"--web.listen-address=127.0.0.1:{ports[0]}",
                 "--web.enable-lifecycle",
-                "--query.lookback-delta=10s",
+                "--query.lookback-delta=20s",
             ],
             mon.alertmanager: [
                 alertmanager,
@@ -253,6 +268,7 @@ def ailing(prometheus: str, alertmanager: str, tmp_path_factory: pytest.TempPath
         shipped = (bundle_dir() / "prometheus/rules/recording/numerics.yml").read_text()
         broken = yaml.safe_load(shipped)
         broken["groups"][0]["rules"][0]["expr"] = AMBIGUOUS
+        broken["groups"][0]["interval"] = "1s"
         own.write_text(yaml.safe_dump(broken))
         mon.configure(HALF_THE_RULES.format(bundle=bundle_dir(), own=own, exporter=address))
         mon.play(OF_RULES)

@@ -9,7 +9,16 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from trainbeacon.report.record import Incident, Mark, Point, Record, add_facts, conclude, thinned
+from trainbeacon.report.record import (
+    OUT_OF_SIGHT,
+    Incident,
+    Mark,
+    Point,
+    Record,
+    add_facts,
+    conclude,
+    thinned,
+)
 from trainbeacon.stack import web
 from trainbeacon.terminal.sources.prometheus import PrometheusSource
 from trainbeacon.terminal.watch import Watch
@@ -160,9 +169,7 @@ def _add_rest(record: Record, server: _Server, at: float) -> None:
             for each in server.at("last_over_time(training_state{{{run}}}[1h]) == 1", at)
         }
         record.outcome = (
-            "finished"
-            if states == {"finished"}
-            else ", ".join(sorted(states - {"running"})) or "out of sight"
+            "finished" if states == {"finished"} else ", ".join(sorted(states - {"running"})) or OUT_OF_SIGHT
         )
 
 

@@ -17,6 +17,8 @@ FORMAT = 1
 #: Points of a curve that are kept: more cannot be seen on paper.
 MOST_POINTS = 400
 PRODUCTIVE = "productive"
+#: The outcome of a run of which there are no samples any more and no end.
+OUT_OF_SIGHT = "out of sight"
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,11 @@ def conclude(record: Record) -> None:
             f", step {record.step:.0f}." if record.step is not None else "."
         )
         record.severity = "none"
+        if record.outcome == OUT_OF_SIGHT:
+            record.verdict = (
+                f"Out of sight: run {record.run} has no samples any more and no end. {record.verdict}"
+            )
+            record.action = "See whether Prometheus still scrapes its exporters: trainbeacon doctor."
     else:
         record.verdict, record.severity = f"Nothing is known of a run {record.run} here.", "none"
     lost = record.gpu_hours_lost
