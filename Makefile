@@ -7,7 +7,7 @@ LOAD ?= 12
 RUNS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format generate dashboards robustness campaign bench scale mutants tools helm slurm cluster
+.PHONY: help demo test soak lint format generate dashboards robustness campaign bench scale mutants tools helm slurm cluster images
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -66,6 +66,9 @@ helm: ## helm and kubectl for the chart, unpacked outside this folder
 
 slurm: ## train.sbatch, epilog and the rest on a real Slurm of three nodes; as root, with Debian's slurm-wlm; ARGS=--short
 	@$(IN_ENVIRONMENT) python -m tests.slurm $(ARGS)
+
+images: tools helm ## deploy/images built by podman, and run as the chart says; as root, with Debian's podman
+	@$(IN_ENVIRONMENT) python -m tests.images $(ARGS)
 
 cluster: tools ## faults that only a cluster has, on hosts of their own: OOM kills, lost and cut-off hosts; as root; ARGS=--short
 	@$(IN_ENVIRONMENT) python -m tests.cluster $(ARGS)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.campaign.campaign import ShippedStack
@@ -54,6 +55,8 @@ class Cluster:
             self.boot(number)
         self._free = set(self.hosts)
         targets = [f"{name_of(number)}:{port}" for number in self.hosts for port in PORTS]
+        # A server ends with the thread that started it: this one lives as long as the cluster.
+        self.operator = self._closing.enter_context(ThreadPoolExecutor(1))
         self.stack = ShippedStack(targets, self._longest_wait)
         self._closing.enter_context(self.stack)
         self.nursery = Nursery(RUN / "nursery.log")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from tests.campaign.kinds.kind import Kind
 from tests.cluster.job import Job
 from tests.hosts.world import REPOSITORY, address, shell
-from trainbeacon.stack import processes
+from trainbeacon.stack import processes, web
+from trainbeacon.stack.stack import StackError
 
 
 @dataclass
@@ -192,6 +194,12 @@ def take_away(name: str, seconds: float) -> Callable[[Stage], None]:
         stack = stage.job.cluster.stack
         processes.stop([stack.children[name]])
         time.sleep(seconds)
-        stack.start(name)
+        with contextlib.suppress(
+            StackError
+        ):  # it reads what it has written first, for longer on a busy machine
+            stage.job.cluster.operator.submit(stack.start, name).result()
+        url = stack.prometheus_url if name == "prometheus" else stack.alertmanager_url
+        if not processes.wait_until(lambda: web.answers(f"{url}/-/ready"), 300):
+            raise TimeoutError(f"{name} does not come back")
 
     return act

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import threading
@@ -107,7 +108,8 @@ class Incident:
                 stage.wire.wait()
             for job in self._jobs:
                 job.kill()
-                self._cluster.stack.forget(job.run)
+                with contextlib.suppress(OSError):
+                    self._cluster.stack.forget(job.run)
             self._cluster.give_back([*self.job.hosts, *self.job.spent])
 
     def _play(self, stage: Stage) -> Outcome:

@@ -87,6 +87,8 @@ MAKE: dict[str, Form] = {
     "tools": Run("make tools"),
     "helm": Run("make helm"),
     # The incidents take minutes and need root.
+    # They are built and run by the target itself, which takes minutes and needs root and Debian's podman.
+    "images": Run('CI= make images ARGS="--collect-only -q"'),
     "cluster": Run("make cluster ARGS=--list"),
     # The jobs are played by the target itself, which takes minutes and needs root and Debian's slurm-wlm.
     "slurm": Run('CI= make slurm ARGS="--collect-only -q"'),
@@ -142,7 +144,9 @@ SCRIPTS: dict[str, Form] = {
 }
 
 _CLUSTER = Elsewhere("needs a Kubernetes cluster; what it acts on is rendered and judged in tests/chart")
-_DOCKER = Elsewhere("needs a container daemon; images and compose are judged in tests/chart")
+_DOCKER = Elsewhere(
+    "needs a container daemon; images are run by make images, compose is judged in tests/chart"
+)
 _NOTIFY = {
     "{scratch}/notify.yaml": "receivers: {ml-oncall: {urls_file: {scratch}/urls}}",
     "{scratch}/urls": "json://127.0.0.1:{port}/\n",
