@@ -265,6 +265,7 @@ _STRIKES: dict[str, Callable[[Incident, Running], float]] = {
     "name_collision": Incident._collide,
     "exporter_killed": Incident._kill_agent,
     "healthy": Incident._nothing,
+    "logs_only": Incident._nothing,
     "elastic_resume": Incident._resume_smaller,
     "exporter_replaced": Incident._kill_exporter,
 }
