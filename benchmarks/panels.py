@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainbeacon.simulate.history import seconds_of
+
 #: What a panel of a usual screen shows at most, in points.
 POINTS = 1000
 #: The stretch that is asked for: what the fleet was scraped for is not longer.
@@ -16,27 +18,33 @@ RANGE_SECONDS = 1800
 
 @dataclass(frozen=True)
 class Query:
-    """One query of one panel. Panels of one number ask for one moment only."""
+    """One query of one panel. Panels of one number ask for one moment only; `step` is a line's least."""
 
     dashboard: str
     panel: str
     expr: str
     instant: bool
+    step: int = 0
+    points: int = POINTS
 
-    def request(self, run: str, now: float, interval: int) -> tuple[str, dict[str, str]]:
-        """Path and parameters, with one run chosen and all else at "All"."""
-        step = max(interval, RANGE_SECONDS // POINTS)
+    def request(
+        self, run: str, now: float, interval: int, seconds: int = RANGE_SECONDS
+    ) -> tuple[str, dict[str, str]]:
+        """Path and parameters, for the last `seconds`, with one run chosen and all else at "All"."""
+        step = max(interval, self.step, seconds // self.points)
         chosen = {
             "run": run,
             "__rate_interval": f"{max(4 * interval, step + interval)}s",
             "__interval": f"{step}s",
-            "__range": f"{RANGE_SECONDS}s",
-            "__range_s": f"{RANGE_SECONDS}",
+            "__interval_ms": f"{1000 * step}",
+            "__range": f"{seconds}s",
+            "__range_s": f"{seconds}",
+            "price": "2",
         }
         expr = re.sub(r"\$\{?(\w+)(?::\w+)?\}?", lambda found: chosen.get(found[1], ".*"), self.expr)
         if self.instant:
             return "/api/v1/query", {"query": expr, "time": f"{now:.3f}"}
-        begin = {"start": f"{now - RANGE_SECONDS:.3f}", "end": f"{now:.3f}", "step": str(step)}
+        begin = {"start": f"{now - seconds:.3f}", "end": f"{now:.3f}", "step": str(step)}
         return "/api/v1/query_range", {"query": expr, **begin}
 
 
@@ -45,4 +53,12 @@ def queries(folder: Path) -> Iterator[Query]:
     for path in sorted(folder.glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:
             for target in panel.get("targets", ()):
-                yield Query(path.stem, panel["title"], target["expr"], bool(target.get("instant")))
+                step = seconds_of(target["interval"]) if "interval" in target else 0.0
+                yield Query(
+                    path.stem,
+                    panel["title"],
+                    target["expr"],
+                    bool(target.get("instant")),
+                    int(step),
+                    panel.get("maxDataPoints", POINTS),
+                )

@@ -105,7 +105,7 @@ def _seconds(process: psutil.Process) -> float:
 
 
 @contextlib.contextmanager
-def prometheus(data: str) -> Iterator[tuple[str, psutil.Process]]:
+def prometheus(data: str, *options: str) -> Iterator[tuple[str, psutil.Process]]:
     """A Prometheus over that data that scrapes nothing and evaluates nothing."""
     with tempfile.TemporaryDirectory(prefix="trainbeacon-rules-") as scratch:
         folder, port = Path(scratch), free_port()
@@ -113,7 +113,12 @@ def prometheus(data: str) -> Iterator[tuple[str, psutil.Process]]:
         program = stack.find("prometheus")
         if program is None:
             raise SystemExit("no Prometheus here: `make tools`, or put it on the PATH")
-        line = [program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={data}"]
+        line = [
+            program,
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={data}",
+            *options,
+        ]
         line.append(f"--web.listen-address=127.0.0.1:{port}")
         child = processes.start(line, folder / "prometheus.log")
         try:

@@ -191,7 +191,7 @@ class Panel:
 class TimeSeries(Panel):
     """Lines over time, or stacked areas or bars; from 0 unless `minimum=None`. `dashed` names limits.
 
-    `soft_maximum` is how far the axis goes at least.
+    `soft_maximum` is how far the axis goes at least; `points` how many a line has at most.
     """
 
     _: KW_ONLY
@@ -201,9 +201,14 @@ class TimeSeries(Panel):
     log: bool = False
     dashed: tuple[str, ...] = ()
     soft_maximum: float | None = None
+    points: int = 0
 
     type: ClassVar[str] = "timeseries"
     color_mode: ClassVar[str] = "palette-classic"
+
+    def build(self, selectors: Mapping[str, str]) -> Json:
+        """The panel's JSON, without its place."""
+        return super().build(selectors) | ({"maxDataPoints": self.points} if self.points else {})
 
     def _options(self) -> Json:
         return {

@@ -15,6 +15,12 @@ from trainbeacon.catalogue import BY_NAME
 EXCESS = "max by (rank) (run_rank:training_self_excess_ratio:45s{<ranks>})"
 OWN = "run_rank:training_self_seconds:per_step45s{<ranks>}"
 SLOWEST = f" and on (rank) topk(8, {EXCESS})"
+# What the run has lost to waiting for a rank in the time shown, where it was named as slow.
+COST = (
+    "(sum by (rank) (sum_over_time("
+    "run_rank_cause:training_straggler_gpu_seconds:increase{<ranks>}[$__range])) / 3600"
+    f" or on (rank) 0 * {EXCESS})"
+)
 SPENT = 'max by (rank) (rate(training_self_seconds_total{{{ranks}, cause="{cause}"}}[$__rate_interval]))'
 MORE = above(LIMITS["straggler_ratio_max"], near=LIMITS["straggler_ratio_max"] / 2)
 
@@ -79,6 +85,7 @@ WHO_ROW = Row(
             (
                 Query(f"({PLACE})" + SLOWEST),
                 Query(EXCESS + SLOWEST, "costs", unit="percentunit", decimals=1, thresholds=MORE, width=70),
+                Query(COST + SLOWEST, "GPU-hours", unit="short", decimals=2, width=84),
                 *(cause(name) for name in BY_NAME["training_self_seconds_total"].labels[0].values),
             ),
             labels={"rank": 45, "hostname": 0},

@@ -103,6 +103,9 @@ SCRIPTS: dict[str, Form] = {
     "benchmarks/peer_worker.py": Target("bench"),
     "benchmarks/interference_worker.py": Target("bench"),
     "benchmarks/scale.py": Target("scale"),
+    "benchmarks/efficiency.py": Run(
+        "{python} -m benchmarks.efficiency --days 1 --times 1", needs=("prometheus", "promtool")
+    ),
     "benchmarks/rule_costs.py": Run(
         _HISTORY + " && {python} -m benchmarks.rule_costs {scratch}/data --once",
         needs=("prometheus", "promtool"),

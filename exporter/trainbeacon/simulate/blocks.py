@@ -11,17 +11,21 @@ BLOCK_SECONDS = 7200
 
 
 class BlockMaker:
-    """Hands the text of each block to promtool, which works while the next one is written."""
+    """Hands the text of each block to promtool, which works while the next one is written.
 
-    def __init__(self, scratch: Path, folder: str, promtool: str) -> None:
+    `seconds` is how long a block is: as it is first cut, or of what Prometheus has merged later.
+    """
+
+    def __init__(self, scratch: Path, folder: str, promtool: str, seconds: int = BLOCK_SECONDS) -> None:
         self._scratch, self._folder, self._promtool = scratch, folder, promtool
+        self._seconds = seconds
         self._number = -1
         self._file: TextIO | None = None
         self._running: tuple[subprocess.Popen[str], Path] | None = None
 
     def add(self, timestamp: float, lines: list[str]) -> None:
         """Take the lines of one moment; times only grow."""
-        block = int(timestamp // BLOCK_SECONDS)
+        block = int(timestamp // self._seconds)
         if block != self._number:
             self._close()
             self._number = block
@@ -42,6 +46,7 @@ class BlockMaker:
         path = Path(self._file.name)
         self._wait()
         command = [self._promtool, "tsdb", "create-blocks-from", "openmetrics", "--quiet"]
+        command.append(f"--max-block-duration={self._seconds}s")
         command += [str(path), self._folder]
         process = subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         self._running = (process, path)
