@@ -112,7 +112,7 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Of each panel the median of the time on the clock, and of Prometheus' processor time."""
     panels: dict[str, list[Query]] = {}
-    for query in queries(DASHBOARDS):
+    for query in queries(DASHBOARDS, collapsed=True):
         if query.dashboard == "efficiency":
             panels.setdefault(query.panel, []).append(query)
     found = {}

@@ -48,10 +48,12 @@ class Query:
         return "/api/v1/query_range", {"query": expr, **begin}
 
 
-def queries(folder: Path) -> Iterator[Query]:
-    """Every query of the dashboards in a folder."""
+def queries(folder: Path, *, collapsed: bool = False) -> Iterator[Query]:
+    """Every query of the dashboards in a folder; of rows that are `collapsed` at first too, if asked for."""
     for path in sorted(folder.glob("*.json")):
-        for panel in json.loads(path.read_text())["panels"]:
+        shown = json.loads(path.read_text())["panels"]
+        hidden = [panel for row in shown for panel in row.get("panels", ())] if collapsed else []
+        for panel in (*shown, *hidden):
             for target in panel.get("targets", ()):
                 step = seconds_of(target["interval"]) if "interval" in target else 0.0
                 yield Query(

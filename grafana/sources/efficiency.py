@@ -260,6 +260,7 @@ OVER_TIME = Row(
     ),
     width=12,
     height=8,
+    collapsed=True,
 )
 
 DETAIL = Row(
@@ -322,6 +323,7 @@ DETAIL = Row(
     ),
     width=12,
     height=8,
+    collapsed=True,
 )
 
 DASHBOARD = Dashboard(
