@@ -223,14 +223,15 @@ def accelerate(folder: Path, *, record: bool) -> Any:
             if accelerator.sync_gradients:
                 accelerator.log({"loss": sum(losses) / len(losses), "epoch": epoch})
                 losses.clear()
-        _evaluate_and_save(net, beacon, folder / f"saved-{epoch}")
+        _evaluate(net, beacon)
+        torch.save(net.state_dict(), folder / f"saved-{epoch}")
     accelerator.end_training()
     if beacon:
         beacon.finish()
     return accelerator.unwrap_model(net)
 
 
-def _evaluate_and_save(net: Any, beacon: Any, path: Path) -> None:
+def _evaluate(net: Any, beacon: Any) -> None:
     import contextlib
 
     import torch
@@ -242,7 +243,6 @@ def _evaluate_and_save(net: Any, beacon: Any, path: Path) -> None:
         accuracy = (outputs.argmax(1) == classes).float().mean()
         if beacon:
             beacon.log(loss=loss, accuracy=accuracy)
-    torch.save(net.state_dict(), path)
 
 
 def keras(folder: Path, *, record: bool) -> Any:
@@ -278,12 +278,71 @@ def keras(folder: Path, *, record: bool) -> Any:
     return net
 
 
+def deepspeed(folder: Path, *, record: bool, stage: int = 0, **settings: Any) -> Any:
+    """Through DeepSpeed's engine, in a loop of the script's own."""
+    import torch
+
+    os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}
+    import deepspeed
+
+    # A kernel for sums over the host's memory, which takes a minute to compile.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder.resolve()}/rendezvous", rank=0, world_size=1
+        )
+    net = model()
+    engine, *_ = deepspeed.initialize(
+        model=net,
+        optimizer=torch.optim.SGD(net.parameters(), lr=RATE),
+        dist_init_required=False,
+        config={
+            "train_micro_batch_size_per_gpu": BATCH,
+            "gradient_accumulation_steps": ACCUMULATE,
+            "gradient_clipping": CLIP,
+            "zero_optimization": {"stage": stage},
+            "zero_allow_untested_optimizer": True,
+        },
+    )
+    beacon = None
+    if record:
+        from trainbeacon.integrations.deepspeed import watch
+
+        beacon = watch(engine, steps_planned=8, **settings)
+    batches = loader()
+    for epoch in range(EPOCHS):
+        for inputs, classes in beacon.batches(batches) if beacon else batches:
+            engine.backward(torch.nn.functional.cross_entropy(engine(inputs), classes))
+            engine.step()
+        if beacon:
+            beacon.log(epoch=epoch)
+        engine.save_checkpoint(str(folder / "saved"))
+        _evaluate(engine, beacon)
+    if beacon:
+        beacon.finish()
+    return net
+
+
+def zero(folder: Path, *, record: bool) -> Any:
+    """DeepSpeed's ZeRO 1 and 2 one after the other; recorded each into a folder of its own."""
+    found = []
+    for stage in (1, 2):
+        own = folder / str(stage)
+        own.mkdir(exist_ok=True)
+        found.append(deepspeed(own, record=record, stage=stage, directory=str(own / "boxes")))
+    import torch
+
+    return torch.nn.ModuleList(found)
+
+
 FRAMEWORKS = {
     "lightning": lightning,
     "transformers": transformers,
     "accelerate": accelerate,
     "keras": keras,
+    "deepspeed": deepspeed,
 }
+JOBS = {**FRAMEWORKS, "zero": zero}
 
 
 def weights(net: Any) -> list[str]:
@@ -297,7 +356,7 @@ def weights(net: Any) -> list[str]:
 def main() -> None:
     """Run the job."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("framework", choices=FRAMEWORKS)
+    parser.add_argument("framework", choices=JOBS)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
@@ -306,7 +365,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    net = FRAMEWORKS[arguments.framework](arguments.folder, record=arguments.record)
+    net = JOBS[arguments.framework](arguments.folder, record=arguments.record)
     print(json.dumps({"weights": weights(net)}))
 
 

@@ -35,6 +35,7 @@ GAPS: dict[str, dict[str, str]] = {
     "lightning": {},
     "transformers": {},
     "accelerate": {},
+    "deepspeed": {},
     "keras": {
         "loss": "of the last batch of a step, where batches are accumulated",
         "norm": "sampled, not of every step, and of the accumulated batches' last one",
@@ -110,6 +111,15 @@ def test_adapter_serves_what_a_plain_loop_measures(framework: str, tmp_path: Pat
     plain = run(framework, tmp_path / "plain")
     recorded = run(framework, tmp_path / "recorded", "--record")
     agree(box_of(tmp_path / "recorded"), GAPS[framework])
+    assert plain == recorded
+
+
+def test_stages_of_zero_are_served_alike(tmp_path: Path) -> None:
+    """DeepSpeed's partitioned optimizers and gradients: the same numbers, and nothing changed."""
+    plain = run("zero", tmp_path / "plain")
+    recorded = run("zero", tmp_path / "recorded", "--record")
+    for stage in ("1", "2"):
+        agree(box_of(tmp_path / "recorded" / stage), GAPS["deepspeed"])
     assert plain == recorded
 
 

@@ -120,6 +120,10 @@ SCRIPTS: dict[str, Form] = {
         " torchrun --master-port {port} --nproc-per-node 2 examples/ddp.py --steps 5"
         " && torchrun --master-port {port} --nproc-per-node 2 examples/ddp.py --steps 5 --shard"
     ),
+    "examples/deepspeed_zero.py": Run(
+        "TRAINBEACON_SERVE=off PYTHONWARNINGS=default torchrun --master-port {port} --nproc-per-node 2"
+        " examples/deepspeed_zero.py --steps 4 --stage 0"
+    ),
     "examples/keras_mlp.py": Run("TRAINBEACON_SERVE=off {python} examples/keras_mlp.py --epochs 1"),
     "examples/lightning_convnet.py": Run(
         "TRAINBEACON_SERVE=off {python} -W ignore examples/lightning_convnet.py --epochs 1"
