@@ -49,7 +49,11 @@ UNSEEN = {
     ("Silent longest", "rank {{rank}}"),
 }
 #: An exporter is down for minutes before an alert says so.
-BLIND = {("exporter", "Verdict", legend) for legend in ("", "since")}
+BLIND = {
+    ("exporter", "Verdict", ""),
+    ("exporter", "Verdict", "since"),
+    ("exporter", "Firing alerts", ""),  # the annotation
+}
 CHOICE = {
     "$__rate_interval": "16s",
     "$__range_s": "300",
