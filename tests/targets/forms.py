@@ -285,6 +285,7 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
     (r"python -m tests\.campaign\.trace(\.synthetic)? .*", r"python -m tests.campaign.trace\1 --help"),
     (r"python -m benchmarks\.scale", Target("scale")),
     (r"python -m benchmarks\.under_attack", Elsewhere("a script: see SCRIPTS")),
+    (r"python -m benchmarks\.efficiency", Elsewhere("a script: see SCRIPTS")),
     # Campaigns over real jobs of minutes and hours: their options are read; tests/diagnosis plays some jobs.
     (r"(python -m tests\.diagnosis\.\w+ .*)--count \d+(.*)", r"\1--count 0\2"),
     (r"python -m tests\.diagnosis\.resume", r"\g<0> --runs 0"),
