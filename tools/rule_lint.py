@@ -161,13 +161,14 @@ def _cardinality(node: Any) -> str:
     return str(getattr(node.modifier, "card", ""))
 
 
-def match_problems(node: Any) -> Iterator[str]:
+def match_problems(rule: Rule, node: Any) -> Iterator[str]:
     """What is of a run is matched with that of the same run, what is of a GPU with that of the same node."""
     kinds = dict(grouping(node))
     sides = [labels_kept(node.lhs), labels_kept(node.rhs)] if isinstance(node, promql.BinaryExpr) else []
     if "on" in kinds and None not in sides:
         shared = set.intersection(*(side or set() for side in sides))
-        lost = shared & ({"run", "instance"} if "gpu" in kinds["on"] else {"run"}) - kinds["on"]
+        of_gpus = "gpu" in (shared if "alert" in rule else kinds["on"])
+        lost = shared & ({"run", "instance", "gpu"} if of_gpus else {"run"}) - kinds["on"]
         if lost:
             yield f"on loses {sorted(lost)}"
 
@@ -244,7 +245,7 @@ def expression_problems(rule: Rule) -> Iterator[str]:
                 yield f"{node.op} changes its mind"
         elif isinstance(node, promql.BinaryExpr):
             yield from join_problems(node)
-            yield from match_problems(node)
+            yield from match_problems(rule, node)
             if str(node.op) == "/":
                 yield from division_problems(node)
     functions = {node.func.name for node in nodes if isinstance(node, promql.Call)}

@@ -185,9 +185,10 @@ def _mutated(
         rules: list[Rule] = [
             _without_texts(rule) for rule in group["rules"] if (rule.get("alert") or rule["record"]) in needed
         ]
-        if any(rule.get("alert") == alert for rule in rules):
-            for name, mutant in left.items():
-                rules += _renamed(alert, name, mutant)
+        places = [place for place, rule in enumerate(rules) if rule.get("alert") == alert]
+        if places:
+            broken = [rule for name, mutant in left.items() for rule in _renamed(alert, name, mutant)]
+            rules[places[-1] + 1 : places[-1] + 1] = broken
         if rules:
             yield {**group, "rules": rules}
 
