@@ -83,7 +83,7 @@ MAKE: dict[str, Form] = {
         writes="benchmarks/results/scale-16-1s-*.json",
         needs=("prometheus",),
     ),
-    "mutants": Run('make mutants ARGS="--alert TrainingLossSpikes"', needs=("prometheus", "promtool")),
+    "mutants": Run('make mutants ARGS="--sample 12"', needs=("prometheus", "promtool")),
     "tools": Run("make tools"),
     "helm": Run("make helm"),
     # The incidents take minutes and need root.
