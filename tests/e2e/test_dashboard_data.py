@@ -46,6 +46,7 @@ UNSEEN = {
     ("Collectors failing", "{{collector}}"),
     ("Errors", "{{where}}"),
     ("Slow rank", "rank {{rank}}: {{cause}}"),
+    ("What stragglers cost", "GPU-hours"),
     ("Silent longest", "rank {{rank}}"),
 }
 #: An exporter is down for minutes before an alert says so.
@@ -92,7 +93,7 @@ class Asked:
         expr = self.expr.replace('run="$run"', f'run="{run}"').replace("$run", run)
         for name, value in CHOICE.items():
             expr = expr.replace(name, value)
-        return expr
+        return expr.replace(" offset -7d", "")  # the week from a step on is asked for, not one to come
 
 
 def panels(model: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
