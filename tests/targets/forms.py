@@ -129,7 +129,9 @@ SCRIPTS: dict[str, Form] = {
         "TRAINBEACON_SERVE=off {python} -W ignore examples/lightning_convnet.py --epochs 1"
     ),
     "examples/torch_loop.py": Run(
-        "{python} examples/torch_loop.py",
+        # An exporter of a script before it would serve the ranks of a folder that they share.
+        "export TRAINBEACON_DIRECTORY={scratch}/boxes && mkdir -m 700 {scratch}/boxes"
+        " && {python} examples/torch_loop.py",
         until="epoch 0: validation loss",
         meanwhile="curl --fail --silent --retry 60 --retry-delay 1 --retry-connrefused"
         " 127.0.0.1:{port}/metrics",

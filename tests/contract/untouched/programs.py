@@ -125,7 +125,7 @@ for _ in range(3):
     with beacon.step():
         pass
 beacon.finish()
-print(os.listdir(FOLDER + "/elsewhere"))
+print([name for name in os.listdir(FOLDER + "/elsewhere") if not name.startswith(".")])
 """,
     "closed streams": """
 for number in (0, 1, 2):

@@ -1,8 +1,9 @@
-"""What made a checkpoint, as a JSON file beside it: `checkpoint.pt.trainbeacon.json`, written by rank 0.
+"""What made a checkpoint, as a JSON file beside it: `.checkpoint.pt.trainbeacon.json`, written by rank 0.
 
 It says which code, command, settings, versions, seed and environment a checkpoint comes from, and how good
 the run was at that step, so that the best model and what made it stay together. Secrets are left out as
-everywhere (`config.redaction`). It goes when its checkpoint does.
+everywhere (`config.redaction`). It goes when its checkpoint does. Its name begins with a dot, because scripts
+take the last of `glob("checkpoint*")` for a checkpoint.
 
 Threads: all is done by the thread that works on files.
 """
@@ -50,6 +51,12 @@ _NUMBERS = ("training_loss", "training_accuracy", "training_epoch", "training_le
 _LONGEST_COMMAND = 4096
 
 
+def beside(checkpoint: str) -> str:
+    """Where the description of a checkpoint lies."""
+    folder, name = os.path.split(checkpoint)
+    return os.path.join(folder, f".{name}{SUFFIX}")
+
+
 class Archive:
     """The files beside the checkpoints of this process."""
 
@@ -63,7 +70,7 @@ class Archive:
         if not os.path.exists(path):  # it was written elsewhere: an address, another node
             return
         document = json.dumps(self._document(path, step), indent=1, ensure_ascii=False)
-        files.replace(path + SUFFIX, document.encode() + b"\n")
+        files.replace(beside(path), document.encode() + b"\n")
         self._written = [each for each in self._written if each == path or not _gone(each)]
         if path not in self._written:
             self._written.append(path)
@@ -114,7 +121,7 @@ def _gone(checkpoint: str) -> bool:
     if os.path.exists(checkpoint):
         return False
     with contextlib.suppress(OSError):
-        os.unlink(checkpoint + SUFFIX)
+        os.unlink(beside(checkpoint))
     return True
 
 

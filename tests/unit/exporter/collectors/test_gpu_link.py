@@ -21,7 +21,9 @@ def families(*, gpus: bool = True, **said: str) -> Families:
         made.add_info("training_gpu_info", "3", FULL, "H100", "555")
         made.add_info("training_gpu_info", "5", OTHER, "H100", "555")
         made.add_info("training_gpu_mig_info", "5", INSTANCE, "H100 MIG 1g.10gb")
-    made.add_info("training_rank_info", "r", "0", "0", "host", said.get("gpu", ""), said.get("uuid", ""))
+    coordinates = [""] * 5
+    gpu = said.get("gpu", ""), said.get("uuid", "")
+    made.add_info("training_rank_info", "r", "0", "0", "host", *gpu, *coordinates)
     return made
 
 

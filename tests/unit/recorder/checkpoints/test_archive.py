@@ -11,12 +11,12 @@ import torch
 
 import trainbeacon
 from tests.serving import wait_for
-from trainbeacon.recorder.checkpoints.archive import SUFFIX
+from trainbeacon.recorder.checkpoints.archive import SUFFIX, beside
 
 
 def read(checkpoint: Path) -> dict[str, Any]:
     """The file, once it is there."""
-    path = checkpoint.with_name(checkpoint.name + SUFFIX)
+    path = Path(beside(str(checkpoint)))
     wait_for(path.exists)
     found: dict[str, Any] = json.loads(path.read_text())
     return found
@@ -31,6 +31,7 @@ def test_a_checkpoint_says_what_made_it(tmp_path: Path, monkeypatch: pytest.Monk
     """Code, command, settings, versions, seed, environment, and how good the run was at that step."""
     monkeypatch.setenv("NCCL_DEBUG", "WARN")
     monkeypatch.setenv("CUDA_API_KEY", "sk-0123456789abcdef0123456789abcdef")
+    monkeypatch.setattr("sys.orig_argv", ["python", "train.py", "--lr=0.1"])
     torch.manual_seed(7)
     given = {"lr": 0.1, "dataset": "c4-v2", "wandb_key": "0123456789abcdef"}
     with beacon(tmp_path, hyperparameters=given, tags={"team": "nlp"}) as running:
@@ -46,7 +47,7 @@ def test_a_checkpoint_says_what_made_it(tmp_path: Path, monkeypatch: pytest.Monk
     assert 0.5 == found["numbers"]["loss/train"]
     assert torch.__version__ == found["packages"]["torch"]
     assert "WARN" == found["environment"]["NCCL_DEBUG"]
-    assert "pytest" in found["command"]
+    assert "python train.py --lr=0.1" == found["command"]
     assert {"commit", "branch", "changed_files"} == set(found["git"] or ("commit", "branch", "changed_files"))
     for secret in ("sk-0123456789", "0123456789abcdef"):
         assert secret not in json.dumps(found)
@@ -74,8 +75,9 @@ def test_it_goes_when_its_checkpoint_does(tmp_path: Path) -> None:
             read(path)
             if number > 1:
                 (tmp_path / f"step-{number - 2}").rmdir()
-    left = sorted(path.name for path in tmp_path.glob(f"*{SUFFIX}"))
-    assert [f"step-{number}{SUFFIX}" for number in (1, 2, 3)] == left
+    left = sorted(path.name for path in tmp_path.glob(f".*{SUFFIX}"))
+    assert [f".step-{number}{SUFFIX}" for number in (1, 2, 3)] == left
+    assert [f"step-{number}" for number in (2, 3)] == sorted(path.name for path in tmp_path.glob("step-*"))
 
 
 def test_a_checkpoint_that_failed_or_went_elsewhere_has_none(tmp_path: Path) -> None:
@@ -85,4 +87,4 @@ def test_a_checkpoint_that_failed_or_went_elsewhere_has_none(tmp_path: Path) -> 
             raise OSError("full")
         with running.checkpoint("s3://bucket/model.pt"):
             pass
-    assert [] == list(tmp_path.rglob(f"*{SUFFIX}"))
+    assert [] == list(tmp_path.rglob(f".*{SUFFIX}"))
