@@ -26,6 +26,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, TextIO
 
+from trainbeacon.config.redaction import as_text
 from trainbeacon.identity import current
 from trainbeacon.recorder.api.start import current_beacon
 
@@ -155,13 +156,7 @@ def _bounded(text: str) -> str:
 
 
 def _text_of(value: Any) -> str:
-    """The text of what is not JSON's; never of a tensor's values, which may have to be waited for."""
-    if type(value).__module__.partition(".")[0] == "torch":
-        return f"<{type(value).__name__}>"
-    try:
-        return _bounded(str(value))
-    except Exception:  # noqa: BLE001 - a value of a script's own kind may do anything
-        return f"<{type(value).__name__}>"
+    return _bounded(as_text(value))
 
 
 @contextlib.contextmanager

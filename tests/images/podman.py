@@ -25,7 +25,7 @@ _CERTIFICATES = Path("/etc/ssl/certs")
 #: Where this machine's pip looks for packages, and what it has of them itself.
 _PIP = (
     Path("/etc/pip.conf"),
-    Path("/root/.config/pip/pip.conf"),
+    Path.home() / ".config/pip/pip.conf",
     Path(os.environ.get("PIP_FIND_LINKS") or "/nowhere"),
 )
 _BUILD_SECONDS = 1200

@@ -84,9 +84,9 @@ CIRCLE["self"] = CIRCLE
     ("value", "expected"),
     [
         (math.nan, "nan"),
-        (Unprintable(), "<Unprintable>"),
+        (Unprintable(), "Unprintable"),
         ({1, 2}, "{1, 2}"),
-        (CIRCLE, "{'self': {...}}"),
+        (CIRCLE, "{'self': " * 6 + "{...}" + "}" * 6),
         (Path("a"), "a"),
         ("two\nlines", "two\nlines"),
     ],
@@ -104,7 +104,7 @@ def test_a_tensor_is_not_waited_for(stream: io.StringIO) -> None:
     torch = pytest.importorskip("torch")
     configure(stream=stream)
     logging.getLogger().info("loss", extra={"loss": torch.zeros(3)})
-    assert "<Tensor>" == lines(stream)[0]["loss"]
+    assert "Tensor" == lines(stream)[0]["loss"]
 
 
 def test_a_long_message_keeps_its_start_and_end(stream: io.StringIO) -> None:
