@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -89,13 +89,13 @@ def numbers(file: EventFile, reading: Reading) -> Iterator[Number]:
         OSError: the file cannot be opened or read.
         MissingPackageError: the extra is not installed.
     """
-    decode = _decoder()
+    decode, DecodeError = _decoder()  # noqa: N806 - a class
     scalars: set[str] = set()  # only the first value of a tag says what the tag is
     with open(file.path, "rb") as stream:
         for record in _records(stream, file.size, reading):
             try:
                 event = decode(record)
-            except Exception:  # noqa: BLE001 - of protobuf, whose class differs between its versions
+            except DecodeError:
                 reading.damaged += 1
                 continue
             reading.events += 1
@@ -130,13 +130,15 @@ def _records(stream: BinaryIO, size: int, reading: Reading) -> Iterator[bytes]:
             reading.damaged += 1
 
 
-def _decoder() -> Any:
+def _decoder() -> tuple[Callable[[bytes], Any], type[Exception]]:
+    """What makes an event of a record, and what it raises for one that is damaged."""
     try:
         import google_crc32c  # noqa: F401 - asked for before the first file
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
         from tensorboard.compat.proto import event_pb2
     except ImportError as error:
         raise MissingPackageError(error) from error
-    return event_pb2.Event.FromString
+    return event_pb2.Event.FromString, DecodeError
 
 
 def _scalar(value: Any, scalars: set[str]) -> float | None:
