@@ -12,7 +12,7 @@ import promql_parser
 import pytest
 import yaml
 
-from tests.chart.rendering import REPOSITORY
+from tests.chart.rendering import REPOSITORY, of_kind, render
 from trainbeacon import catalogue
 
 SCALE_OUT = sorted((REPOSITORY / "deploy/scale-out").glob("*.yml"))
@@ -87,3 +87,12 @@ def test_routes_keep_stock_alerts_from_training_only(amtool: str) -> None:
         command = [amtool, "config", "routes", "test", f"--config.file={file}", *labels]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert receiver == done.stdout.strip()
+
+
+def test_limits_of_samples_are_the_charts(helm: str) -> None:
+    """A limit that falls behind what an exporter may serve would have its whole answer refused."""
+    (monitor,) = of_kind(render(helm), "PodMonitor")
+    limits = {
+        int(each) for file in SCALE_OUT for each in re.findall(r"sample_limit: (\d+)", file.read_text())
+    }
+    assert {monitor["spec"]["sampleLimit"]} == limits
