@@ -7,6 +7,7 @@ are looked for, mended and looked for again together.
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -229,9 +230,11 @@ def ailing(prometheus: str, alertmanager: str, tmp_path_factory: pytest.TempPath
         pages = Pages()
         ends.callback(pages.close)
         hook, ports = free_port(), (free_port(), free_port())
+        refused = ends.enter_context(closing(socket.socket()))
+        refused.bind(("127.0.0.1", 0))  # taken, so that nobody else comes to listen there
         mon = Ailing(folder, f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", hook, node, {})
         mon.addresses = {"exporter": address, "alertmanager": mon.alertmanager.partition("//")[2]}
-        jobs = JOBS.format(refused=f"127.0.0.1:{free_port()}", pages=pages.address)
+        jobs = JOBS.format(refused="{}:{}".format(*refused.getsockname()), pages=pages.address)
         (folder / "prometheus.yml").write_text(jobs)
         (folder / "alertmanager.yml").write_text(ROUTES.format(hook=hook))
         lines = {

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import sys
 import threading
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -91,15 +92,26 @@ class _Patch:
         if home is not None and home != (owner, name):
             self._places.append((*home, original))
         self._original = original
-        for place, attribute, _ in self._places:
-            setattr(place, attribute, self.ours)
-        _move_builtin(original, self.ours)
+        self.place()
 
     @property
     def is_in_place(self) -> bool:
         """Whether it is still what callers get."""
         owner, name, _ = self._places[0]
         return vars(owner).get(name) is self.ours
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether what was there before is what callers get."""
+        owner, name, before = self._places[0]
+        return vars(owner).get(name) is before
+
+    def place(self) -> None:
+        """Put ours where the original is."""
+        for owner, name, before in self._places:
+            if vars(owner).get(name) is before:
+                setattr(owner, name, self.ours)
+        _move_builtin(self._original, self.ours)
 
     def restore(self) -> None:
         """Put back what was there, wherever nobody has replaced ours."""
@@ -110,6 +122,10 @@ class _Patch:
 
 
 _patches: dict[tuple[int, str], _Patch] = {}
+#: Replacements of functions of modules, once they are no longer in place: a later observer gets the same one.
+#: They are never freed, since TorchScript and the compiler remember such functions by their `id`, which the
+#: next function that anybody makes would have.
+_restored: dict[tuple[int, str], _Patch] = {}
 _changing = threading.RLock()
 
 
@@ -129,7 +145,7 @@ def observe(owner: Any, name: str, started: Started, make: Make = reporting) -> 
     with _changing:
         patch = _patches.get(key)
         if patch is None or not patch.is_in_place:
-            patch = _patches[key] = _Patch(owner, name, make)
+            patch = _patches[key] = _place(key, owner, name, make)
         patch.observers.everyone += (started,)
 
     def stop() -> None:
@@ -138,10 +154,20 @@ def observe(owner: Any, name: str, started: Started, make: Make = reporting) -> 
             patch.observers.everyone = left
             if not left:
                 patch.restore()
+                if isinstance(owner, types.ModuleType):
+                    _restored[key] = patch
                 if _patches.get(key) is patch:
                     del _patches[key]
 
     return stop
+
+
+def _place(key: tuple[int, str], owner: Any, name: str, make: Make) -> _Patch:
+    before = _restored.get(key)
+    if before is None or not before.is_restored:
+        return _Patch(owner, name, make)
+    before.place()
+    return before
 
 
 def _home(function: Any) -> tuple[Any, str] | None:

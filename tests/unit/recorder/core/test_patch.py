@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import pickle
 import types
 from collections.abc import Callable
@@ -133,3 +135,23 @@ def test_pickle_finds_the_replacement_where_it_finds_the_function() -> None:
     sent = pickle.dumps(package.dumps)  # type: ignore[attr-defined]
     stop()
     assert original is pickle.loads(sent) is json.dumps
+
+
+def test_a_function_of_somebody_elses_is_never_taken_for_one_of_torchs() -> None:
+    """TorchScript knows functions by their `id`: that of a replacement must not be given to another."""
+    import torch
+    from torch.jit import _builtins
+
+    original = torch.save
+    stop = observe(torch, "save", lambda args, keywords: None)
+    assert "aten::save" == _builtins._find_builtin(torch.save)
+    replaced = id(torch.save)
+    stop()
+    assert "aten::save" == _builtins._find_builtin(original)
+    gc.collect()
+    others = [functools.wraps(original)(lambda number=number: number) for number in range(10_000)]
+    assert not [each for each in others if _builtins._find_builtin(each) is not None]
+    stop = observe(torch, "save", lambda args, keywords: None)
+    assert replaced == id(torch.save)
+    stop()
+    assert original is torch.save
