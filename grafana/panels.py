@@ -59,6 +59,11 @@ def links_of(url: str) -> list[Json]:
     return [{"title": "Look there", "url": url, "targetBlank": False}]
 
 
+def legend(calcs: tuple[str, ...] = ()) -> Json:
+    """What is drawn, by name, below the picture; with what Grafana works out of each line."""
+    return {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": list(calcs)}
+
+
 def expand(expr: str, selectors: Mapping[str, str]) -> str:
     """`expr` with each `<name>` replaced by its label matchers, in one line."""
     for name, matchers in selectors.items():
@@ -191,7 +196,8 @@ class Panel:
 class TimeSeries(Panel):
     """Lines over time, or stacked areas or bars; from 0 unless `minimum=None`. `dashed` names limits.
 
-    `soft_maximum` is how far the axis goes at least; `points` how many a line has at most.
+    `soft_maximum` is how far the axis goes at least; `points` how many a line has at most. The legend has
+    each line's last and greatest value, unless `calcs` names others; bars, which count events, have none.
     """
 
     _: KW_ONLY
@@ -202,6 +208,7 @@ class TimeSeries(Panel):
     dashed: tuple[str, ...] = ()
     soft_maximum: float | None = None
     points: int = 0
+    calcs: tuple[str, ...] = ("lastNotNull", "max")
 
     type: ClassVar[str] = "timeseries"
     color_mode: ClassVar[str] = "palette-classic"
@@ -212,7 +219,7 @@ class TimeSeries(Panel):
 
     def _options(self) -> Json:
         return {
-            "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
+            "legend": legend(() if self.bars else self.calcs),
             "tooltip": {"mode": "multi", "sort": "desc"},
         }
 
@@ -330,7 +337,7 @@ class StateTimeline(Panel):
             "showValue": "never",
             "alignValue": "left",
             "rowHeight": 0.9,
-            "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom"},
+            "legend": legend(),
             "tooltip": {"mode": "single", "sort": "none"},
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-from grafana.panels import Json, Panel, Query, override
+from grafana.panels import Json, Panel, Query, legend, override
 from grafana.units import unit_of
 
 
@@ -68,10 +68,12 @@ class Lanes(Heatmap):
 
 @dataclass(frozen=True)
 class Trend(Panel):
-    """Lines of several runs over something other than time: `x` is its expression, `axis` its name.
+    """Lines of several runs over something other than time: `x` is its series, `axis` its name.
 
-    Both the query and `x` keep the one label `by`, which names the lines. The rows of both are merged by
-    time, parted by that label and joined again by x.
+    Query and `x` keep the one label `by`, which names the lines. The rows of both are merged by time. So that
+    all runs have values at the same x, and can be read beside each other, x is rounded to a grid that the
+    highest of all decides, of 50 to 500 cells; what falls into one cell is averaged. Then the rows are parted
+    by run and joined by x.
     """
 
     _: KW_ONLY
@@ -79,23 +81,27 @@ class Trend(Panel):
     axis: str
     by: str = "run"
     log: bool = False
+    calcs: tuple[str, ...] = ("lastNotNull", "max")
 
     type: ClassVar[str] = "trend"
     format: ClassVar[str] = "table"
     color_mode: ClassVar[str] = "palette-classic"
     X: ClassVar[str] = "Value #B"
+    Y: ClassVar[str] = "Value #A"
 
     @property
     def targets(self) -> tuple[Query, ...]:
         """The query of the lines, then that of x, each only where the other has a value too."""
-        lines, x = f"({self.queries})", f"({self.x})"
+        lines, x = f"({self.queries})", f"max by ({self.by}) ({self.x})"
         both = f" and on ({self.by}) "
-        return (Query(lines + both + x, "{{run}}"), Query(x + both + lines, self.axis))
+        most = f"max(max_over_time({self.x}[$__range] @ end()))"
+        grid = f"scalar(clamp_min(10 ^ floor(log10({most} / 50)), 1))"
+        return (Query(f"{lines}{both}{x}", "{{run}}"), Query(f"round({x}, {grid}){both}{lines}", self.axis))
 
     def _options(self) -> Json:
         return {
             "xField": self.X,
-            "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
+            "legend": legend(self.calcs),
             "tooltip": {"mode": "multi", "sort": "none"},
         }
 
@@ -111,11 +117,12 @@ class Trend(Panel):
         return super()._defaults() | {"displayName": f"${{__field.labels.{self.by}}}"}
 
     def _transformations(self) -> list[Json]:
-        naming = {"asLabels": True}
-        parts = {"fields": [self.by], "naming": naming, "keepFields": False}
+        key: Json = {"operation": "groupby", "aggregations": []}
+        cells = {self.by: key, self.X: key, self.Y: {"operation": "aggregate", "aggregations": ["mean"]}}
+        parts = {"fields": [self.by], "naming": {"asLabels": True}, "keepFields": False}
         return [
             {"id": "merge", "options": {}},
-            {"id": "organize", "options": {"excludeByName": {"Time": True}}},
+            {"id": "groupBy", "options": {"fields": cells}},
             {"id": "partitionByValues", "options": parts},
             {"id": "joinByField", "options": {"byField": self.X, "mode": "outer"}},
         ]

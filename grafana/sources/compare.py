@@ -10,15 +10,17 @@ from grafana.tables import Matrix, Table
 
 CHOSEN = Variable("run", "Runs", RUN_QUERY, whole=None)
 
-STEP = "max by (run) (run:training_step:max{<runs>})"
-ELAPSED = "max by (run) (training_elapsed_seconds{<runs>})"
+STEPS = "run:training_step:max{<runs>}"
+SECONDS = "training_elapsed_seconds{<runs>}"
+STEP = f"max by (run) ({STEPS})"
+ELAPSED = f"max by (run) ({SECONDS})"
 TRAIN = 'max by (run) (run:training_loss:avg{<runs>, split="train"})'
 VALIDATION = 'max by (run) (run:training_loss:avg{<runs>, split="validation"})'
 ACCURACY = 'max by (run) (run:training_accuracy_ratio:avg{<runs>, split="validation"})'
 NORM = "max by (run) (training_gradient_norm{<runs>})"
 RATE = "max by (run) (training_learning_rate{<runs>})"
-# The last step that all chosen runs have reached, and what a run's loss was when it made it.
-COMMON = "scalar(min(max by (run) (run:training_step:max{<runs>} @ end())))"
+# The last step that all chosen runs have reached, also those that have ended since.
+COMMON = f"scalar(min(max by (run) (max_over_time({STEPS}[$__range] @ end()))))"
 
 
 def at_common(expr: str) -> str:
@@ -26,41 +28,52 @@ def at_common(expr: str) -> str:
     return f"last_over_time((({expr}) and on (run) ({STEP} <= {COMMON}))[$__range:])"
 
 
+def last(series: str) -> str:
+    """The last value of a run in the time shown, also of one that has ended."""
+    return f"max by (run) (last_over_time({series}[$__range]))"
+
+
 def best(split: str) -> str:
     """The lowest loss of a split in the time shown."""
     return f'min by (run) (min_over_time(run:training_loss:avg{{<runs>, split="{split}"}}[$__range]))'
 
+
+SPENT = "sum by (run) (max by (run, kind) (last_over_time(training_run_seconds{{<runs>{}}}[$__range])))"
+GOODPUT = SPENT.format(', kind="productive"') + " / " + SPENT.format("")
+LOWEST = ("lastNotNull", "min")
 
 SUMMARY = Row(
     "Which is ahead",
     (
         Table(
             "At the same step",
-            "At the last step that all the runs chosen have reached in the time shown. Lower loss first.",
+            "At the last step that all the runs chosen have reached in the time shown, by the last sample at"
+            " or before it; also of runs that have ended. Lower loss first.",
             (
-                Query("max by (run, project, owner) (training_run_info{<runs>})"),
+                Query(
+                    "max by (run, project, owner) (last_over_time(run:training_run:known{<runs>}[$__range]))"
+                ),
                 Query(at_common(STEP), "at step", unit="none", width=80),
                 Query(at_common(TRAIN), "training loss", decimals=4, width=110),
                 Query(at_common(VALIDATION), "validation loss", decimals=4, width=120),
                 Query(at_common(ACCURACY), "accuracy", decimals=1, width=80),
                 Query(at_common(ELAPSED), "took", decimals=1, width=90),
-                Query(STEP, "step now", unit="none", width=80),
+                Query(last(STEPS), "last step", unit="none", width=80),
                 Query(best("validation"), "best validation loss", decimals=4, width=140),
                 Query(
-                    "max by (run) (run:training_samples_per_second:sum{<runs>})",
+                    last("run:training_samples_per_second:sum{<runs>}"),
                     "samples/s",
                     decimals=0,
                     width=90,
                 ),
                 Query(
-                    'sum by (run) (training_run_seconds{<runs>, kind="productive"})'
-                    " / sum by (run) (training_run_seconds{<runs>})",
+                    GOODPUT,
                     "goodput",
                     decimals=0,
                     unit="percentunit",
                     width=80,
                 ),
-                Query("max by (run) (run:training_world_size:max{<runs>})", "ranks", width=60),
+                Query(last("run:training_world_size:max{<runs>}"), "ranks", width=60),
             ),
             width=24,
             height=6,
@@ -75,13 +88,22 @@ SUMMARY = Row(
 BY_STEP = Row(
     "By step",
     (
-        Trend("Training loss", "Mean over the ranks, over the step.", TRAIN, x=STEP, axis="step"),
-        Trend("Validation loss", "Mean over the ranks, over the step.", VALIDATION, x=STEP, axis="step"),
+        Trend(
+            "Training loss", "Mean over the ranks, over the step.", TRAIN, x=STEPS, axis="step", calcs=LOWEST
+        ),
+        Trend(
+            "Validation loss",
+            "Mean over the ranks, over the step.",
+            VALIDATION,
+            x=STEPS,
+            axis="step",
+            calcs=LOWEST,
+        ),
         Trend(
             "Validation accuracy",
             "Mean over the ranks, over the step.",
             ACCURACY,
-            x=STEP,
+            x=STEPS,
             axis="step",
             empty="not logged",
         ),
@@ -97,7 +119,7 @@ MORE = Row(
             "Gradient norm",
             "Before clipping, greatest of the ranks, over the step.",
             NORM,
-            x=STEP,
+            x=STEPS,
             axis="step",
             log=True,
         ),
@@ -105,7 +127,7 @@ MORE = Row(
             "Learning rate",
             "Highest of the parameter groups, over the step.",
             RATE,
-            x=STEP,
+            x=STEPS,
             axis="step",
             log=True,
         ),
@@ -113,7 +135,7 @@ MORE = Row(
             "Time to the step",
             "Since the run first began, over all attempts and pauses: the lower line is quicker.",
             ELAPSED,
-            x=STEP,
+            x=STEPS,
             axis="step",
         ),
     ),
@@ -125,15 +147,23 @@ MORE = Row(
 BY_TIME = Row(
     "By time since the run began",
     (
-        Trend("Training loss by time", "Over the time since a run began.", TRAIN, x=ELAPSED, axis="elapsed"),
+        Trend(
+            "Training loss by time",
+            "Over the time since a run began.",
+            TRAIN,
+            x=SECONDS,
+            axis="elapsed",
+            calcs=LOWEST,
+        ),
         Trend(
             "Validation loss by time",
             "Over the time since a run began.",
             VALIDATION,
-            x=ELAPSED,
+            x=SECONDS,
             axis="elapsed",
+            calcs=LOWEST,
         ),
-        Trend("Steps by time", "Over the time since a run began.", STEP, x=ELAPSED, axis="elapsed"),
+        Trend("Steps by time", "Over the time since a run began.", STEP, x=SECONDS, axis="elapsed"),
     ),
     width=8,
     height=9,
@@ -156,18 +186,14 @@ COST = Row(
         BarGauge(
             "Goodput",
             "Share of a run's whole time that was progress.",
-            Query(
-                'sum by (run) (training_run_seconds{<runs>, kind="productive"})'
-                " / sum by (run) (training_run_seconds{<runs>})",
-                "{{run}}",
-            ),
+            Query(GOODPUT, "{{run}}"),
             unit="percentunit",
             maximum=1,
         ),
         BarGauge(
             "MFU",
             "Model FLOPs delivered over the GPUs' peak, mean over the ranks.",
-            Query("avg by (run) (training_mfu_ratio{<runs>})", "{{run}}"),
+            Query("avg by (run) (last_over_time(run:training_mfu_ratio:avg5m{<runs>}[$__range]))", "{{run}}"),
             maximum=1,
             empty="unknown",
         ),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from grafana.common import CLUSTER, NAMESPACE, SELECTORS, above
 from grafana.dashboard import Annotation, Dashboard, Row, Variable
 from grafana.panels import Band, Query, Stat, StateTimeline, TimeSeries
+from grafana.rows.verdict import alerts_of
 from grafana.tables import Table
-from grafana.verdict import alerts_of
 
 JOB = Variable("job", "Job", "label_values(trainbeacon_build_info{<place>}, job)", whole="")
 INSTANCE = Variable(

@@ -17,8 +17,8 @@ from grafana.common import (
 )
 from grafana.dashboard import Dashboard, Row
 from grafana.panels import Query, Stat, StateTimeline, TimeSeries
+from grafana.rows.verdict import BY, alerts_of, named, quiet, sentences, since, spoken
 from grafana.tables import Table
-from grafana.verdict import BY, alerts_of, named, quiet, sentences, since, spoken
 
 INFO = "by (cluster, namespace, run, project, owner)"
 SAID = "by (cluster, namespace, run, alertname, verdict, rank, hostname)"
@@ -231,7 +231,7 @@ WORTH = Row(
             "By what it went into, of late, weighted by ranks.",
             Query(
                 "sum by (kind) (rate(training_goodput_seconds_total{<runs>}[$__rate_interval])"
-                f"{RANKS}) / scalar(sum(run:training_world_size:max{{<runs>}}))",
+                f"{RANKS}) / scalar(sum(run:training_world_size:max{{<runs>}})) > 0",
                 "{{kind}}",
             ),
             unit="percentunit",

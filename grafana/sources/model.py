@@ -5,8 +5,8 @@ from __future__ import annotations
 from grafana.common import ANNOTATIONS, ANY, RUN_VARIABLES, SELECTORS, above
 from grafana.dashboard import Dashboard, Row
 from grafana.panels import Band, BarGauge, Query, Stat, TimeSeries
+from grafana.rows.verdict import verdict
 from grafana.tables import Table
-from grafana.verdict import verdict
 
 EVENTS = "sum(increase({}{{<run>}}[$__rate_interval]))"
 IN_RANGE = "sum(increase({}{{<run>}}[$__range]))"

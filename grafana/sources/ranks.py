@@ -6,9 +6,9 @@ from grafana.common import ANNOTATIONS, LIMITS, PHASES, RANK_VARIABLES, SELECTOR
 from grafana.dashboard import Dashboard, Row
 from grafana.panels import Band, BarGauge, Query, Stat, TimeSeries
 from grafana.plots import Lanes
-from grafana.suspects import COUNTS, PHASES_BY_RANK, PLACE, WHO, WHY
+from grafana.rows.suspects import COUNTS, PHASES_BY_RANK, PLACE, WHO, WHY
+from grafana.rows.verdict import verdict
 from grafana.tables import Table
-from grafana.verdict import verdict
 from trainbeacon.catalogue import BY_NAME
 
 # Share of the run's time that is lost to waiting for a rank.
@@ -165,7 +165,7 @@ APART = Row(
         TimeSeries(
             "Difference by phase",
             "Share of time in a phase, highest rank less lowest. A slow rank stands out where it is slow.",
-            Query("max by (phase) (run_phase:training_phase_seconds:range2m{<run>})", "{{phase}}"),
+            Query("max by (phase) (run_phase:training_phase_seconds:range2m{<run>}) > 0", "{{phase}}"),
             unit="percentunit",
             colors=PHASES,
         ),

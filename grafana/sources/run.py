@@ -14,8 +14,8 @@ from grafana.common import (
 from grafana.dashboard import Dashboard, Row
 from grafana.panels import Band, BarGauge, Query, Stat, TimeSeries
 from grafana.plots import Heatmap
-from grafana.suspects import COUNTS, PHASES_BY_RANK, WHO, WHY
-from grafana.verdict import verdict
+from grafana.rows.suspects import COUNTS, PHASES_BY_RANK, WHO, WHY
+from grafana.rows.verdict import verdict
 
 STEP_RATE = "sum by (le) (run_le:training_step_duration_seconds_bucket:rate2m{<run>})"
 EVENTS = "sum(increase({}{{<run>}}[$__rate_interval]))"
@@ -209,7 +209,7 @@ TIME = Row(
         TimeSeries(
             "Difference between ranks",
             "Share of time in a phase, highest rank less lowest. A slow rank stands out where it is slow.",
-            Query("max by (phase) (run_phase:training_phase_seconds:range2m{<run>})", "{{phase}}"),
+            Query("max by (phase) (run_phase:training_phase_seconds:range2m{<run>}) > 0", "{{phase}}"),
             unit="percentunit",
             colors=PHASES,
         ),
@@ -241,7 +241,7 @@ GOODPUT = Row(
             "Goodput",
             "Share of this process's time of late, by what it went into.",
             Query(
-                "sum by (kind) (rate(training_goodput_seconds_total{<run>}[$__rate_interval]))",
+                "sum by (kind) (rate(training_goodput_seconds_total{<run>}[$__rate_interval])) > 0",
                 "{{kind}}",
             ),
             width=8,

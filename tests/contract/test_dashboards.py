@@ -15,7 +15,7 @@ import yaml
 
 from grafana.build import generate
 from grafana.common import CONDITIONS, LIMITS, PHASES
-from grafana.verdict import CULPRITS
+from grafana.rows.verdict import CULPRITS
 from trainbeacon.catalogue import BY_NAME
 
 Json = dict[str, Any]
@@ -221,7 +221,7 @@ def _call_unit(node: promql.Call) -> str:
         bucket = next(each for each in walk(node) if isinstance(each, promql.VectorSelector))
         name = RULES.get(bucket.name, bucket.name)
         return next(each.unit for each in BY_NAME.values() if f"{each.name}_bucket" in name)
-    if node.func.name == "clamp_min":
+    if node.func.name in {"clamp_min", "round"}:
         return unit_of(node.args[0])
     if node.func.name in {"label_replace", "label_join", "changes"}:
         return unit_of(node.args[0]) if node.func.name != "changes" else ""

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from trainbeacon.notify import wording
+from trainbeacon.notify.webhook import Alert
 from trainbeacon.verdict import conditions, limits
 from trainbeacon.verdict.alerts import rules, words_of
+from trainbeacon.verdict.judge import Finding
 
 RULES = sorted((Path(__file__).parents[3] / "prometheus/rules").glob("*/*.yml"))
 
@@ -50,3 +53,32 @@ def test_every_condition_has_its_alert() -> None:
     named = set(re.findall(r'"(Training\w+)"', source))
     assert len(named) > 15
     assert set() == {name for name in named if words_of(name).alert != name}
+
+
+def urgency_on_dashboards(alert: str, severity: str) -> int:
+    """What the recorded weight is of an alert of this name and severity, the highest first on a page."""
+    (rule,) = re.findall(
+        r"record: run_rank:training_alert:weight\s+expr: \|(.*?)\n\n",
+        next(path.read_text() for path in RULES if path.name == "dashboards.yml"),
+        re.DOTALL,
+    )
+    lines = re.findall(r'(\d+) \* ALERTS{alertname=~?"([^"]+)"([^}]*)}', rule)
+    return max(
+        int(weight)
+        for weight, names, rest in lines
+        if re.fullmatch(names, alert) and ("severity" not in rest or f'severity="{severity}"' in rest)
+    )
+
+
+def test_one_order_in_top_on_dashboards_and_in_messages() -> None:
+    """Whichever two alerts fire together, all three say the same of them first."""
+    shipped = sorted({(each.alert, each.severity) for each in rules() if each.severity != "none"})
+    top = {each: Finding(*each, summary="").order for each in shipped}
+    pages = {each: -urgency_on_dashboards(*each) for each in shipped}
+    assert len(set(top.values())) > 10
+    by_top = [sorted(shipped, key=lambda each: (top[each], each))]
+    assert by_top == [sorted(shipped, key=lambda each: (pages[each], each))]
+    assert len(set(top.values())) == len(set(pages.values()))
+    labels = [{"alertname": alert, "severity": severity} for alert, severity in by_top[0]]
+    sent = wording.in_order(Alert(firing=True, labels=each) for each in labels)
+    assert labels == [dict(each.labels) for each in sent]
