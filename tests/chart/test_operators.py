@@ -102,6 +102,13 @@ def _by_name(objects: list[Object]) -> dict[tuple[str, str, str], Object]:
         "operator",
         "dashboards",
         "dashboards.labels",
+        "dashboards.labels.grafana_dashboard",
+        "dashboards.annotations.grafana_folder",
+        "networkPolicy.monitoringNamespaceSelector",
+        "networkPolicy.monitoringNamespaceSelector.matchLabels",
+        "networkPolicy.monitoringNamespaceSelector.matchLabels.team",
+        "notify.nodeSelector.gpu",
+        "commonLabels.team",
         "commonLabels",
         "nameOverride",
         "tests",
@@ -111,8 +118,38 @@ def _by_name(objects: list[Object]) -> dict[tuple[str, str, str], Object]:
 )
 def test_empty_key_is_as_if_not_given(helm: str, null: str) -> None:
     """A key without a value is a null, which takes helm's default away; the chart's default comes back."""
-    on = ("--set=notify.enabled=true,sampleJob.enabled=true",)
+    on = ("--set=notify.enabled=true,sampleJob.enabled=true", EVERYTHING[-1])
     assert render(helm, *on) == render(helm, f"--set={null}=null", *on)
+
+
+def test_empty_selector_lets_nobody_else_in(helm: str) -> None:
+    """A selector without a condition would be every namespace: it is the default one, as an empty value is."""
+    empty = "matchLabels={},networkPolicy.monitoringNamespaceSelector.matchExpressions=[]"
+    options = ("--set-json", f"networkPolicy.monitoringNamespaceSelector.{empty}")
+    assert render(helm, *EVERYTHING) == render(helm, *options, *EVERYTHING)
+
+
+def test_large_numbers_of_a_values_file_are_whole(helm: str, tmp_path: Path) -> None:
+    """Helm takes numbers of a file for floats, and from a million on writes them as 1e+06: no integer."""
+    given = {
+        "join": {"fsGroup": 1_000_660_000},  # as OpenShift gives them out
+        "podMonitor": {"limits": {"samples": 2_000_000, "targets": 1_500_000}},
+        "sampleJob": {"enabled": True, "seconds": 86_400_000},
+        "notify": {"enabled": True, "deadlineSeconds": 1_000_000},
+    }
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(given))
+    objects = render(helm, "--values", tmp_path / "values.yaml")
+    found = {one["metadata"]["name"]: problems(one, "1.33") for one in objects}
+    assert {} == {name: said for name, said in found.items() if said}
+    monitor = named(objects, "PodMonitor", "trainbeacon")["spec"]
+    assert (2_000_000, 1_500_000) == (monitor["sampleLimit"], monitor["targetLimit"])
+    pod = sample_job(objects)["spec"]["template"]["spec"]
+    assert "1000660000" == str(pod["securityContext"]["fsGroup"])
+    assert "--seconds=86400000" in pod["containers"][0]["command"]
+    (bridge,) = [
+        one["data"]["notify.yml"] for one in of_kind(objects, "ConfigMap") if "notify.yml" in one["data"]
+    ]
+    assert "deadline_seconds: 1000000\n" in bridge
 
 
 def test_null_takes_a_limit_away(helm: str) -> None:

@@ -6,6 +6,10 @@ values file is a null, and takes helm's default away), and what cannot work toge
 */}}
 {{- define "trainbeacon.prepare" -}}
 {{- include "trainbeacon.fill" (list .Values (.Files.Get "files/defaults.yaml" | fromYaml)) -}}
+{{- include "trainbeacon.whole" .Values -}}
+{{- range list .Values.dashboards.labels .Values.dashboards.annotations .Values.networkPolicy.monitoringNamespaceSelector .Values.notify.nodeSelector -}}
+{{- include "trainbeacon.prune" . -}}
+{{- end -}}
 {{- if not .Values.enabled -}}
 {{- range $name := list "podMonitor" "prometheusRule" "dashboards" "alertmanagerConfig" "notify" "networkPolicy" "sampleJob" -}}
 {{- $_ := set (index $.Values $name) "enabled" false -}}
@@ -48,6 +52,35 @@ null takes a request or a limit away, as everywhere in helm.
 {{- $_ := set $values $name (deepCopy $default) -}}
 {{- else if and (kindIs "map" $default) (not (has $name (list "resources" "agentResources"))) -}}
 {{- include "trainbeacon.fill" (list $given $default) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/*
+Write whole numbers as such, in place: those of a values file are floats to helm, and from a million on a float is
+written 1e+06, which is no integer to a cluster (and OpenShift's fsGroup has ten digits). Takes a map.
+*/}}
+{{- define "trainbeacon.whole" -}}
+{{- $values := . -}}
+{{- range $name, $value := $values -}}
+{{- if kindIs "map" $value -}}
+{{- include "trainbeacon.whole" $value -}}
+{{- else if kindIs "float64" $value -}}
+{{- if eq $value (floor $value) -}}{{- $_ := set $values $name (int64 $value) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/*
+Take away, in place, what is null or an empty map or list: an empty selector would let everybody in, and a label
+that is null is the empty one to a cluster. Takes a map with keys of the user's.
+*/}}
+{{- define "trainbeacon.prune" -}}
+{{- $values := . -}}
+{{- range $name, $value := $values -}}
+{{- if kindIs "map" $value -}}{{- include "trainbeacon.prune" $value -}}{{- end -}}
+{{- if or (kindIs "invalid" $value) (and (or (kindIs "map" $value) (kindIs "slice" $value)) (empty $value)) -}}
+{{- $_ := unset $values $name -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
