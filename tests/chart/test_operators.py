@@ -123,7 +123,7 @@ def test_empty_key_is_as_if_not_given(helm: str, null: str) -> None:
 
 
 def test_empty_selector_lets_nobody_else_in(helm: str) -> None:
-    """A selector without a condition would be every namespace: it is the default one, as an empty value is."""
+    """A selector without a condition would be every namespace: it is the default one instead."""
     empty = "matchLabels={},networkPolicy.monitoringNamespaceSelector.matchExpressions=[]"
     options = ("--set-json", f"networkPolicy.monitoringNamespaceSelector.{empty}")
     assert render(helm, *EVERYTHING) == render(helm, *options, *EVERYTHING)
