@@ -55,6 +55,24 @@ def _log_from_zero(beacon: Beacon) -> None:
         beacon.log(loss=1.0, step=number)
 
 
+def _log_of_two_axes(beacon: Beacon) -> None:
+    for number in range(1, STEPS + 1):
+        beacon.log(loss=1.0, step=number)
+        if number % 2 == 0:
+            beacon.log(accuracy=0.5, step=number // 2)
+
+
+def _log_that_begins_anew_each_epoch(beacon: Beacon) -> None:
+    for _ in range(STEPS // 2):
+        for number in range(2):
+            beacon.log(loss=1.0, step=number)
+
+
+def _log_goes_back_to_a_checkpoint(beacon: Beacon) -> None:
+    for number in (1, 2, 3, 4, 3, 4):
+        beacon.log(loss=1.0, step=number)
+
+
 def _log_of_every_second_step(beacon: Beacon) -> None:
     for number in range(2, STEPS + 1, 2):
         beacon.log(loss=1.0, step=number)
@@ -157,6 +175,9 @@ def _skipped_by_the_scaler(beacon: Beacon) -> None:
         _everything_in_batches,
         _batches_and_log,
         _log_from_zero,
+        _log_of_two_axes,
+        _log_that_begins_anew_each_epoch,
+        _log_goes_back_to_a_checkpoint,
         _log_of_every_second_step,
         _watch_twice_and_a_second_optimizer,
         _watch_that_fails_and_log,
@@ -176,7 +197,32 @@ def test_steps(script: Callable[[Beacon], None], beacon: Beacon, box: Callable[[
     assert float(STEPS) == box().number("training_steps_total")
 
 
-@pytest.mark.parametrize("script", [_hooks_and_step_and_log, _everything_in_batches])
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+def test_steps_of_a_compiled_optimizer(beacon: Beacon, box: Callable[[], Box]) -> None:
+    """No hook of it is called: its steps are seen by the weights as the next backward pass begins."""
+    job = Job()
+    beacon.watch(job.model, job.optimizer)
+    update = torch.compile(job.optimizer.step, backend="eager")
+    for number in range(STEPS):
+        job.backward()
+        update()
+        job.optimizer.zero_grad()
+        assert max(0.0, number - 1.0) <= (box().number("training_steps_total") or 0.0)
+    beacon.finish()
+    assert float(STEPS) == box().number("training_steps_total")
+
+
+def _hooks_and_log_of_two_axes(beacon: Beacon) -> None:
+    job = Job()
+    beacon.watch(job.model, job.optimizer)
+    for number in range(1, STEPS + 1):
+        beacon.log(loss=job.iterate(), step=number)
+        beacon.log(accuracy=0.5, step=number // 2)
+
+
+@pytest.mark.parametrize(
+    "script", [_hooks_and_step_and_log, _hooks_and_log_of_two_axes, _log_of_two_axes, _everything_in_batches]
+)
 def test_number_of_the_last_step(
     script: Callable[[Beacon], None], beacon: Beacon, box: Callable[[], Box]
 ) -> None:
@@ -241,6 +287,30 @@ def test_gradient_norm(
     assert pytest.approx(job.norms[0], rel=1e-5) == box().number("training_gradient_norm")
     assert 1.0 == box().number("training_gradient_norm_step")
     assert 0.0 == box().number("trainbeacon_errors_total", "hooks")
+
+
+def _scale_in_place(job: Job) -> None:
+    for parameter in job.model.parameters():
+        parameter.grad.mul_(0.01)
+
+
+def _put_others_in_their_place(job: Job) -> None:
+    for parameter in job.model.parameters():
+        parameter.grad = parameter.grad * 0.01
+
+
+@pytest.mark.parametrize("clip", [_scale_in_place, _put_others_in_their_place])
+def test_norm_that_cannot_be_known(
+    clip: Callable[[Job], None], beacon: Beacon, box: Callable[[], Box]
+) -> None:
+    """A script that clips by code of its own is served no norm: that after clipping is none."""
+    job = Job()
+    beacon.watch(job.model, job.optimizer)
+    job.backward()
+    clip(job)
+    job.update()
+    assert 1.0 == box().number("training_steps_total")
+    assert box().number("training_gradient_norm") is None
 
 
 def test_steps_that_were_clipped(beacon: Beacon, box: Callable[[], Box]) -> None:

@@ -302,6 +302,54 @@ def _calls_its_base(beacon: Beacon) -> None:
             job.iterate()
 
 
+class _SharpnessAware(torch.optim.Optimizer):
+    """Holds another optimizer, whose step the second of its own two methods makes."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+        self.within = torch.optim.SGD(self.param_groups, lr=0.1)
+        self._before: list[Any] = []
+
+    @torch.no_grad()
+    def ascend(self) -> None:
+        parameters = self.param_groups[0]["params"]
+        self._before = [each.clone() for each in parameters]
+        for each in parameters:
+            each.add_(each.grad, alpha=0.01)
+        self.zero_grad()
+
+    @torch.no_grad()
+    def descend(self) -> None:
+        for each, before in zip(self.param_groups[0]["params"], self._before, strict=True):
+            each.copy_(before)
+        self.within.step()
+        self.zero_grad()
+
+    def step(self, closure: Any = None) -> Any:
+        with torch.enable_grad():
+            closure()
+        self.ascend()
+        with torch.enable_grad():
+            loss = closure()
+        self.descend()
+        return loss
+
+
+def _steps_an_optimizer_within(beacon: Beacon) -> None:
+    job = _watched(beacon, _SharpnessAware)
+    for _ in beacon.batches(_loader()):
+        job.backward()
+        job.optimizer.ascend()
+        job.backward()
+        job.optimizer.descend()
+
+
+def _steps_an_optimizer_within_by_a_closure(beacon: Beacon) -> None:
+    job = _watched(beacon, _SharpnessAware)
+    for _ in beacon.batches(_loader()):
+        job.optimizer.step(job.backward)
+
+
 def _ignores_the_closure(beacon: Beacon) -> None:
     class Ignores(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
@@ -412,6 +460,8 @@ SCRIPTS = [
     _a_generator_is_closed_in_a_phase,
     _a_step_fails_and_is_tried_again,
     _calls_its_base,
+    _steps_an_optimizer_within,
+    _steps_an_optimizer_within_by_a_closure,
     _ignores_the_closure,
     _has_slots,
     _lbfgs,

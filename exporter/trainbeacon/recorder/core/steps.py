@@ -7,7 +7,8 @@ mixture. What is more explicit counts, and what is less explicit counts only whe
                  outside of all `step()`, is the same step reported twice
     optimizer    a step of the watched optimizer
     batches      the end of a batch in which no step ended; with a watched optimizer that is accumulation
-    log(step=)   a greater number than before, where nothing else has counted since
+    log(step=)   a greater number than before, where nothing else has counted since; after a smaller one see
+                 `_is_apart`
 
 An optimizer whose hooks are silent, as in a compiled step, is known by its weights: see `look`.
 """
@@ -69,6 +70,8 @@ class StepCount:
         self._held = 0  # batches without a step
         # log(step=)
         self._logged: int | None = None
+        self._interval = 1  # between the last two numbers
+        self._lower: int | None = None  # one that is lower, of which the next number says what it means
         self._first_logged: int | None = None
         self._steps_logged = 0  # made when the last number was logged
 
@@ -258,12 +261,35 @@ class StepCount:
         number = int(to_float("step", step))
         if self.hidden:
             self.look()
+        if self._is_apart(number):
+            return
         before, self._logged = self._logged, number
+        self._interval = max(1, number - before) if before is not None else 1
         if self._counts(number, before):
             self._count_logged(number, before)
         else:
             self._follow(number)
         self._steps_logged = self._timeline.step_end[0]
+
+    def _is_apart(self, number: int) -> bool:
+        """Whether a number does not count the steps of the training, as that of an epoch does not.
+
+        After a lower one than the last the next one tells: the script has gone back and counts on from there,
+        or what it logs goes by two numbers, such as steps and epochs. The greater one is that of the steps.
+        """
+        last, lower = self._logged, self._lower
+        if last is None or number > last:
+            self._lower = None
+            return False
+        if lower is not None and lower < number and (number < last or number <= lower + self._interval):
+            self._lower = None
+            self._logged = lower - (number - lower)  # the lower one was of as many steps
+            return False
+        if number < last:
+            self._lower = number
+            return True
+        self._lower = None
+        return False
 
     def _counts(self, number: int, before: int | None) -> bool:
         """Whether a number that is logged counts steps: nothing else does."""

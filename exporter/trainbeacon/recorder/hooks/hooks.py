@@ -154,6 +154,8 @@ class Hooks:
         mark = EndOfGradients(self._recorder.guarded("hooks", timeline.gradients_computed))
 
         def begin(args: Sequence[Any], keywords: Mapping[str, Any]) -> Ended | None:
+            if self._steps is not None and self._steps.hidden:
+                self._steps.look()
             numerics.backward_begins()
             if not timeline.begin_backward():  # inside another one, or seen by another call of `watch` first
                 return inner_ended
@@ -239,8 +241,31 @@ class Hooks:
         if counts:
             after = Hook(optimizer, guarded("hooks", step_ends))
             self._of_optimizer.append(optimizer.register_step_post_hook(after).remove)
+            if found.inner is not None:
+                self._watch_inner(found.inner, step_begins, step_ends, lambda: entered)
             watched = weakref.ref(optimizer)
             self._read_rates = lambda: self._take_rates(watched())
+
+    def _watch_inner(
+        self, inner: Any, begins: Callable[..., Any], ends: Callable[..., Any], is_entered: Callable[[], bool]
+    ) -> None:
+        """Steps of an optimizer within another, where they are not made by the step of the outer one."""
+        apart = False
+
+        def step_begins(*given: Any) -> Any:
+            nonlocal apart
+            apart = not is_entered()
+            return begins(*given) if apart else None
+
+        def step_ends(*given: Any) -> None:
+            nonlocal apart
+            if apart:
+                apart = False
+                ends(*given)
+
+        guarded, stops = self._recorder.guarded, self._of_optimizer
+        stops.append(inner.register_step_pre_hook(Hook(inner, guarded("hooks", step_begins))).remove)
+        stops.append(inner.register_step_post_hook(Hook(inner, guarded("hooks", step_ends))).remove)
 
     def _is_compiled(self) -> None:
         """The optimizer's step becomes part of a graph, in which no hook is called."""

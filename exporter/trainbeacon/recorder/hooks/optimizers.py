@@ -23,6 +23,18 @@ class Found:
     optimizer: Any
     wrappers: tuple[Any, ...] = ()
 
+    @property
+    def inner(self) -> Any:
+        """The torch optimizer that this one holds for the same parameters; None without one.
+
+        The script may step it by other methods of the outer one, as sharpness-aware optimizers are.
+        """
+        inner = _inner(self.optimizer)
+        if not _has_hooks(inner) or inner is self.optimizer:
+            return None
+        own = {id(parameter) for parameter in parameters_of(self.optimizer)}
+        return inner if own.intersection(map(id, parameters_of(inner))) else None
+
     def whole_norm(self) -> Any:
         """The gradient norm before clipping that a wrapper worked out for its last step; None without one.
 

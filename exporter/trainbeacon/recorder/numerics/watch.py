@@ -61,7 +61,7 @@ class GradientMonitor:
         self._remove: Callable[[], None] | None = None
         self._watched: Any = None  # the parameter whose gradient is looked at before each step
         self._step_norm: StepNorm | None = None
-        self._version: int | None = None  # of the first gradient, as the backward pass left it
+        self._left: tuple[int, int] | None = None  # the first gradient, as the backward pass left it
         self._parameters: list[Any] = []
         self._due = 0.0  # when the next sample is, by the monotonic clock
         self.sampling = False
@@ -124,12 +124,13 @@ class GradientMonitor:
     def remember_gradients(self) -> None:
         """The gradients are what the backward pass, or the scaler, made of them."""
         if monotonic() >= self._due:
-            self._version = self._version_now()
+            self._left = self._first_gradient()
 
-    def _version_now(self) -> int | None:
+    def _first_gradient(self) -> tuple[int, int] | None:
+        """Which tensor it is, and how often that was written to."""
         gradients = (parameter.grad for parameter in self._parameters)
         first = next((gradient for gradient in gradients if gradient is not None), None)
-        return None if first is None else int(first._version)
+        return None if first is None else (id(first), int(first._version))
 
     def before_step(self, *, scale: Any = None, sampled: bool = True) -> None:
         """The optimizer is about to step: record the norm of its gradients, as far as it is known.
@@ -157,7 +158,7 @@ class GradientMonitor:
 
     def _was_changed(self) -> bool:
         """Whether the gradients were changed since the backward pass, as clipping out of sight does."""
-        return self._version is not None and self._version != self._version_now()
+        return self._left is not None and self._left != self._first_gradient()
 
     def _take_joint(self, found: StepNorm, *, due: bool) -> None:
         """Record what clipping worked out; the norm of the rest is read where a sample is due."""
