@@ -2,12 +2,13 @@
 PYTHON ?= python3
 IN_ENVIRONMENT = $(PYTHON) tools/environment.py
 SUITES ?= default
-JOBS ?= 2
+# Many tests wait for real time to pass, as servers do: three at once keep two cores at work.
+JOBS ?= 3
 LOAD ?= 12
 RUNS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format generate dashboards robustness campaign bench scale mutants tools helm slurm cluster images
+.PHONY: help demo test versions soak lint format generate dashboards robustness campaign bench scale mutants tools helm slurm cluster images
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -17,6 +18,11 @@ demo: tools ## train a small model with metrics, alerts and a printed page; ARGS
 
 test: tools helm ## all tests, and the slowest of them; ARGS="tests/unit -k name" for some
 	@$(IN_ENVIRONMENT) pytest -n $(JOBS) --dist loadfile --durations=30 --durations-min=1 $(ARGS)
+
+versions: ## scenarios of the rules and queries of the dashboards on later versions of Prometheus
+	@$(PYTHON) tools/stack.py default trixie sid
+	@$(IN_ENVIRONMENT) pytest -n $(JOBS) --later-versions \
+	  tests/rules/test_promtool.py tests/e2e/test_dashboard_data.py $(ARGS)
 
 soak: tools helm ## all tests RUNS=10 times in a row beside LOAD=12 busy processes; takes hours
 	@$(IN_ENVIRONMENT) python tools/load.py --processes $(LOAD) --runs $(RUNS) -- \

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.no_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 - hooks
+from tests.versions import versions_apart
 from tools import stack
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -65,15 +66,25 @@ def amtool() -> str:
     return _program("amtool")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--later-versions`, which `make versions` gives."""
+    parser.addoption(
+        "--later-versions", action="store_true", help="tests marked versions_apart: on later versions, only"
+    )
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes `stack_suite` runs once for every version at hand, `default` always among them.
 
     `tools.stack.find(program, stack_suite)` is the program's path. A later version that is not
-    unpacked is no test, rather than a skipped one.
+    unpacked is no test, rather than a skipped one. What takes minutes is marked `versions_apart`: later
+    versions have a run of their own.
     """
     if "stack_suite" in metafunc.fixturenames:
         others = [suite for suite in stack.suites() if suite != "default"]
-        metafunc.parametrize("stack_suite", ["default", *others], scope="session")
+        apart = metafunc.definition.get_closest_marker("versions_apart") is not None
+        suites = versions_apart(metafunc.config) if apart else ["default", *others]
+        metafunc.parametrize("stack_suite", suites, scope="session")
 
 
 @pytest.fixture(scope="session")

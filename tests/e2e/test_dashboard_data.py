@@ -24,13 +24,14 @@ import yaml
 
 from grafana.build import generate
 from tests import runbooks
+from tests.versions import versions_apart
 from tools import stack
 from trainbeacon.simulate.fleet import Fleet, Size
 from trainbeacon.simulate.scenarios import Plan
 from trainbeacon.stack import processes, web
 from trainbeacon.stack.ports import free_port
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.versions_apart]
 
 SCENARIOS = ("nan", "crash", "ecc", "throttling")
 ONSET_SECONDS = 8.0
@@ -229,11 +230,12 @@ def start_prometheus(
 
 
 @pytest.fixture(scope="module")
-def fleet_and_prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, dict[str, str]]]:
+def fleet_and_prometheus(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[tuple[Fleet, dict[str, str]]]:
     """The fleet, and the addresses of the Prometheus servers by suite, all at work at once."""
-    suites = ["default", *(suite for suite in stack.suites() if suite != "default")]
-    programs = {suite: stack.find("prometheus", suite) for suite in suites}
-    if programs["default"] is None:
+    programs = {suite: stack.find("prometheus", suite) for suite in versions_apart(pytestconfig)}
+    if None in programs.values():
         pytest.skip("prometheus is not available here: `make tools`, or put it on the PATH")
     folder = tmp_path_factory.mktemp("dashboards")
     rules = Path(__file__).parents[2] / "prometheus/rules"

@@ -14,6 +14,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, check=False)
 
 
+@pytest.mark.versions_apart
 @pytest.mark.parametrize("scenarios", SCENARIOS, ids=lambda path: path.name.removesuffix(".test.yml"))
 def test_scenarios_come_true(scenarios: Path, every_promtool: str) -> None:
     """Alerts fire when and as the scenarios say, with exact labels and texts, and are quiet else."""

@@ -65,6 +65,8 @@ MAKE: dict[str, Form] = {
         'make demo ARGS="--ranks 2 --minutes 0.02 --port {port}"', needs=("prometheus", "alertmanager")
     ),
     "test": Run(f'make test JOBS=0 ARGS="{_ONE_TEST}"'),
+    # Its tests take minutes, and CI runs the target itself.
+    "versions": Run('make versions JOBS=0 ARGS="--collect-only -q"'),
     "soak": Run(f'make soak JOBS=0 RUNS=1 LOAD=1 ARGS="{_ONE_TEST}"'),
     "lint": Run("make lint ARGS=tools/helm.py"),
     "format": Run("make format"),
