@@ -1,0 +1,3 @@
+"""Training scripts as people write them, by what is particular of each."""
+
+from __future__ import annotations
