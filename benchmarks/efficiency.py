@@ -95,6 +95,7 @@ def moment(now: int) -> Iterator[str]:
     for kind, seconds in kinds.items():
         labels = f'{whose},kind="{kind}",counted="gpu"'
         yield f"run_kind:training_gpu_seconds:increase{{{labels}}} {seconds * ranks}"
+    yield f'run:training_gpu_seconds:increase{{{whose},counted="gpu"}} {sum(kinds.values()) * ranks}'
     yield f"run:training_ownership:info{{{whose}}} 1"
     for name, ratio in RATIOS.items():
         yield f"{name}{{{of}}} {ratio}"
@@ -103,8 +104,9 @@ def moment(now: int) -> Iterator[str]:
     for cluster in ("cluster-0", "cluster-1"):
         yield f'cluster:training_gpus_held:sum{{cluster="{cluster}"}} {ranks}'
         yield f'cluster:training_gpus_idle:count{{cluster="{cluster}"}} 3'
-        idle = f'cluster="{cluster}",kind="idle",counted="gpu"'
-        yield f"run_kind:training_gpu_seconds:increase{{{idle}}} 180"
+        idle = f'cluster="{cluster}",counted="gpu"'
+        yield f'run_kind:training_gpu_seconds:increase{{{idle},kind="idle"}} 180'
+        yield f"run:training_gpu_seconds:increase{{{idle}}} 180"
 
 
 def measure(

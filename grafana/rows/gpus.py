@@ -169,7 +169,7 @@ EFFICIENCY = Row(
             "Of the GPUs chosen, in the time shown, by run. The eight that used most.",
             Query(
                 "topk(8, sum by (run) (increase(training_gpu_energy_joules_total{<gpus>}[$__range])"
-                " * on (cluster, namespace, instance, gpu) group_left (run)"
+                " * on (cluster, namespace, instance, pod, gpu) group_left (run)"
                 " instance_gpu:training_rank:info{<gpus>}))",
                 "{{run}}",
             ),

@@ -11,6 +11,7 @@ from grafana.panels import BarGauge, Query, Stat, TimeSeries
 from grafana.tables import Table
 
 SPENT = "run_kind:training_gpu_seconds:increase"
+HELD = "run:training_gpu_seconds:increase"
 OF_SPENT = f'{PLACE}, project=~"$project", owner=~"$owner", counted=~"$counted", run=~"$run"'
 OF_RUNS = f'{PLACE}, project=~"$project", owner=~"$owner", run=~"$run"'
 PRODUCTIVE = 'kind="productive"'
@@ -19,6 +20,9 @@ OF_A_RUN = 'run!=""'
 KEY = "by (cluster, namespace, run)"
 ON_RUN = "on (cluster, namespace, run)"
 
+# Grafana puts the points of a step of seven days where Unix time's weeks begin, on Thursday at 00:00 UTC. The
+# week around it, from Monday to Sunday, ends four days later.
+AROUND_THURSDAY = "-4d"
 #: Of a line: over a quarter of a year each reads the series of thousands of runs.
 POINTS = 150
 #: What GPU time goes into, and how it is drawn.
@@ -38,8 +42,9 @@ KINDS = {
 
 
 def spent(by: str, kinds: str = "", window: str = "$__range", offset: str = "") -> str:
-    """GPU-seconds of a window by labels."""
-    return f"sum {by} (sum_over_time({SPENT}{{<spent>{', ' if kinds else ''}{kinds}}}[{window}]{offset}))"
+    """GPU-seconds of a window by labels; the series without kinds are a fifth as many."""
+    name = SPENT if kinds or "kind" in by else HELD
+    return f"sum {by} (sum_over_time({name}{{<spent>{', ' if kinds else ''}{kinds}}}[{window}]{offset}))"
 
 
 def hours(by: str = "", kinds: str = "", window: str = "$__range", offset: str = "") -> str:
@@ -52,11 +57,17 @@ def share(by: str) -> str:
     return f"{spent(by, PRODUCTIVE)} / ({spent(by)} > 0)"
 
 
-# What a GPU-hour costs: by OpenCost where it is, else as typed in.
+# What a GPU-hour costs in each cluster: by OpenCost where it is, also where its own scrape names no cluster,
+# else as typed in.
+COST = "cluster:node_gpu_hourly_cost:avg"
+CLUSTERS = " or ".join(
+    f'0 * avg_over_time({name}{{cluster=~"$cluster"}}[$__range])'
+    for name in ("cluster:training_gpus_held:sum", "cluster:training_gpus_idle:count")
+)
 PRICE = (
-    'avg_over_time(cluster:node_gpu_hourly_cost:avg{cluster=~"$cluster"}[$__range])'
-    " or on (cluster)"
-    ' 0 * avg_over_time(cluster:training_gpus_held:sum{cluster=~"$cluster"}[$__range]) + $price'
+    f'avg_over_time({COST}{{cluster=~"$cluster"}}[$__range])'
+    f' or on (cluster) ({CLUSTERS}) + on () group_left () avg_over_time({COST}{{cluster=""}}[$__range])'
+    f" or on (cluster) ({CLUSTERS}) + $price"
 )
 
 
@@ -221,9 +232,11 @@ OVER_TIME = Row(
         ),
         TimeSeries(
             "By week",
-            "GPU-hours by what they went into, of the seven days from each bar on. Unix time's weeks begin on"
-            " Thursday.",
-            Query(hours("by (kind)", window="7d", offset=" offset -7d"), "{{kind}}", step="7d"),
+            "GPU-hours by what they went into, Monday to Sunday in UTC. A bar stands on its week's Thursday:"
+            " that of the present week is there from then on.",
+            Query(
+                hours("by (kind)", window="7d", offset=f" offset {AROUND_THURSDAY}"), "{{kind}}", step="7d"
+            ),
             unit="short",
             bars=True,
             colors=KINDS,

@@ -45,7 +45,7 @@ WORST = (
     " and on (cluster, namespace, run)"
     " topk(24, max_over_time(run:training_severity:worst{<runs>}[$__range] @ end()))"
 )
-OF_GPU = "on (cluster, namespace, instance, gpu) instance_gpu:training_rank:info{<place>}"
+OF_GPU = "on (cluster, namespace, instance, pod, gpu) instance_gpu:training_rank:info{<place>}"
 GPUS = (
     Query(f"count(training_gpu_up{{<place>}} == 1 and {OF_GPU})", "in use"),
     Query(f"count(training_gpu_up{{<place>}} == 1 unless {OF_GPU})", "idle"),

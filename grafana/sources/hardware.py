@@ -23,13 +23,13 @@ HOST = Variable(
 GPU = Variable("gpu", "GPU", "label_values(training_gpu_up{<hosts>}, gpu)", numeric=True)
 
 ON_HOST = f'{SELECTORS["place"]}, instance=~"$instance"'
-KEY = "by (cluster, namespace, instance, gpu)"
+KEY = "by (cluster, namespace, instance, pod, gpu)"
 # Of a GPU in trouble whose it was when that began: a lost one ends its run.
-OWNED = "by (cluster, namespace, instance, gpu, hostname, run, rank)"
+OWNED = "by (cluster, namespace, instance, pod, gpu, hostname, run, rank)"
 OWNER = (
     f'max {OWNED} (instance_gpu:training_place:info{{<gpus>, run!=""}})'
-    f" or on (cluster, namespace, instance, gpu) max {OWNED} (instance_gpu:training_rank:info{{<gpus>}})"
-    f" or on (cluster, namespace, instance, gpu) max {OWNED} (instance_gpu:training_rank:last{{<gpus>}})"
+    f" or on (cluster, namespace, instance, pod, gpu) max {OWNED} (instance_gpu:training_rank:info{{<gpus>}})"
+    f" or on (cluster, namespace, instance, pod, gpu) max {OWNED} (instance_gpu:training_rank:last{{<gpus>}})"
 )
 LIVES = f"max {KEY} (training_gpu_up{{<gpus>}})"
 # Cheap at thousands of GPUs: gauges, and what the rules have summed up.
@@ -54,8 +54,8 @@ BADNESS = (
     "instance_gpu:training_gpu_badness:sum{<gpus>}"
     f' or label_replace(1e4 * ({XID_AGE} > bool 0), "reason", "xid", "", ""))'
 )
-WORST = f" and on (cluster, namespace, instance, gpu) topk(8, {BADNESS})"
-OF_GPU = "on (cluster, namespace, instance, gpu) instance_gpu:training_rank:info{<gpus>}"
+WORST = f" and on (cluster, namespace, instance, pod, gpu) topk(8, {BADNESS})"
+OF_GPU = "on (cluster, namespace, instance, pod, gpu) instance_gpu:training_rank:info{<gpus>}"
 BY_HOST = "by (cluster, namespace, instance)"
 IDLE = f"topk(24, count {BY_HOST} (training_gpu_up{{<gpus>}} == 1 unless {OF_GPU}))"
 HOT = above(87, near=80)
@@ -186,7 +186,7 @@ NOW = Row(
                 "run",
                 "rank",
             ),
-            hidden=("cluster", "namespace", "instance"),
+            hidden=("cluster", "namespace", "instance", "pod"),
             links={"rank": link("ranks", run="run", rank="rank"), "run": link("run", run="run")},
             empty="-",
         ),

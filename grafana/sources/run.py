@@ -33,7 +33,7 @@ LEFT = (
     ("less waiting for data", "idle|init|lost|stalled|checkpoint|evaluate|data_wait"),
     ("productive", "idle|init|lost|stalled|checkpoint|evaluate|data_wait|other"),
 )
-OF_GPUS = " and on (cluster, namespace, instance, gpu) instance_gpu:training_rank:info{<run>}"
+OF_GPUS = " and on (cluster, namespace, instance, pod, gpu) instance_gpu:training_rank:info{<run>}"
 OF_HOSTS = " and on (cluster, namespace, instance) instance_run:training_rank:info{<run>}"
 
 TIME_LEFT = (

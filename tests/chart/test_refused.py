@@ -33,6 +33,8 @@ from tests.chart.rendering import CHART, of_kind, refusal, render, render_text, 
         ("image.digest=latest", "digest"),
         ("nameOverride=My_App", "nameOverride"),
         ("prometheusRule.runbookUrl=wiki/runbooks", "runbookUrl"),
+        ("dashboards.gpuHourPrice=-1", "gpuHourPrice"),
+        ("dashboards.gpuHourPrice=two", "gpuHourPrice"),
         ("notify.grafanaUrl=https://me:secret@grafana", "grafanaUrl"),
         (
             "alertmanagerConfig.enabled=true,notify.enabled=true,alertmanagerConfig.matcherStrategy=None"

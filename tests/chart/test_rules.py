@@ -56,6 +56,24 @@ def test_dashboards_are_the_same_by_default(helm: str) -> None:
     assert sources == found
 
 
+@pytest.mark.parametrize("price", ["3.25", "4", "0"])
+def test_the_price_of_a_gpu_hour_reaches_its_variable(helm: str, price: str) -> None:
+    """It stands in the dashboard's field at first, and nothing else is changed on any dashboard."""
+    sources = {
+        path.name: json.loads(path.read_text()) for path in REPOSITORY.glob("grafana/dashboards/*.json")
+    }
+    (variable,) = (
+        each for each in sources["efficiency.json"]["templating"]["list"] if each["name"] == "price"
+    )
+    chosen = {"selected": True, "text": price, "value": price}
+    variable |= {"query": price, "current": chosen, "options": [chosen]}
+    found = {}
+    for one in of_kind(render(helm, f"--set=dashboards.gpuHourPrice={price}"), "ConfigMap"):
+        ((name, text),) = one["data"].items()
+        found[name.removeprefix("trainbeacon-")] = json.loads(text)
+    assert sources == found
+
+
 @pytest.mark.parametrize("url", ["https://wiki.example.org/a$b", "http://trainbeacon-notify:9798/runbooks/"])
 def test_links_to_runbooks_have_the_base_that_is_set(helm: str, url: str) -> None:
     """Every alert's link, and nothing else in the rules."""

@@ -64,7 +64,7 @@ OTHERS: dict[str, tuple[str, set[str]]] = {
     "prometheus_rule_evaluation_failures_total": ("", {"rule_group"}),
 }
 FOREIGN = OWN | OTHERS
-TARGET = {"cluster", "namespace", "job", "instance"}  # labels that the scrape adds, or does not
+TARGET = {"cluster", "namespace", "job", "instance", "pod"}  # labels that the scrape adds, or does not
 HISTOGRAM = re.compile("_(bucket|sum|count)$")
 GRAFANA_UNITS = {
     "": "short",
@@ -435,9 +435,9 @@ def test_panel_is_of_what_is_chosen(panel: Json) -> None:
             chosen = {each.name: each.value for each in selector.matchers.matchers}
             place = chosen.get("cluster") == "$cluster" and chosen.get("namespace") == "$namespace"
             if selector.name.startswith("cluster:"):  # of all namespaces and runs
-                assert chosen == {"cluster": "$cluster"}
+                assert chosen in ({"cluster": "$cluster"}, {"cluster": ""})  # a price may be of all clusters
                 continue
-            narrowed = re.search(r"on \((cluster, namespace, )?(instance(, gpu)?|UUID)\) ", target["expr"])
+            narrowed = re.search(r"on \((cluster, namespace, )?(instance(, pod, gpu)?|UUID)\) ", target["expr"])
             if selector.name in OTHERS:
                 assert narrowed or selector.name.startswith("prometheus_")
             elif not place:

@@ -94,7 +94,7 @@ class Asked:
         expr = self.expr.replace('run="$run"', f'run="{run}"').replace("$run", run)
         for name, value in CHOICE.items():
             expr = expr.replace(name, value)
-        return expr.replace(" offset -7d", "")  # the week from a step on is asked for, not one to come
+        return expr.replace(" offset -4d", "")  # the week from a step on is asked for, not one to come
 
 
 def panels(model: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -137,8 +137,12 @@ def choices() -> list[Asked]:
     return found
 
 
+#: What OpenCost asks for a GPU of either node, and of one without GPUs.
+HOURLY = {"gpu-node-a": 3.1, "gpu-node-b": 2.3, "cpu-node": 0.0}
+
+
 class Neighbours(BaseHTTPRequestHandler):
-    """What dcgm-exporter and node_exporter serve of one GPU and one host, in their form."""
+    """What dcgm-exporter, node_exporter and OpenCost serve of one GPU and one host, in their form."""
 
     uuid = hostname = ""
 
@@ -157,6 +161,10 @@ class Neighbours(BaseHTTPRequestHandler):
             f"node_filesystem_avail_bytes{disk} 4e9\nnode_filesystem_size_bytes{disk} 1e10\n"
             f'node_infiniband_port_data_received_bytes_total{{device="mlx5_0",port="1"}} {time.time()}\n'
         )
+        text += "# TYPE node_gpu_hourly_cost gauge\n"
+        for node, price in HOURLY.items():
+            of = f'arch="amd64",instance="{node}",instance_type="p5",node="{node}",provider_id="i-{node}"'
+            text += f'node_gpu_hourly_cost{{{of},region="eu-1"}} {price}\n'
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; version=0.0.4")
         self.end_headers()
@@ -287,6 +295,20 @@ def test_every_query_and_variable_returns_data(
     ]
     found = unanswered(addresses[stack_suite], wanted, names(fleet), 90.0)
     assert not {(asked.dashboard, *asked.name) for asked in found}
+
+
+def test_costs_are_by_the_price_that_opencost_serves(
+    fleet_and_prometheus: tuple[Fleet, dict[str, str]], stack_suite: str
+) -> None:
+    """GPU-hours times the mean of the nodes that have GPUs, though its scrape names no cluster and another
+    price is typed in; idle GPUs too."""
+    fleet, addresses = fleet_and_prometheus
+    asked = {each.title: each.of(".*") for each in queries() if each.dashboard == "efficiency"}
+    wanted = [each for each in queries() if each.title in {"Cost", "GPU-hours held"}]
+    assert not unanswered(addresses[stack_suite], wanted, names(fleet), 90.0)
+    whole = f"({asked['Cost']}) / ({asked['GPU-hours held']})"
+    priced = Asked("efficiency", "", "", f"abs({whole} - 2.7) < 1e-6")
+    assert not unanswered(addresses[stack_suite], [priced], names(fleet), 90.0)
 
 
 def test_no_panel_of_a_healthy_run_is_empty(

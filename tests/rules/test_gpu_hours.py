@@ -16,6 +16,8 @@ from tests.rules.scripted_fleet import HANG, SCRAPE_SECONDS, VANISHED, Attempt, 
 HOURS = 2
 SECONDS = HOURS * 3600
 RECORDED = "run_kind:training_gpu_seconds:increase"
+#: The same without the kinds.
+HELD = "run:training_gpu_seconds:increase"
 #: Of what a run held.
 TOLERANCE = 0.01
 
@@ -92,7 +94,7 @@ def needed_rules(repository: Path) -> dict[str, Any]:
         for group in yaml.safe_load(path.read_text())["groups"]
     ]
     rules = {rule["record"]: rule["expr"] for group in groups for rule in group["rules"] if "record" in rule}
-    wanted, new = set[str](), {RECORDED, "run_rank_cause:training_straggler_gpu_seconds:increase"}
+    wanted, new = set[str](), {RECORDED, HELD, "run_rank_cause:training_straggler_gpu_seconds:increase"}
     while new:
         wanted |= new
         new = {name for each in new for name in READ.findall(rules.get(each, ""))} - wanted
@@ -132,7 +134,8 @@ def holds(expr: str) -> dict[str, Any]:
 
 def within(matchers: str, seconds: float, of: float) -> dict[str, Any]:
     """That the GPU-seconds of some series are as many, give or take a hundredth `of` something."""
-    found = f"(sum(sum_over_time({RECORDED}{{{matchers}}}[{HOURS}h])) or vector(0))"
+    name = RECORDED if "kind" in matchers else HELD
+    found = f"(sum(sum_over_time({name}{{{matchers}}}[{HOURS}h])) or vector(0))"
     return holds(f"abs({found} - {seconds:.3f}) <= bool {TOLERANCE * of:.3f}")
 
 

@@ -85,6 +85,23 @@ that is null is the empty one to a cluster. Takes a map with keys of the user's.
 {{- end -}}
 {{- end }}
 
+{{/* A dashboard with the price of a GPU-hour that is set; as it is where that is the default. Takes (list root text). */}}
+{{- define "trainbeacon.dashboard" -}}
+{{- $root := index . 0 -}}{{- $text := index . 1 -}}
+{{- $price := toString $root.Values.dashboards.gpuHourPrice -}}
+{{- if and (contains "\"name\":\"price\"" $text) (ne $price (toString ($root.Files.Get "files/defaults.yaml" | fromYaml).dashboards.gpuHourPrice)) -}}
+{{- $model := fromJson $text -}}
+{{- range $variable := $model.templating.list -}}
+{{- if eq $variable.name "price" -}}
+{{- $chosen := dict "selected" true "text" $price "value" $price -}}
+{{- $_ := set $variable "query" $price -}}{{- $_ := set $variable "current" $chosen -}}{{- $_ := set $variable "options" (list $chosen) -}}
+{{- end -}}
+{{- end -}}
+{{- $text = toJson $model -}}
+{{- end -}}
+{{- $text -}}
+{{- end }}
+
 {{/* A duration as Prometheus writes it, in milliseconds. */}}
 {{- define "trainbeacon.milliseconds" -}}
 {{- $sum := 0 -}}
