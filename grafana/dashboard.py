@@ -25,7 +25,7 @@ class Row:
     title: str
     panels: tuple[Panel, ...]
     width: int = 6
-    height: int = 7
+    height: int = 8
     collapsed: bool = False
 
     def build(self, top: int, selectors: Mapping[str, str]) -> tuple[list[Json], int]:

@@ -213,6 +213,11 @@ class TimeSeries(Panel):
     type: ClassVar[str] = "timeseries"
     color_mode: ClassVar[str] = "palette-classic"
 
+    @property
+    def targets(self) -> tuple[Query, ...]:
+        """A line alone is not called by the panel's title once more: its legend is for its values."""
+        return (Query(self.queries, "value"),) if isinstance(self.queries, str) else super().targets
+
     def build(self, selectors: Mapping[str, str]) -> Json:
         """The panel's JSON, without its place."""
         return super().build(selectors) | ({"maxDataPoints": self.points} if self.points else {})
@@ -300,6 +305,7 @@ class Stat(Panel):
             "justifyMode": "center",
             "orientation": "auto",
             "textMode": "value_and_name" if named else "value",
+            "text": {"titleSize": 12} if named else {},
             "reduceOptions": {"calcs": ["last"], "fields": "", "values": False},
         }
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from grafana.panels import Json, Panel, Texts, links_of, override, ref_of, steps_of, texts_of
 from grafana.units import unit_of
 
+WRAPPED: Json = {"custom.cellOptions": {"type": "auto", "wrapText": True}}
 CELL: Json = {"custom.cellOptions": {"type": "color-background", "mode": "basic"}}
 
 
@@ -22,7 +23,8 @@ class Table(Panel):
     `colors`, by text, is for the cells of the columns named in `colored`; `links` are the addresses that
     a click on a column's cell leads to. Labels of `hidden` keep rows apart without being shown; those of
     `kept` are not shown either, and links may read them. `texts` are words for the values of a label.
-    `first` names the columns that come before all others, in order.
+    `first` names the columns that come before all others, in order; columns of `wrapped` break their lines.
+    A column that takes what is left of the width has at least `least` pixels.
     """
 
     _: KW_ONLY
@@ -35,6 +37,8 @@ class Table(Panel):
     kept: tuple[str, ...] = ()
     texts: Mapping[str, Texts] = field(default_factory=dict)
     first: tuple[str, ...] = ()
+    wrapped: tuple[str, ...] = ()
+    least: int = 0
 
     type: ClassVar[str] = "table"
     instant: ClassVar[bool] = True
@@ -44,7 +48,8 @@ class Table(Panel):
         return {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}}
 
     def _custom(self) -> Json:
-        return {"align": "left", "filterable": False}
+        least = {"minWidth": self.least} if self.least else {}
+        return {"align": "left", "filterable": False} | least
 
     def _defaults(self) -> Json:
         nothing = {"text": self.empty or "-", "color": "transparent", "index": 98}
@@ -56,6 +61,7 @@ class Table(Panel):
         cells = texts_of({text: (text, color) for text, color in self.colors.items()})
         found = [override(name, {"custom.width": width}) for name, width in self.labels.items() if width]
         found += [override(name, CELL | {"mappings": cells}) for name in self.colored]
+        found += [override(name, WRAPPED) for name in self.wrapped]
         found += [override(name, {"links": links_of(url)}) for name, url in self.links.items()]
         found += [override(name, {"mappings": texts_of(words)}) for name, words in self.texts.items()]
         found += [override(name, {"custom.hidden": True}) for name in self.kept]

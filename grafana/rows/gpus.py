@@ -58,7 +58,7 @@ GPUS = Row(
                 Query("avg(training_gpu_sm_occupancy_ratio{<gpus>})", "occupancy"),
             ),
             maximum=1,
-            empty="not told",
+            empty="not reported",
         ),
         TimeSeries(
             "PyTorch's memory",

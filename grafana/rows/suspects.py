@@ -112,7 +112,7 @@ WHO = Table(
         Query("max by (rank, phase) (run_rank:training_phase:current{<ranks>})" + WORST),
         Query(f"({PLACE})" + WORST),
         Query(
-            f"({SUSPICION} or on (rank) 0 * ({SILENCE}))" + WORST, "suspicion", mappings=SUSPICIONS, width=140
+            f"({SUSPICION} or on (rank) 0 * ({SILENCE}))" + WORST, "suspicion", mappings=SUSPICIONS, width=155
         ),
         Query(f"({NONFINITE})" + WORST, "not finite", thresholds=ANY, width=75),
         Query(f"({SILENCE})" + WORST, "silent", thresholds=SILENT, decimals=0, width=65),

@@ -92,6 +92,7 @@ def verdict(matchers: str = "<run>", rows: int = 5) -> Table:
         hidden=("cluster", "namespace", "run", "instance"),
         colored=("severity",),
         colors=COLORS,
+        wrapped=("verdict", "action"),
         texts={"verdict": sentences(), "action": actions()},
         links={
             "verdict": f"{RUNBOOKS}/${{__data.fields.alertname}}.md",
@@ -138,6 +139,7 @@ def alerts_of(
         hidden=("cluster", "namespace", *(() if wide else ("gpu", "action"))),
         colored=("severity",),
         colors=COLORS,
+        wrapped=("verdict", "action") if wide else (),
         texts={"verdict": sentences()} | ({"action": actions()} if wide else {}),
         links={
             "verdict": f"{RUNBOOKS}/${{__data.fields.alertname}}.md",

@@ -218,6 +218,8 @@ LAYERS = Row(
     collapsed=True,
 )
 
+NO_INPUT = "no inputs observed"
+
 DATA = Row(
     "Input data",
     (
@@ -226,22 +228,35 @@ DATA = Row(
             "Distance of a feature's mean from that of the first batches, in their standard deviations.",
             Query("max by (feature) (training_input_drift{<run>})", "{{feature}}"),
             minimum=None,
+            empty=NO_INPUT,
         ),
-        TimeSeries("Mean", "Of each feature, raw and prepared.", inputs("training_input_mean"), minimum=None),
+        TimeSeries(
+            "Mean",
+            "Of each feature, raw and prepared.",
+            inputs("training_input_mean"),
+            minimum=None,
+            empty=NO_INPUT,
+        ),
         TimeSeries(
             "Standard deviation",
             "Of each feature, raw and prepared.",
             inputs("training_input_stddev"),
             minimum=None,
+            empty=NO_INPUT,
         ),
         TimeSeries(
-            "Missing values", "Share of NaN in a feature.", inputs("training_input_missing_ratio"), maximum=1
+            "Missing values",
+            "Share of NaN in a feature.",
+            inputs("training_input_missing_ratio"),
+            maximum=1,
+            empty=NO_INPUT,
         ),
         TimeSeries(
             "Classes",
             "Share of each class among the samples seen of late.",
             Query("max by (class) (training_class_ratio{<run>})", "{{class}}"),
             width=12,
+            empty="no labels observed",
             stacked=True,
             maximum=1,
         ),
@@ -250,6 +265,7 @@ DATA = Row(
             "All that the script logs under names of its own.",
             Query("max by (name, split) (training_metric{<run>})", "{{name}} {{split}}"),
             width=12,
+            empty="none logged",
             minimum=None,
         ),
     ),

@@ -25,11 +25,14 @@ SPENT = 'max by (rank) (rate(training_self_seconds_total{{{ranks}, cause="{cause
 MORE = above(LIMITS["straggler_ratio_max"], near=LIMITS["straggler_ratio_max"] / 2)
 
 
+CAUSES = tuple(BY_NAME["training_self_seconds_total"].labels[0].values)
+
+
 def cause(name: str) -> Query:
     """How much more of its time a rank spends on one cause than the median rank."""
     own, all_of_run = (SPENT.format(ranks=ranks, cause=name) for ranks in ("<ranks>", "<run>"))
     expr = f"{own} - scalar(quantile(0.5, {all_of_run})){SLOWEST}"
-    return Query(expr, name, unit="percentunit", decimals=0, thresholds=MORE, width=80)
+    return Query(expr, name, unit="percentunit", decimals=0, thresholds=MORE, width=78)
 
 
 # Collectives of a process group that the furthest rank has begun and this one has not.
@@ -86,10 +89,10 @@ WHO_ROW = Row(
                 Query(f"({PLACE})" + SLOWEST),
                 Query(EXCESS + SLOWEST, "costs", unit="percentunit", decimals=1, thresholds=MORE, width=70),
                 Query(COST + SLOWEST, "GPU-hours", unit="short", decimals=2, width=84),
-                *(cause(name) for name in BY_NAME["training_self_seconds_total"].labels[0].values),
+                *(cause(name) for name in CAUSES),
             ),
             labels={"rank": 45, "hostname": 0},
-            first=("rank", "costs"),
+            first=("rank", "costs", *CAUSES),
             links={"rank": link("ranks", "run", rank="rank"), "hostname": link("hardware", "run")},
             width=10,
             height=8,

@@ -131,12 +131,14 @@ LEARNING = Row(
             "Mean over the ranks.",
             Query("avg by (split) (run:training_accuracy_ratio:avg{<run>})", "{{split}}"),
             minimum=None,
+            empty="not logged",
         ),
         TimeSeries(
             "Learning rate",
             "Of each parameter group of the optimizer.",
             Query("max by (group) (training_learning_rate{<run>})", "group {{group}}"),
             width=6,
+            empty="no optimizer watched",
         ),
         Band(
             "Gradient norm",
@@ -171,7 +173,10 @@ THROUGHPUT = Row(
             "Samples per second", "All ranks together.", "sum(run:training_samples_per_second:sum{<run>})"
         ),
         TimeSeries(
-            "Tokens per second", "All ranks together.", "sum(run:training_tokens_per_second:sum{<run>})"
+            "Tokens per second",
+            "All ranks together.",
+            "sum(run:training_tokens_per_second:sum{<run>})",
+            empty="no tokens counted",
         ),
         TimeSeries(
             "Step duration",

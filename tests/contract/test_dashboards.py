@@ -437,7 +437,9 @@ def test_panel_is_of_what_is_chosen(panel: Json) -> None:
             if selector.name.startswith("cluster:"):  # of all namespaces and runs
                 assert chosen in ({"cluster": "$cluster"}, {"cluster": ""})  # a price may be of all clusters
                 continue
-            narrowed = re.search(r"on \((cluster, namespace, )?(instance(, pod, gpu)?|UUID)\) ", target["expr"])
+            narrowed = re.search(
+                r"on \((cluster, namespace, )?(instance(, pod, gpu)?|UUID)\) ", target["expr"]
+            )
             if selector.name in OTHERS:
                 assert narrowed or selector.name.startswith("prometheus_")
             elif not place:

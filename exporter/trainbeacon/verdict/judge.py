@@ -11,7 +11,8 @@ from trainbeacon.verdict.facts import Alert
 #: What is said first where several things of one severity are true: a cause before what follows from it. The
 #: dashboards and the messages have the same order, which a test compares.
 _FIRST = (
-    ("TrainingGpuLost", "TrainingGpuXid", "TrainingGpuMemoryErrors", "TrainingGpuRecoveryNeeded"),
+    ("TrainingGpuLost",),
+    ("TrainingGpuXid", "TrainingGpuMemoryErrors", "TrainingGpuRecoveryNeeded"),
     ("TrainingRunFailed",),
     ("TrainingRanksLost",),
     ("TrainingRankLost",),
