@@ -305,7 +305,7 @@ class Stat(Panel):
             "justifyMode": "center",
             "orientation": "auto",
             "textMode": "value_and_name" if named else "value",
-            "text": {"titleSize": 12} if named else {},
+            "text": {"titleSize": 11, "valueSize": 22} if len(self.targets) > 1 else {},
             "reduceOptions": {"calcs": ["last"], "fields": "", "values": False},
         }
 

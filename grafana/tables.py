@@ -9,7 +9,8 @@ from typing import ClassVar
 from grafana.panels import Json, Panel, Texts, links_of, override, ref_of, steps_of, texts_of
 from grafana.units import unit_of
 
-WRAPPED: Json = {"custom.cellOptions": {"type": "auto", "wrapText": True}}
+#: As Grafana 11 has it, and as 12 and later do; 10 cuts the line off.
+WRAPPED: Json = {"custom.cellOptions": {"type": "auto", "wrapText": True}, "custom.wrapText": True}
 CELL: Json = {"custom.cellOptions": {"type": "color-background", "mode": "basic"}}
 
 

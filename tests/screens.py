@@ -70,7 +70,11 @@ def asked(expr: str, **chosen: str) -> str:
 
 
 def judge(
-    history: History, questions: dict[float, list[str]], promtool: str, file: Path
+    history: History,
+    questions: dict[float, list[str]],
+    promtool: str,
+    file: Path,
+    evaluation: float = EVALUATION_SECONDS,
 ) -> dict[tuple[float, str], list[tuple[dict[str, str], float]]]:
     """What each expression returns at its moment, in seconds from the start of the history."""
     files = sorted(RULES.glob("*/*.yml"))
@@ -87,7 +91,7 @@ def judge(
     ]
     head = {
         "rule_files": [str(path) for path in files],
-        "evaluation_interval": f"{EVALUATION_SECONDS:.0f}s",
+        "evaluation_interval": f"{evaluation:.0f}s",
         "group_eval_order": group_order(files),
     }
     with file.open("w") as out:
