@@ -116,8 +116,9 @@ def test_start_and_end_say_what_is_seen(tmp_path: Path) -> None:
         ("raise ValueError('no data')", 1, "failed"),
         ("import sys; sys.exit(3)", 3, "failed"),
         ("import sys; sys.exit(0)", 0, None),
+        ("import torch; torch.ones(1, requires_grad=True).backward()", 0, None),
     ],
-    ids=["raises", "exits with a status", "exits cleanly"],
+    ids=["raises", "exits with a status", "exits cleanly", "trains without an optimizer"],
 )
 def test_script_that_ends_before_it_trains(
     ending: str, status: int, state: str | None, tmp_path: Path
@@ -126,6 +127,7 @@ def test_script_that_ends_before_it_trains(
     done = execute(tmp_path, "-m", "trainbeacon", "run", str(script(tmp_path, ending)))
     assert status == done.returncode
     assert ([] if state is None else [state]) == [box.state for box in boxes(tmp_path)]
+    assert ("torch" in ending) == ("nothing is recorded" in done.stderr)
 
 
 def test_ranks_of_a_launcher_are_recorded(tmp_path: Path) -> None:
@@ -178,17 +180,14 @@ def test_switched_off_it_records_nothing(tmp_path: Path) -> None:
 
 
 def test_script_that_records_itself_is_left_alone(tmp_path: Path) -> None:
-    """Its own beacon is the only one, and counts each step once."""
+    """Its own beacon is the only one, counts each step once, and is the one that fails with the script."""
     text = "import trainbeacon\n" + TRAIN.replace(
         "for epoch in range(2):",
         "beacon = trainbeacon.start()\nbeacon.watch(model, optimizer)\nfor epoch in range(2):",
     )
-    early = text.replace(
-        "torch.manual_seed(0)", "beacon = trainbeacon.start(); torch.manual_seed(0)"
-    ).replace("\nbeacon = trainbeacon.start()\n", "\n")
-    done = execute(tmp_path, "-m", "trainbeacon", "run", str(script(tmp_path, early)))
-    assert done.returncode == 0, done.stderr
-    assert [10.0] == [box.number("training_steps_total") for box in boxes(tmp_path)]
+    done = execute(tmp_path, "-m", "trainbeacon", "run", str(script(tmp_path, text + "raise ValueError()\n")))
+    assert done.returncode == 1, done.stderr
+    assert [(10.0, "failed")] == [(box.number("training_steps_total"), box.state) for box in boxes(tmp_path)]
 
 
 def test_another_site_hook_still_runs(tmp_path: Path) -> None:

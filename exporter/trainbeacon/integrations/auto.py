@@ -1,9 +1,10 @@
 """Recording a script that says nothing of us: `trainbeacon run train.py`, or `TRAINBEACON=1`.
 
-Nothing happens before the script makes its first optimizer. Then the run starts, and what all training on
-torch passes is observed: steps of the optimizer that steps first, the module that is called first with its
-parameters, backward passes, loaders. A framework with an adapter of its own is left to that. What was not
-seen is not claimed.
+Nothing happens before the script makes its first optimizer. The run starts as that, or a module with its
+parameters, is first used, and what all training on torch passes is observed: steps of the optimizer that
+steps first, the module that is called first, backward passes, loaders. A framework with an adapter of its own
+is left to that, and so is a script that has started a run of its own until then. What was not seen is not
+claimed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from trainbeacon.config.environment import autostart_wanted
 from trainbeacon.integrations.imports import on_import
-from trainbeacon.integrations.signals import LoaderWaits, StepLoss
+from trainbeacon.integrations.signals import LoaderWaits, StepLoss, observe_batches
 from trainbeacon.recorder.api.beacon import Beacon
 from trainbeacon.recorder.api.start import current_beacon, start
 from trainbeacon.recorder.api.workers import is_worker
@@ -46,6 +47,8 @@ class AutoRecorder:
         self._settings = dict(settings)
         self._say = say
         self._stops: list[Callable[[], None]] = []
+        self._waiting: list[Callable[[], None]] = []  # for what is trained with to be used first
+        self._records_itself = False
         self._left_to: str | None = None  # the framework that has an adapter
         self._beacon: Beacon | None = None
         self._loss: StepLoss | None = None
@@ -83,16 +86,39 @@ class AutoRecorder:
         return ended
 
     def _made(self, optimizer: Any) -> None:
-        if self._left_to is not None or is_worker():
+        if self._left_to is not None or self._records_itself or is_worker():
             return
-        if self._beacon is None:
-            if current_beacon() is not None:  # the script records itself
-                return
-            self._start()
         groups = getattr(optimizer, "param_groups", ())
         self._parameters |= {id(parameter) for group in groups for parameter in group["params"]}
+        if self._beacon is None and not self._waiting:
+            self._await_use()
 
-    def _start(self) -> None:
+    def _await_use(self) -> None:
+        """Start with the first use of what is trained: a script that records itself has started before."""
+        from torch.nn.modules.module import register_module_forward_pre_hook
+        from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+        def used(thing: Any, *_: Any) -> None:
+            groups = getattr(thing, "param_groups", None)
+            if groups is None and not any(id(each) in self._parameters for each in thing.parameters()):
+                return
+            self._stop_waiting()
+            if current_beacon() is not None:
+                self._records_itself = True
+            elif self._left_to is None:
+                _try("this script", self._start, thing)
+
+        self._waiting += [
+            observe_batches(self._took),
+            register_module_forward_pre_hook(used).remove,
+            register_optimizer_step_pre_hook(used).remove,
+        ]
+
+    def _stop_waiting(self) -> None:
+        while self._waiting:
+            self._waiting.pop()()
+
+    def _start(self, used: Any) -> None:
         from torch.nn.modules.module import register_module_forward_pre_hook
         from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
@@ -107,8 +133,11 @@ class AutoRecorder:
             register_optimizer_step_pre_hook(self._step_begins).remove,
             register_optimizer_step_post_hook(self._step_ends).remove,
         ]
+        if not hasattr(used, "param_groups"):
+            self._called(used, ())
 
     def _stop(self) -> None:
+        self._stop_waiting()
         while self._stops:
             self._stops.pop()()
 
@@ -247,12 +276,16 @@ class AutoRecorder:
 
     def finish(self, error: BaseException | None = None) -> None:
         """The script is over; without a run so far, an error makes one that says so."""
-        if self._beacon is None and self._left_to is None and _is_failure(error) and not is_worker():
+        records_itself = self._records_itself or current_beacon() not in (None, self._beacon)
+        alone = self._beacon is None and self._left_to is None and not records_itself and not is_worker()
+        if alone and _is_failure(error):
             self._beacon = start(**self._settings)
         beacon = self.beacon
         self._end_evaluation()
         self._stop()
         if beacon is None:
+            if alone and error is None and "torch" in sys.modules:
+                self._say("nothing is recorded: no torch optimizer was used here (docs/integrations.md)")
             return
         if beacon.identity.local_rank == 0:
             self._say(self._summary(beacon))

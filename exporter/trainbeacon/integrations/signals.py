@@ -5,6 +5,7 @@ Everything is seen in the training thread, changes nothing that passes by, and r
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -51,6 +52,23 @@ class LoaderWaits:
         self._beacon.timeline.observe(OTHER)
         if self._fetched is not None and error is None:
             self._fetched(self._beacon.recorder.guard("value", batch_size, batch) or 0)
+
+
+def observe_batches(fetched: Callable[[int], None]) -> Stop:
+    """The samples of each batch of torch's loaders, for who has no beacon yet; returns what ends that."""
+    from torch.utils.data import dataloader
+
+    thread = threading.get_ident()
+
+    def ended(batch: Any, error: BaseException | None) -> None:
+        if error is None:
+            with contextlib.suppress(Exception):  # what the samples are is the script's own affair
+                fetched(batch_size(batch) or 0)
+
+    def begins(args: Sequence[Any], keywords: Mapping[str, Any]) -> Ended | None:
+        return ended if threading.get_ident() == thread else None
+
+    return observe(dataloader._BaseDataLoaderIter, "__next__", begins)
 
 
 class StepLoss:
