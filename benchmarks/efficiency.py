@@ -96,6 +96,8 @@ def moment(now: int) -> Iterator[str]:
         labels = f'{whose},kind="{kind}",counted="gpu"'
         yield f"run_kind:training_gpu_seconds:increase{{{labels}}} {seconds * ranks}"
     yield f'run:training_gpu_seconds:increase{{{whose},counted="gpu"}} {sum(kinds.values()) * ranks}'
+    lost = sum(seconds for kind, seconds in kinds.items() if kind != "productive")
+    yield f'run:training_lost_gpu_seconds:increase{{{whose},counted="gpu"}} {lost * ranks}'
     yield f"run:training_ownership:info{{{whose}}} 1"
     for name, ratio in RATIOS.items():
         yield f"{name}{{{of}}} {ratio}"
@@ -107,6 +109,7 @@ def moment(now: int) -> Iterator[str]:
         idle = f'cluster="{cluster}",counted="gpu"'
         yield f'run_kind:training_gpu_seconds:increase{{{idle},kind="idle"}} 180'
         yield f"run:training_gpu_seconds:increase{{{idle}}} 180"
+        yield f"run:training_lost_gpu_seconds:increase{{{idle}}} 180"
 
 
 def measure(

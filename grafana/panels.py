@@ -273,13 +273,15 @@ class Band(TimeSeries):
 class Stat(Panel):
     """One figure a series, on a background that the thresholds colour.
 
-    With `spark` the line of the time shown is drawn behind it; where the series ends before now `empty`
-    stands there, and not the last of its values.
+    `compact` has name above value in small type, as several queries always have. With `spark` the line of
+    the time shown is drawn behind it; where the series ends before now `empty` stands there, and not the last
+    of its values.
     """
 
     _: KW_ONLY
     empty: str = "none"
     spark: bool = False
+    compact: bool = False
 
     type: ClassVar[str] = "stat"
     instant: ClassVar[bool] = True
@@ -305,7 +307,7 @@ class Stat(Panel):
             "justifyMode": "center",
             "orientation": "auto",
             "textMode": "value_and_name" if named else "value",
-            "text": {"titleSize": 11, "valueSize": 22} if len(self.targets) > 1 else {},
+            "text": {"titleSize": 11, "valueSize": 18} if self.compact or len(self.targets) > 1 else {},
             "reduceOptions": {"calcs": ["last"], "fields": "", "values": False},
         }
 

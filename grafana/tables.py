@@ -46,7 +46,9 @@ class Table(Panel):
     format: ClassVar[str] = "table"
 
     def _options(self) -> Json:
-        return {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}}
+        # Grafana measures what a cell holds, and not the words that stand for it: room for two lines.
+        height = "md" if self.wrapped else "sm"
+        return {"showHeader": True, "cellHeight": height, "footer": {"show": False}}
 
     def _custom(self) -> Json:
         least = {"minWidth": self.least} if self.least else {}

@@ -145,6 +145,6 @@ def alerts_of(
             "verdict": f"{RUNBOOKS}/${{__data.fields.alertname}}.md",
         }
         | there,
-        empty="none",
+        empty="No alert fires.",
         **options,
     )

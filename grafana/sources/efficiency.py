@@ -11,7 +11,7 @@ from grafana.panels import BarGauge, Query, Stat, TimeSeries
 from grafana.tables import Table
 
 SPENT = "run_kind:training_gpu_seconds:increase"
-HELD = "run:training_gpu_seconds:increase"
+HELD, WASTED = "run:training_gpu_seconds:increase", "run:training_lost_gpu_seconds:increase"
 OF_SPENT = f'{PLACE}, project=~"$project", owner=~"$owner", counted=~"$counted", run=~"$run"'
 OF_RUNS = f'{PLACE}, project=~"$project", owner=~"$owner", run=~"$run"'
 PRODUCTIVE = 'kind="productive"'
@@ -44,6 +44,8 @@ KINDS = {
 def spent(by: str, kinds: str = "", window: str = "$__range", offset: str = "") -> str:
     """GPU-seconds of a window by labels; the series without kinds are a fifth as many."""
     name = SPENT if kinds or "kind" in by else HELD
+    if kinds.startswith(LOST) and "kind" not in by:
+        name, kinds = WASTED, kinds.removeprefix(LOST).removeprefix(", ")
     return f"sum {by} (sum_over_time({name}{{<spent>{', ' if kinds else ''}{kinds}}}[{window}]{offset}))"
 
 
@@ -54,7 +56,7 @@ def hours(by: str = "", kinds: str = "", window: str = "$__range", offset: str =
 
 def share(by: str) -> str:
     """Share of what was held that was productive."""
-    return f"{spent(by, PRODUCTIVE)} / ({spent(by)} > 0)"
+    return f"({spent(by, PRODUCTIVE)} or 0 * {spent(by)}) / ({spent(by)} > 0)"
 
 
 # What a GPU-hour costs in each cluster: by OpenCost where it is, also where its own scrape names no cluster,
@@ -159,7 +161,7 @@ ANSWER = Row(
         ),
         Table(
             "Worst runs",
-            "The twenty that lost most GPU-hours, with what they cost. A click on a name leads to the run.",
+            "The twenty that lost most GPU-hours. A click on a name leads to the run.",
             (
                 Query(WORST, "lost", unit="short", decimals=1, width=80),
                 Query(

@@ -67,6 +67,7 @@ NOW = Row(
             Query("sum by (state) (trainbeacon_blackboxes{<here>}) > 0", "{{state}}"),
             width=5,
             colors={"live": "green", "dead": "blue", "invalid": "red"},
+            compact=True,
             empty="none",
         ),
         Stat(

@@ -120,7 +120,7 @@ NOW = Row(
                 Query(SEVERITY, "severity", unit="short", mappings=LEVELS, width=70),
                 Query(f"max {SAID} ({spoken(VERDICT)} or {quiet('<runs>')})"),
                 Query(f"max {KEY} ({since(VERDICT, BY, '<runs>')})", "since", unit="s", decimals=0, width=66),
-                Query(CONDITION, "condition", unit="short", width=100, mappings=CONDITIONS, plain=True),
+                Query(CONDITION, "condition", unit="short", width=108, mappings=CONDITIONS, plain=True),
                 Query(f"time() - {LAST_STEP}", "last step", decimals=0, width=74),
                 Query(STEP, "step", unit="none", width=64),
                 Query(DONE, "done", unit="percentunit", decimals=0, width=50),

@@ -57,10 +57,10 @@ GLANCE = Row(
         WHY,
         Stat(
             "Step",
-            "Last completed step, and that of the last checkpoint that was saved before any NaN.",
+            "Last completed step, and that of the last good checkpoint: saved, and before any NaN.",
             (
                 Query("max(run:training_step:known{<run>})", "step"),
-                Query("max(run:training_checkpoint_step:good{<run>})", "good checkpoint"),
+                Query("max(run:training_checkpoint_step:good{<run>})", "checkpoint"),
             ),
             width=4,
             unit="none",
@@ -73,7 +73,7 @@ GLANCE = Row(
                 Query("max(run:training_step:known{<run>}) / max(training_steps_planned{<run>})", "done"),
                 Query(TIME_LEFT, "left", unit="s"),
             ),
-            width=3,
+            width=4,
             unit="percentunit",
             decimals=0,
             empty="no plan, or not served",
@@ -82,7 +82,7 @@ GLANCE = Row(
             "Loss",
             "Training loss, mean over the ranks; of a run that is gone the last one.",
             'avg(run:training_loss:avg{<run>, split="train"}) or max(run:training_loss:known{<run>})',
-            width=3,
+            width=2,
             empty="not logged",
         ),
         Stat(

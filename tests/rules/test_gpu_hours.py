@@ -16,8 +16,8 @@ from tests.rules.scripted_fleet import HANG, SCRAPE_SECONDS, VANISHED, Attempt, 
 HOURS = 2
 SECONDS = HOURS * 3600
 RECORDED = "run_kind:training_gpu_seconds:increase"
-#: The same without the kinds.
-HELD = "run:training_gpu_seconds:increase"
+#: The same without the kinds, and without what was not lost.
+HELD, LOST = "run:training_gpu_seconds:increase", "run:training_lost_gpu_seconds:increase"
 #: Of what a run held.
 TOLERANCE = 0.01
 
@@ -94,7 +94,7 @@ def needed_rules(repository: Path) -> dict[str, Any]:
         for group in yaml.safe_load(path.read_text())["groups"]
     ]
     rules = {rule["record"]: rule["expr"] for group in groups for rule in group["rules"] if "record" in rule}
-    wanted, new = set[str](), {RECORDED, HELD, "run_rank_cause:training_straggler_gpu_seconds:increase"}
+    wanted, new = set[str](), {RECORDED, HELD, LOST, "run_rank_cause:training_straggler_gpu_seconds:increase"}
     while new:
         wanted |= new
         new = {name for each in new for name in READ.findall(rules.get(each, ""))} - wanted
@@ -132,9 +132,9 @@ def holds(expr: str) -> dict[str, Any]:
     return {"expr": expr, "eval_time": f"{HOURS}h", "exp_samples": [{"labels": "{}", "value": 1}]}
 
 
-def within(matchers: str, seconds: float, of: float) -> dict[str, Any]:
+def within(matchers: str, seconds: float, of: float, name: str = "") -> dict[str, Any]:
     """That the GPU-seconds of some series are as many, give or take a hundredth `of` something."""
-    name = RECORDED if "kind" in matchers else HELD
+    name = name or (RECORDED if "kind" in matchers else HELD)
     found = f"(sum(sum_over_time({name}{{{matchers}}}[{HOURS}h])) or vector(0))"
     return holds(f"abs({found} - {seconds:.3f}) <= bool {TOLERANCE * of:.3f}")
 
@@ -149,6 +149,8 @@ def questions() -> list[dict[str, Any]]:
         this = f'cluster="{run.cluster}",run="{run.name}"'
         asked.append(within(this, whole, whole))
         asked += [within(f'{this},kind="{kind}"', seconds, whole) for kind, seconds in truth.items()]
+        lost = sum(seconds for kind, seconds in truth.items() if kind not in {"productive", "unknown"})
+        asked.append(within(this, lost, whole, LOST))
         asked.append(within(f'{this},kind!~"{"|".join(truth)}"', 0.0, whole))
         for name in ("cluster", "project", "owner"):
             held[name, getattr(run, name)] += whole
