@@ -99,6 +99,25 @@ def test_plain_loop_is_recorded_and_unchanged(tmp_path: Path) -> None:
         assert 0.0 < (box.number("training_phase_seconds_total", phase) or 0.0), phase
 
 
+def test_loop_without_a_module_is_recorded_from_its_first_step(tmp_path: Path) -> None:
+    """Each step counts; a first loss that was scaled before anybody looked is no loss."""
+    text = """
+import torch
+weights = torch.zeros(3, requires_grad=True)
+optimizer, scaler = torch.optim.SGD([weights], lr=0.1), torch.amp.GradScaler("cpu")
+for _ in range(5):
+    optimizer.zero_grad()
+    scaler.scale((weights + 1).square().mean()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+"""
+    done = execute(tmp_path, "-m", "trainbeacon", "run", str(script(tmp_path, text)))
+    assert done.returncode == 0, done.stderr
+    (box,) = boxes(tmp_path)
+    assert 5.0 == box.number("training_steps_total")
+    assert 1.0 > (box.number("training_loss", "train") or 0.0)
+
+
 def test_start_and_end_say_what_is_seen(tmp_path: Path) -> None:
     """One line each on standard error; what was not seen is named."""
     path = script(tmp_path, TRAIN.replace("model.eval()", "pass"))

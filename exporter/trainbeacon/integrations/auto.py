@@ -49,6 +49,7 @@ class AutoRecorder:
         self._stops: list[Callable[[], None]] = []
         self._waiting: list[Callable[[], None]] = []  # for what is trained with to be used first
         self._records_itself = False
+        self._is_first = True  # the first step, whose loss may have been scaled before anybody looked
         self._left_to: str | None = None  # the framework that has an adapter
         self._beacon: Beacon | None = None
         self._loss: StepLoss | None = None
@@ -95,30 +96,37 @@ class AutoRecorder:
 
     def _await_use(self) -> None:
         """Start with the first use of what is trained: a script that records itself has started before."""
+        import torch
         from torch.nn.modules.module import register_module_forward_pre_hook
-        from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-        def used(thing: Any, *_: Any) -> None:
-            groups = getattr(thing, "param_groups", None)
-            if groups is None and not any(id(each) in self._parameters for each in thing.parameters()):
-                return
+        def used() -> bool:
+            """Whether a run starts here."""
             self._stop_waiting()
             if current_beacon() is not None:
                 self._records_itself = True
-            elif self._left_to is None:
-                _try("this script", self._start, thing)
+            elif self._left_to is None and self._beacon is None:
+                _try("this script", lambda _: self._start(), None)
+            return self._loss is not None
+
+        def called(module: Any, inputs: Any) -> None:
+            if any(id(each) in self._parameters for each in module.parameters()) and used():
+                self._called(module, inputs)
+
+        def backward(args: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+            if used() and self._loss is not None:  # without a module
+                self._loss.begins(args, keywords)
 
         self._waiting += [
             observe_batches(self._took),
-            register_module_forward_pre_hook(used).remove,
-            register_optimizer_step_pre_hook(used).remove,
+            register_module_forward_pre_hook(called).remove,
+            observe(torch.autograd, "backward", backward),
         ]
 
     def _stop_waiting(self) -> None:
         while self._waiting:
             self._waiting.pop()()
 
-    def _start(self, used: Any) -> None:
+    def _start(self) -> None:
         from torch.nn.modules.module import register_module_forward_pre_hook
         from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
@@ -133,8 +141,6 @@ class AutoRecorder:
             register_optimizer_step_pre_hook(self._step_begins).remove,
             register_optimizer_step_post_hook(self._step_ends).remove,
         ]
-        if not hasattr(used, "param_groups"):
-            self._called(used, ())
 
     def _stop(self) -> None:
         self._stop_waiting()
@@ -202,8 +208,8 @@ class AutoRecorder:
             or self._stepping() is not optimizer
         ):
             return
-        loss = self._loss.take()
-        if loss is not None:
+        loss, first, self._is_first = self._loss.take(), self._is_first, False
+        if loss is not None and not first:
             self._losses += 1
             beacon.log(loss=loss)
 

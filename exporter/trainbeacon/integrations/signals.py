@@ -95,7 +95,7 @@ class StepLoss:
         import torch
 
         return [
-            observe(torch.autograd, "backward", self._backward_begins),
+            observe(torch.autograd, "backward", self.begins),
             observe(torch.amp.GradScaler, "scale", self._scale_begins),
         ]
 
@@ -108,7 +108,8 @@ class StepLoss:
     def _is_here(self) -> bool:
         return threading.get_ident() == self._thread and self._beacon.recording
 
-    def _backward_begins(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+    def begins(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+        """A backward pass begins, with these arguments of `torch.autograd.backward`."""
         if self._is_here():
             root = args[0] if args else keywords.get("tensors")
             self._beacon.recorder.guard("hooks", self._saw, root)
