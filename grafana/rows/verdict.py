@@ -26,6 +26,10 @@ _KEY = '"verdict", " ", "alertname", "severity"'
 _QUIET = "ok"
 
 
+#: What is said of rules that share name and severity and ask for different things.
+DEPENDS = "That depends on the reason: the runbook, a click on the verdict away, has a part for each."
+
+
 def sentences() -> Texts:
     """The summary of each rule by its key, and what is said where nothing fires."""
     found = {f"{words.alert} {words.severity}": (words.summary, "text") for words in alerts.rules()}
@@ -33,8 +37,11 @@ def sentences() -> Texts:
 
 
 def actions() -> Texts:
-    """What to do first, by the same keys."""
-    found = {f"{words.alert} {words.severity}": (words.action, "text") for words in alerts.rules()}
+    """What to do first, by the same keys: where that depends on more than them, where to read it."""
+    several: dict[str, set[str]] = {}
+    for words in alerts.rules():
+        several.setdefault(f"{words.alert} {words.severity}", set()).add(words.action)
+    found = {key: (min(said) if len(said) == 1 else DEPENDS, "text") for key, said in several.items()}
     return found | {_QUIET: ("-", "text")}
 
 

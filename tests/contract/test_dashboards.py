@@ -15,8 +15,9 @@ import yaml
 
 from grafana.build import generate
 from grafana.common import CONDITIONS, LIMITS, PHASES
-from grafana.rows.verdict import CULPRITS
+from grafana.rows.verdict import CULPRITS, DEPENDS, actions
 from trainbeacon.catalogue import BY_NAME
+from trainbeacon.verdict.alerts import rules
 
 Json = dict[str, Any]
 MODELS: dict[str, Json] = {name: json.loads(text) for name, text in generate().items()}
@@ -518,6 +519,17 @@ def test_numbers_and_limits_are_those_of_the_rules(repository: Path) -> None:
         texts = "\n".join(path.read_text() for path in repository.glob("prometheus/rules/*/*.yml"))
         defaults = re.findall(rf'name="{name}"}}\s+or on \([\w, ]+\)\s+0 \* .* \+ (\S+)', texts)
         assert {float(each) for each in defaults} == {limit}, name
+
+
+def test_what_to_do_is_that_of_the_alert() -> None:
+    """A page gives an alert's own action, and none where rules of its name and severity have several."""
+    shown = actions()
+    for words in rules():
+        key = f"{words.alert} {words.severity}"
+        own = {
+            each.action for each in rules() if (each.alert, each.severity) == (words.alert, words.severity)
+        }
+        assert shown[key][0] == (words.action if len(own) == 1 else DEPENDS)
 
 
 def test_heatmaps_have_a_fixed_scale() -> None:
