@@ -93,7 +93,7 @@ def verdict(matchers: str = "<run>", rows: int = 5) -> Table:
         ),
         width=24,
         height=5,
-        labels={"severity": 75, "verdict": 330, "rank": 50, "hostname": 130, "gpu": 45, "action": 0},
+        labels={"severity": 75, "verdict": 260, "rank": 45, "hostname": 120, "gpu": 40, "action": 0},
         first=("severity", "verdict", "rank", "hostname", "gpu", "since"),
         kept=("alertname",),
         hidden=("cluster", "namespace", "run", "instance"),
