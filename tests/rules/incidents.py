@@ -32,7 +32,7 @@ INCIDENTS = (
         tuple(
             Message("TrainingRankLost", (10.5, 12), (14, 15.5), LATER_ATTEMPT, rank=rank) for rank in (2, 3)
         ),
-        down={"b": (10, 1e6)},
+        gone={"b": 10},
     ),
     Incident(
         "renumbered",
@@ -55,7 +55,7 @@ INCIDENTS = (
             Process(0, start=14, world=1),
         ),
         (Message("TrainingRankLost", (10.5, 12), (15, 16.5), AT_WORK, rank=0),),
-        down={"b": (10, 1e6)},
+        gone={"b": 10},
     ),
     Incident(
         "named-twice",
