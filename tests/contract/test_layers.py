@@ -24,7 +24,7 @@ LAYERS = {
         "integrations logging notify testing",
         "stack",
         "simulate demo verdict",
-        "terminal doctor replay",
+        "terminal doctor replay profiling",
         "report",
         "cli",
     ),

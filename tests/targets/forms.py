@@ -258,6 +258,7 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
     (r"trainbeacon doctor --.*", Elsewhere("asks the Prometheus of a cluster: tests/doctor")),
     (r"trainbeacon report my-run.*", Elsewhere("needs runs that are over: tests/report")),
     (r"trainbeacon thresholds .*", Elsewhere("needs a run that is over: tests/report")),
+    (r"trainbeacon profile .*", Elsewhere("needs a run at work: tests/profiling")),
     (r"trainbeacon top node1:9797 node2:9797", "trainbeacon top {exporter} --once"),
     (r"trainbeacon top /shared/targets", "trainbeacon top {targets} --once"),
     (r"trainbeacon top /dev/shm/trainbeacon-1000", "trainbeacon top {boxes} --once"),

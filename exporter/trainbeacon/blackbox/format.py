@@ -65,6 +65,7 @@ STATE_CODES = {"running": 0, "finished": 1, "failed": 2, "exited": 3}
 PHASE_INDEX = "_phase"
 PHASE_START = "_phase_start_monotonic"
 HEARTBEAT = "_heartbeat_monotonic"
+PROFILING = "_profiling"  # 1 while the rank is recorded by a profiler of ours
 
 #: Metrics whose values must agree of one step: they lie in the blocks, the others in the slots.
 STEP_METRICS = (

@@ -114,6 +114,15 @@ HEALTH = (
     ),
     Metric(
         "own health",
+        "trainbeacon_profiles_running",
+        "gauge",
+        "",
+        "Ranks of this node that `trainbeacon profile` records now: their steps take longer.",
+        level="node",
+        source="health",
+    ),
+    Metric(
+        "own health",
         "trainbeacon_run_name_collisions",
         "gauge",
         "",

@@ -31,6 +31,7 @@ COMMANDS = (
     "simulate",
     "agent",
     "stacks",
+    "profile",
     "notify",
     "runbook",
     "bundle",

@@ -32,6 +32,7 @@ PROBES = (
     "gradients",
     "layers",
     "loader",
+    "profiler",
     "self_time",
 )
 #: Trackers whose numbers can be recorded too.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from trainbeacon._version import __version__
 from trainbeacon.blackbox.box import latest_started
+from trainbeacon.blackbox.format import PROFILING
 from trainbeacon.blackbox.reader import Box, BoxDirectory
 from trainbeacon.exporter.health import Health
 
@@ -52,6 +53,8 @@ class HealthCollector:
         families.add("trainbeacon_blackboxes", len(boxes) - alive, "dead")
         families.add("trainbeacon_blackboxes", self._directory.invalid, "invalid")
         families.add("trainbeacon_blackboxes_invalid_total", self._directory.invalid_total)
+        profiled = sum(box.alive and box.number(PROFILING) == 1.0 for box in boxes)
+        families.add("trainbeacon_profiles_running", profiled)
         for run, extra in collisions(boxes).items():
             families.add("trainbeacon_run_name_collisions", extra, run)
         families.add("trainbeacon_clock_timestamp_seconds", self._clock())

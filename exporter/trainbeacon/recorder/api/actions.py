@@ -75,16 +75,21 @@ class Interventions:
         seconds = recorder.config.thresholds.get("stall_seconds", recorder.config.evidence_seconds)
         self._clock = StallClock(float(seconds), time.monotonic())
         recorder.listener = self._happened
-        recorder.timeline.after_step = self._act
+        recorder.timeline.call_after_step(self._act)
 
-    def on(self, kind: str, action: Callback | Literal["stop"]) -> None:
+    def on(self, kind: str, action: Callback | Literal["stop", "profile"]) -> None:
         """Add a listener.
 
         Raises:
-            ValueError: no such kind, or an action that is neither "stop" nor can be called.
+            ValueError: no such kind, or an action that is neither "stop" nor "profile" nor can be called.
         """
         check(kind, action)
-        self._listeners.setdefault(kind, []).append(_stop if isinstance(action, str) else action)
+        named = {"stop": _stop, "profile": self._profile}
+        self._listeners.setdefault(kind, []).append(named[action] if isinstance(action, str) else action)
+
+    def _profile(self, event: Event) -> None:
+        if self._recorder.profile is not None:
+            self._recorder.profile()
 
     def poll(self) -> None:
         """Check whether the training thread is stalled; for the background thread, once a second."""
@@ -141,8 +146,10 @@ def check(kind: str, action: object) -> None:
         near = nearest(str(kind), KINDS)
         hint = f"did you mean {near!r}?" if near else f"it is one of {', '.join(KINDS)}"
         raise ValueError(f"on({kind!r}) is not known: {hint}")
-    if action != "stop" and not callable(action):
-        raise ValueError(f'on({kind!r}, {action!r}) can do nothing: give a callable, or "stop"')
+    if action == "profile" and kind == "stalled":
+        raise ValueError("on('stalled', 'profile') can do nothing: there is no step to profile")
+    if action not in ("stop", "profile") and not callable(action):
+        raise ValueError(f'on({kind!r}, {action!r}) can do nothing: give a callable, "stop" or "profile"')
 
 
 def _stop(event: Event) -> None:

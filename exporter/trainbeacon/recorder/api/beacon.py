@@ -345,12 +345,13 @@ class Beacon:
         self.recorder.guard("helper", self.parallelism.saw_model, model)
         self.recorder.guard("hooks", self._watcher.watch, model, optimizer, scaler)
 
-    def on(self, kind: str, action: Callback | Literal["stop"]) -> None:
+    def on(self, kind: str, action: Callback | Literal["stop", "profile"]) -> None:
         """Act on what is seen, in the training thread at the end of the step (docs/intervention.md).
 
         Args:
             kind: nonfinite_loss, nonfinite_gradient, loss_spike or stalled.
-            action: called with the `Event`; "stop" raises `TrainingStopped` out of the step.
+            action: called with the `Event`; "stop" raises `TrainingStopped` out of the step, "profile" has
+                the next five recorded by torch.profiler (docs/profile.md).
 
         Raises:
             ValueError: an unknown kind or an impossible action, before the first step is done.

@@ -21,6 +21,7 @@ from trainbeacon.recorder.probes.allocator import AllocatorProbe
 from trainbeacon.recorder.probes.collectives import CollectivesProbe
 from trainbeacon.recorder.probes.idle import ProcessActivity
 from trainbeacon.recorder.probes.loader import LoaderProbe
+from trainbeacon.recorder.probes.profiler import Profiler
 from trainbeacon.recorder.probes.user_metrics import UserMetrics
 
 #: What is called in one turn: costs some 0.1 ms at most, and may raise.
@@ -103,6 +104,16 @@ def _evidence(parts: Parts) -> Poll | None:
     return evidence.poll
 
 
+def _profiler(parts: Parts) -> Poll | None:
+    recorder = parts.recorder
+    if not recorder.boxed:
+        return None
+    profiler = Profiler(recorder)
+    recorder.profile = profiler.event
+    recorder.endings.append(profiler.stop)
+    return profiler.poll
+
+
 def _user_metrics(parts: Parts) -> Poll | None:
     recorder = parts.recorder
     if recorder.writer.path is None or not recorder.config.user_metrics:
@@ -122,6 +133,7 @@ PROBES = (
     Probe("parallelism", lambda parts: parts.parallelism),
     Probe("activity", _activity),
     Probe("evidence", _evidence),
+    Probe("profiler", _profiler),
     Probe("goodput", lambda parts: parts.goodput.poll if parts.goodput is not None else None),
     Probe("disk_space", lambda parts: parts.checkpoints.space.poll),
     Probe("mfu", lambda parts: parts.flops.poll),

@@ -48,6 +48,7 @@ class Recorder:
         identified: called when `identify` gave the rank another identity.
         device_phases: takes device events around the phases, once the background thread looks after them.
         listener: takes what a script may want to act on: its kind, the step, the value (`intervention`).
+        profile: has the next steps profiled, where that can be done; for the training thread.
     """
 
     def __init__(self, config: Config, identity: Identity) -> None:
@@ -68,6 +69,7 @@ class Recorder:
         self.identified: list[Callable[[], None]] = []
         self.device_phases: DevicePhases | None = None
         self.listener: Callable[[str, int, float], None] | None = None
+        self.profile: Callable[[], None] | None = None
         self.deferred = DeferredScalars(partial(self.error, "device"))
         self._judge = LossJudge()
         self.nonfinite = FirstNonfinite(

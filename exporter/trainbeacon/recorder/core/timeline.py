@@ -81,6 +81,7 @@ class Timeline:
         self.warm = False
         self.step = 0
         self.after_step: Callable[[], None] | None = None
+        self._after_step: tuple[Callable[[], None], ...] = ()
         self.pending_samples = 0
         self.pending_tokens = 0
         self.pending_norm = layout.UNSET
@@ -144,6 +145,19 @@ class Timeline:
         values[self._start_at] = self._phase_start
         values[self._start_time_at] = self._phase_start + self.wall_offset
         self._writer.commit()
+
+    def call_after_step(self, call: Callable[[], None], *, wanted: bool = True) -> None:
+        """Have `call` called at the end of each step, before those that asked earlier; or no longer.
+
+        Threads: any, one at a time for one `call`.
+        """
+        others = tuple(each for each in self._after_step if each != call)
+        self._after_step = calls = (call, *others) if wanted else others
+        self.after_step = self._call_after_step if len(calls) > 1 else next(iter(calls), None)
+
+    def _call_after_step(self) -> None:
+        for call in self._after_step:
+            call()
 
     # Phases
 

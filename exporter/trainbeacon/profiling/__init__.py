@@ -1,0 +1,1 @@
+"""Profiles of ranks that run: asking for one, and what a trace says."""
