@@ -42,6 +42,8 @@ class Fault:
         server: what happens to a server happens to all runs at once: nothing else is played meanwhile, and
             all incidents of this name are played together. `act` is called for one of them.
         act_each: what happens to each of those before.
+        midway: what happens once the incident was reported, before it is mended; to a server once for all of
+            them, when each was reported.
         clock, agents, second: see `Job`; a second tenant trains on the same hosts.
     """
 
@@ -51,6 +53,7 @@ class Fault:
     goes_on: bool = False
     server: str = ""
     act_each: Callable[[Stage], None] | None = None
+    midway: Callable[[Stage], None] | None = None
     clock: int = 0
     agents: bool = False
     second: bool = False
@@ -126,6 +129,15 @@ def repair(stage: Stage) -> None:
 def move(stage: Stage) -> None:
     """What is left is killed, and the run goes on with its first ranks, the last one on another host."""
     _restart(stage, len(stage.job.hosts))
+
+
+def start_again(stage: Stage) -> None:
+    """What is left is killed, and the run goes on on the same hosts."""
+    job = stage.job
+    job.kill()
+    time.sleep(5)
+    job.start()
+    job.wait_until_running(beyond=2)
 
 
 def shrink(stage: Stage) -> None:

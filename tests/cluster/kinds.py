@@ -170,6 +170,32 @@ FAULTS: tuple[Fault, ...] = (
         server="alertmanager",
         act_each=faults.eat,
     ),
+    *(
+        Fault(
+            Kind(
+                f"{server}_restarted_midway",
+                f"a rank is killed by its host's limit; once reported, {summary}; then the run starts again",
+                (LOST,),
+                (FAILED,),
+                count=3,
+                worlds=SMALL,
+                after=60,
+                closed="at work again|later attempt",
+                end="start_again",
+                end_within=240,
+            ),
+            faults.eat,
+            faults.start_again,
+            midway=midway,
+            server=server if server != "agent" else "",
+            agents=server == "agent",
+        )
+        for server, summary, midway in (
+            ("prometheus", "Prometheus is away for half a minute", faults.take_away("prometheus", 30)),
+            ("alertmanager", "Alertmanager is away for half a minute", faults.take_away("alertmanager", 30)),
+            ("agent", "each host's agent is ended and started anew", faults.roll),
+        )
+    ),
 )
 
 CONTROLS: tuple[Fault, ...] = (

@@ -121,6 +121,7 @@ class Incident:
         struck = self._act(stage)
         end = struck + (self.kind.within if self.kind.expected else 0)
         wait_until(self._is_told, end - time.time(), every=0.5)
+        self._midway(stage)
         time.sleep(self.kind.after)
         gone_on = all(job.goes_on() for job in self._going_on())
         over = None
@@ -139,7 +140,7 @@ class Incident:
     def _act(self, stage: Stage) -> float:
         """Let it happen; returns when it did."""
         struck = time.time()
-        if self._together is None:
+        if self._together is None or self.fault.midway:
             self.fault.act(stage)
         else:
             # One of them has the server go away; the others meanwhile do what is theirs.
@@ -156,6 +157,15 @@ class Incident:
             self._together.wait(300)
         self._addresses |= self.job.targets()
         return struck
+
+    def _midway(self, stage: Stage) -> None:
+        """What happens while it is reported and not over."""
+        if self.fault.midway is None:
+            return
+        if self._together is None or self._together.wait(900) == 0:
+            self.fault.midway(stage)
+        if self._together:
+            self._together.wait(600)
 
     # The messages
 

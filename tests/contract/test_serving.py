@@ -94,6 +94,45 @@ def test_openmetrics_is_served_to_who_asks(service: Service) -> None:
     assert read_exposition(service.text).keys() == read_exposition(answer.text).keys()
 
 
+@pytest.mark.parametrize(
+    ("scraper", "accept", "answered"),
+    [
+        (
+            "Prometheus 2.42",
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75"
+            ",text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            OPENMETRICS,
+        ),
+        (
+            "Prometheus 3, native histograms",
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6"
+            ",application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5"
+            ",text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,*/*;q=0.1",
+            OPENMETRICS,
+        ),
+        ("VictoriaMetrics", "text/plain;version=0.0.4;q=1,*/*;q=0.1", "text/plain"),
+        (
+            "protobuf or text",
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7"
+            ",text/plain;version=0.0.4;q=0.3,*/*;q=0.1",
+            "text/plain",
+        ),
+        ("protobuf alone", "application/vnd.google.protobuf", "text/plain"),
+        ("anything", "*/*", "text/plain"),
+        ("what nobody speaks", "application/json;q=1, ;;,q=x", "text/plain"),
+    ],
+)
+def test_each_scraper_gets_a_format_that_it_reads(
+    service: Service, scraper: str, accept: str, answered: str
+) -> None:
+    """Whoever prefers protobuf gets the next that it takes, and the content type says which: nobody fails."""
+    answer = request(service.url, accept=accept)
+    assert 200 == answer.status, scraper
+    assert answer.headers["content-type"].startswith(answered)
+    assert (answered == OPENMETRICS) == answer.text.endswith("# EOF\n")
+    assert read_exposition(service.text).keys() == read_exposition(answer.text).keys()
+
+
 def test_gzip_is_served_to_who_asks(service: Service) -> None:
     """A scraper that takes gzip gets a quarter of the bytes at most and the same series."""
     answer = request(service.url, accept_encoding="gzip")

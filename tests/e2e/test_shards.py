@@ -1,4 +1,7 @@
-"""deploy/scale-out for real: two servers that share runs by hash, one that has all, one above the two."""
+"""deploy/scale-out for real: two servers that share runs by hash, one that has all, one above the two.
+
+And an agent that only scrapes and forwards, to a server that scrapes nothing and has the rules.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.serving import wait_for
 from trainbeacon.stack import processes, web
@@ -33,6 +37,7 @@ class Servers:
     whole: str
     shards: tuple[str, str]
     above: str
+    behind_agent: str
 
     def alerts(self, address: str) -> set[tuple[str, ...]]:
         """Firing alerts about training: name and labels, but the shard."""
@@ -51,7 +56,7 @@ class Servers:
 
 @pytest.fixture(scope="module")
 def servers(prometheus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """A simulated fleet of runs that all go wrong, and the four servers."""
+    """A simulated fleet of runs that all go wrong, and the six servers."""
     folder = tmp_path_factory.mktemp("shards")
     simulate = [sys.executable, "-m", "trainbeacon", "simulate", "--runs", str(RUNS), "--nodes", str(RUNS)]
     simulate += ["--ranks", str(2 * RUNS), "--scenario", SCENARIO, "--onset", "20", "--speed", "4"]
@@ -60,8 +65,8 @@ def servers(prometheus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         closing.callback(lambda: processes.stop([fleet]))
         wait_for(lambda: list((folder / "targets").glob("*.json")), what="targets")
 
-        def start(name: str, text: str) -> str:
-            return _start(closing, prometheus, folder, name, text)
+        def start(name: str, text: str, *flags: str) -> str:
+            return _start(closing, prometheus, folder, name, text, *flags)
 
         text = (SCALE_OUT / "hashmod-run.yml").read_text()
         shards = start("0", text), start("1", text.replace('".+;1"', '".+;0"').replace('"0"', '"1"'))
@@ -70,10 +75,21 @@ def servers(prometheus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         above = (
             (SCALE_OUT / "federate.yml").read_text().replace("prometheus-a:9090, prometheus-b:9090", targets)
         )
-        yield Servers(whole, shards, start("above", above))
+        only_rules = yaml.safe_dump({**yaml.safe_load(text), "scrape_configs": []})
+        behind_agent = start("behind", only_rules, "--web.enable-remote-write-receiver")
+        agent = (SCALE_OUT / "agent.yml").read_text().replace("http://victoria-metrics:8428", behind_agent)
+        start("agent", agent, _agent_mode(prometheus))
+        yield Servers(whole, shards, start("above", above), behind_agent)
 
 
-def _start(closing: ExitStack, prometheus: str, folder: Path, name: str, text: str) -> str:
+def _agent_mode(prometheus: str) -> str:
+    """The flag that this version has for it."""
+    done = subprocess.run([prometheus, "--version"], capture_output=True, text=True, check=True)
+    is_old = "version 2." in done.stdout + done.stderr
+    return "--enable-feature=agent" if is_old else "--agent"
+
+
+def _start(closing: ExitStack, prometheus: str, folder: Path, name: str, text: str, *flags: str) -> str:
     """A server with an example, at an interval of 5 s and with no Alertmanager."""
     home, port = folder / name, free_port()
     home.mkdir()
@@ -83,7 +99,12 @@ def _start(closing: ExitStack, prometheus: str, folder: Path, name: str, text: s
         text.replace("15s", "5s").replace("30s", "5s").replace("targets: [alertmanager:9093]", "targets: []")
     )
     (home / "prometheus.yml").write_text(text)
-    options = [f"--config.file={home / 'prometheus.yml'}", f"--storage.tsdb.path={home / 'data'}"]
+    storage = "agent" if any("agent" in each for each in flags) else "tsdb"
+    options = [
+        f"--config.file={home / 'prometheus.yml'}",
+        f"--storage.{storage}.path={home / 'data'}",
+        *flags,
+    ]
     process = processes.start([prometheus, *options, f"--web.listen-address=127.0.0.1:{port}"], home / "log")
     closing.callback(lambda: processes.stop([process]))
     address = f"http://127.0.0.1:{port}"
@@ -106,6 +127,16 @@ def test_two_servers_fire_what_one_does(servers: Servers) -> None:
     of_runs = [{each for each in servers.alerts(shard) if "run=" in str(each)} for shard in servers.shards]
     assert all(of_runs)
     assert set() == of_runs[0] & of_runs[1]
+
+
+def test_rules_behind_an_agent_fire_what_they_do_beside_the_scrapes(servers: Servers) -> None:
+    """What an agent forwards is enough for the rules: the same alerts, of the same labels."""
+
+    def same() -> bool:
+        whole = servers.alerts(servers.whole)
+        return {each[0] for each in whole} >= EXPECTED and whole == servers.alerts(servers.behind_agent)
+
+    wait_for(same, 240, "the same alerts")
 
 
 def test_every_run_is_on_one_of_two_servers(servers: Servers) -> None:
