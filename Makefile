@@ -21,7 +21,7 @@ test: tools helm ## all tests, and the slowest of them; ARGS="tests/unit -k name
 
 versions: ## scenarios of the rules and queries of the dashboards on later versions of Prometheus
 	@$(PYTHON) tools/stack.py default trixie sid
-	@$(IN_ENVIRONMENT) pytest -n $(JOBS) --later-versions \
+	@$(IN_ENVIRONMENT) pytest -n $(JOBS) --dist loadgroup --later-versions \
 	  tests/rules/test_promtool.py tests/e2e/test_dashboard_data.py $(ARGS)
 
 soak: tools helm ## all tests RUNS=10 times in a row beside LOAD=12 busy processes; takes hours
