@@ -165,6 +165,10 @@ class Writer:
         ring[at + 4] = norm
         self._ring_count = self._words[layout.RING_COUNT] = count + 1
 
+    def give_last_its_loss(self, loss: float) -> None:
+        """Give the step that was appended last a loss that was not known when it ended."""
+        self._ring[(self._ring_count - 1) % layout.RING_STEPS * layout.RING_FIELDS + layout.RING_LOSS] = loss
+
     @property
     def ring_count(self) -> int:
         """Entries ever added to the ring: the number of the next one."""

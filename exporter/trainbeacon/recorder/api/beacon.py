@@ -224,7 +224,8 @@ class Beacon:
         Raises:
             TypeError, ValueError: something that is no number, before the first step is done.
         """
-        if not self.recording:
+        recorder = self.recorder
+        if not recorder.recording:
             return
         if split is None:
             split = self._evaluations.split if self._evaluations.open else "train"
@@ -232,19 +233,19 @@ class Beacon:
             self._misuse(ValueError(f"split={split!r} is not one of {', '.join(catalogue.SPLITS)}"))
             return
         known, numbers = self._slots[split], self._numbers
-        slots = self.recorder.writer.slots
-        at_once = not self.recorder.deferred.used
+        slots = recorder.writer.slots
+        at_once = not recorder.deferred.used
         for name, value in values.items():
             if at_once and value.__class__ is float:
                 slots[known[name]] = value
             else:
                 self._try(numbers.value, name, value, known)
         if loss is not None:
-            self._try(self.recorder.loss if split == "train" else numbers.loss, loss, split)
+            self._try(recorder.loss if split == "train" else numbers.loss, loss, split)
         if accuracy is not None:
             self._try(numbers.accuracy, accuracy, split)
         if gradient_norm is not None:
-            self._try(self.recorder.gradient_norm, gradient_norm)
+            self._try(recorder.gradient_norm, gradient_norm)
         if epoch is not None:
             self._try(numbers.epoch, epoch)
         if step is not None:
@@ -306,7 +307,10 @@ class Beacon:
         return iterate(self.recorder, self.steps, iterator, count)
 
     def _count(self, samples: Callable[[Any], int], tokens: Callable[[Any], int] | None, batch: Any) -> None:
-        self.timeline.pending_samples += whole("samples", samples(batch))
+        number = samples(batch)
+        if number.__class__ is not int or number < 0:
+            number = whole("samples", number)
+        self.timeline.pending_samples += number
         if tokens is not None:
             self.timeline.pending_tokens += whole("tokens", tokens(batch))
 

@@ -130,8 +130,7 @@ class Recorder:
         if number is not None and not (late.used and late.waits(split)):
             self._step_values[self._loss_at[split]] = number
             if split == "train":
-                self.timeline.take_loss(number)
-                self._judge_loss(number, self.timeline.loss_step)
+                self._judge_loss(number, self.timeline.take_loss(number))
             self._commit()
             return
         entry = self.timeline.defer_loss() if split == "train" else _NO_ENTRY

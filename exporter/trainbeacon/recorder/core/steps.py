@@ -104,6 +104,8 @@ class StepCount:
         Args:
             on_step: called as a step of it is seen by its weights.
         """
+        if not self.hidden and self.versions is not None:
+            self._version = self.versions()
         self.hidden = True
         self._on_hidden_step = on_step
 
@@ -111,7 +113,7 @@ class StepCount:
         """The watched optimizer made a step."""
         self._optimizer_seen = True
         self._held = 0
-        if self.versions is not None:
+        if self.hidden and self.versions is not None:  # else nobody compares them any more
             self._version = self.versions()
         if self._depth:
             self._inside = True

@@ -248,7 +248,7 @@ class Timeline:
 
     def begin_backward(self) -> bool:
         """A backward pass begins. False inside another one, whose end is not recorded."""
-        if get_ident() != self.thread or (self._phase == BACKWARD and not self._stack):
+        if (self._phase == BACKWARD and not self._stack) or get_ident() != self.thread:
             return False
         self.in_backward = True
         self._computed_at = None
@@ -380,7 +380,9 @@ class Timeline:
         timestamp = now + self.wall_offset
         if self.pauses:
             self._exclude(now)
-        duration = max(0.0, now - self._step_start - self._excluded) / count
+        duration = (now - self._step_start - self._excluded) / count
+        if duration < 0.0:
+            duration = 0.0
         self._step_start, self._excluded = now, 0.0
         if self._assumed is not None:
             self._take_assumed()
@@ -469,13 +471,18 @@ class Timeline:
         values[at + 3] = totals[OPTIMIZER]
         values[at + 4] = totals[OTHER] + totals[_H2D]
 
-    def take_loss(self, loss: float) -> None:
-        """A training loss: of the step just ended if that has none yet, else of the one under way."""
+    def take_loss(self, loss: float) -> int:
+        """A training loss: of the step just ended if that has none yet, else of the one under way.
+
+        Returns:
+            Which step that is.
+        """
         if self._ring_lacks_loss:
             self._ring_lacks_loss = False
-            self._writer.amend_ring(self._writer.ring_count - 1, layout.RING_LOSS, loss)
-        else:
-            self._pending_loss = loss
+            self._writer.give_last_its_loss(loss)
+            return self.step
+        self._pending_loss = loss
+        return self.step + 1
 
     @property
     def loss_step(self) -> int:

@@ -27,8 +27,8 @@ class FlopHooks:
         self._counter = Counter()
         self._begun_at = recorder.timeline.step_end[0]
         self._over = False
-        begins = Hook(model, recorder.guarded("hooks", self._forward_begins))
-        ends = Hook(model, recorder.guarded("hooks", self._forward_ends))
+        begins = Hook(model, recorder, self._forward_begins)
+        ends = Hook(model, recorder, self._forward_ends)
         self._backward_ends = recorder.guarded("hooks", self._end)
         self._removals = [
             observe(torch.autograd, "backward", recorder.guarded("hooks", self._backward_begins)),

@@ -12,6 +12,7 @@ import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from trainbeacon.identity.devices import visible_gpu
@@ -114,10 +115,10 @@ class Hooks:
     # The model
 
     def _watch_model(self, model: torch.nn.Module) -> None:
-        see, guarded, device = self._timeline.observe, self._recorder.guarded, self._device
+        see, recorder, device = self._timeline.observe, self._recorder, self._device
         steps = self._steps
         replica = self._guard("hooks", replica_in, model)
-        replicated = weakref.ref(replica) if replica is not None else _nobody
+        replicated = weakref.ref(replica) if replica is not None else None
 
         def forward_begins(module: Any, inputs: Any) -> None:
             if module.training:
@@ -126,7 +127,7 @@ class Hooks:
                 see(FORWARD)
                 if device is not None:
                     device.begin("forward")
-                replica = replicated()
+                replica = replicated() if replicated is not None else None
                 if replica is not None:
                     self._hides = replica.require_backward_grad_sync  # not inside no_sync()
 
@@ -136,8 +137,8 @@ class Hooks:
                 if device is not None:
                     device.end()
 
-        before = Hook(model, guarded("hooks", forward_begins))
-        after = Hook(model, guarded("hooks", forward_ends))
+        before = Hook(model, recorder, forward_begins)
+        after = Hook(model, recorder, forward_ends)
         self._of_model.append(keep_out_of_copies(model))
         self._of_model.append(model.register_forward_pre_hook(before).remove)
         # A pass that raises, as one that is tried again with a smaller batch, ends too.
@@ -149,31 +150,39 @@ class Hooks:
         import torch
 
         timeline, device, numerics = self._timeline, self._device, self._numerics
-        look = numerics.poll
+        recorder, steps, look = self._recorder, self._steps, numerics.poll
         times_waits = self._recorder.probes("self_time")
         mark = EndOfGradients(self._recorder.guarded("hooks", timeline.gradients_computed))
 
         def begin(args: Sequence[Any], keywords: Mapping[str, Any]) -> Ended | None:
-            if self._steps is not None and self._steps.hidden:
-                self._steps.look()
-            numerics.backward_begins()
+            if steps is not None and steps.hidden:
+                steps.look()
+            found = numerics.step_norm
+            if found is not None and (found.parts or found.spoilt):
+                numerics.backward_begins()
             if not timeline.begin_backward():  # inside another one, or seen by another call of `watch` first
                 return inner_ended
             if device is not None:
                 device.begin("backward")
             roots = args[0] if args else keywords.get("tensors")
-            if look is not None:
-                self._guard("hooks", look, roots)
-            if self._hides and times_waits:
-                self._guard("hooks", mark.place, roots)
+            try:  # the end of the pass has to be seen all the same
+                if look is not None:
+                    look(roots)
+                if self._hides and times_waits:
+                    mark.place(roots)
+            except Exception as problem:  # as `guard`, without its calls
+                if not recorder.takes("hooks", problem):
+                    raise
             return ended
 
         def end(result: Any, error: BaseException | None) -> None:
-            mark.remove()
+            if mark.is_placed:
+                mark.remove()
             timeline.end_backward(hides=self._hides)
             if device is not None:
                 device.end()
-            numerics.remember_gradients()
+            if monotonic() >= numerics.due:
+                numerics.remember_gradients()
             if self._stepped_in_backward:
                 self._stepped_in_backward = False
                 self._end_step()
@@ -190,6 +199,7 @@ class Hooks:
     def _watch_optimizer(self, found: Found, *, first: bool) -> None:
         """Hooks of the first optimizer count; those of the others tell the phase."""
         optimizer, timeline, guarded = found.optimizer, self._timeline, self._recorder.guarded
+        numerics, device, wrapped = self._numerics, self._device, bool(found.wrappers)
         counts = first and self._steps is not None
         # DeepSpeed steps group after group: the step is that of the first.
         anchor = weakref.ref(parameters_of(optimizer)[0]) if found.wrappers else None
@@ -221,9 +231,12 @@ class Hooks:
             begun = True
             timeline.observe(OPTIMIZER)
             if counts:
-                self._before_step(stepped, sampled=not found.clips_by_itself)
+                scale = getattr(stepped, "grad_scale", None)  # a fused optimizer takes it off by itself
+                numerics.before_step(scale=scale, sampled=not (wrapped and found.clips_by_itself))
+                if device is not None:
+                    device.begin("optimizer")
             elif first:
-                self._numerics.sample_layers()
+                numerics.sample_layers()
 
         def step_ends(stepped: Any, inputs: Any, keywords: Any) -> None:
             nonlocal entered, begun
@@ -232,14 +245,14 @@ class Hooks:
                 return
             first_end, entered, begun = entered, False, False
             if first_end and (anchor is None or anchor() is stepped.param_groups[0]["params"][0]):
-                self._after_step(stepped, found.whole_norm())
+                self._after_step(stepped, found.whole_norm() if wrapped else None)
 
         ended_badly = guarded("hooks", lambda: timeline.observe(OTHER))
         compiled = self._is_compiled if counts else None
-        before = Hook(optimizer, guarded("hooks", step_begins), compiled)
+        before = Hook(optimizer, self._recorder, step_begins, compiled)
         self._of_optimizer.append(optimizer.register_step_pre_hook(before).remove)
         if counts:
-            after = Hook(optimizer, guarded("hooks", step_ends))
+            after = Hook(optimizer, self._recorder, step_ends)
             self._of_optimizer.append(optimizer.register_step_post_hook(after).remove)
             if found.inner is not None:
                 self._watch_inner(found.inner, step_begins, step_ends, lambda: entered)
@@ -263,20 +276,14 @@ class Hooks:
                 apart = False
                 ends(*given)
 
-        guarded, stops = self._recorder.guarded, self._of_optimizer
-        stops.append(inner.register_step_pre_hook(Hook(inner, guarded("hooks", step_begins))).remove)
-        stops.append(inner.register_step_post_hook(Hook(inner, guarded("hooks", step_ends))).remove)
+        recorder, stops = self._recorder, self._of_optimizer
+        stops.append(inner.register_step_pre_hook(Hook(inner, recorder, step_begins)).remove)
+        stops.append(inner.register_step_post_hook(Hook(inner, recorder, step_ends)).remove)
 
     def _is_compiled(self) -> None:
         """The optimizer's step becomes part of a graph, in which no hook is called."""
         if self._steps is not None:
             self._steps.hide(self._read_rates)
-
-    def _before_step(self, optimizer: Any, *, sampled: bool) -> None:
-        scale = getattr(optimizer, "grad_scale", None)  # a fused optimizer takes it off by itself
-        self._numerics.before_step(scale=scale, sampled=sampled)
-        if self._device is not None:
-            self._device.begin("optimizer")
 
     def _after_step(self, optimizer: Any, whole_norm: Any) -> None:
         if self._device is not None:
@@ -284,14 +291,17 @@ class Hooks:
             self._device.step_over()
         if self._numerics.sampling:
             self._numerics.after_step()
-        self._numerics.step_is_over()
+        found = self._numerics.step_norm
+        if found is not None and (found.parts or found.spoilt):
+            self._numerics.step_is_over()
         if whole_norm is not None:
             self._recorder.gradient_norm(whole_norm)
         left_out = getattr(optimizer, "found_inf", None)  # of a fused optimizer, which makes no step then
         if left_out is not None and not on_device(left_out) and float(left_out):
             return
         self._take_rates(optimizer)
-        self._end_step()
+        if self._steps is not None:
+            self._steps.optimizer_stepped()
 
     def _take_rates(self, optimizer: Any) -> None:
         slots = self._writer.slots
@@ -364,10 +374,6 @@ def _watched_closure(
 def _run_all(removals: list[Callable[[], None]]) -> None:
     while removals:
         removals.pop()()
-
-
-def _nobody() -> None:
-    """In the place of a reference to a model that there is not."""
 
 
 def gpu_of(model: Any, optimizers: Sequence[Any] = ()) -> tuple[str, str]:

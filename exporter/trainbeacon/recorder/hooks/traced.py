@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainbeacon.recorder.core.patch import Inert, Observers, reporting
+from trainbeacon.recorder.core.recorder import Recorder
 
 
 class Hook(Inert):
@@ -20,19 +21,24 @@ class Hook(Inert):
 
     Args:
         watched: what it is registered on. It is not kept alive.
+        recorder: takes the errors of `report`; where it does not record, nothing is reported.
         report: called with what torch gives to the hook, the object first; what it returns goes to torch.
-            Must not raise.
         compiled: called when the hook is compiled into a graph, in which it will say nothing.
     """
 
     def __init__(
-        self, watched: Any, report: Callable[..., Any], compiled: Callable[[], None] | None = None
+        self,
+        watched: Any,
+        recorder: Recorder,
+        report: Callable[..., Any],
+        compiled: Callable[[], None] | None = None,
     ) -> None:
         from torch.compiler import is_compiling
 
         self.__name__ = "trainbeacon_hook"
         self._is_compiling = is_compiling
         self._watched = weakref.ref(watched)
+        self._recorder = recorder
         self._report = report
         self._compiled = _once_traced(compiled) if compiled is not None else None
 
@@ -42,7 +48,15 @@ class Hook(Inert):
             if self._compiled is not None:
                 self._compiled()
             return None
-        return self._report(*given) if self._watched() is given[0] else None
+        recorder = self._recorder
+        if not recorder.recording or self._watched() is not given[0]:
+            return None
+        try:
+            return self._report(*given)
+        except Exception as error:  # as `Recorder.guard`, without its call
+            if not recorder.takes("hooks", error):
+                raise
+            return None
 
 
 def _once_traced(report: Callable[[], None]) -> Callable[[], bool]:

@@ -59,6 +59,9 @@ class EndOfGradients:
     The engine calls what is queued in a pass when its last gradient is there, in the order of queueing. DDP
     queues its waiting once its last bucket is full; here that is done as the pass begins, by a hook on
     the root of the graph, which is gone with the graph.
+
+    Attributes:
+        is_placed: whether that hook is there.
     """
 
     def __init__(self, report: Callable[[], None]) -> None:
@@ -71,6 +74,7 @@ class EndOfGradients:
 
         self._begins = begins
         self._handle: Any = None
+        self.is_placed = False
 
     def place(self, roots: Any) -> None:
         """A pass from these tensors is about to begin."""
@@ -80,12 +84,14 @@ class EndOfGradients:
         node = getattr(root, "grad_fn", None)
         if node is not None:
             self._handle = node.register_prehook(self._begins)
+            self.is_placed = True
 
     def remove(self) -> None:
         """The pass is over; its graph may be kept for another one."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+            self.is_placed = False
 
 
 def _is_compiled() -> bool:

@@ -44,19 +44,30 @@ class LossJudge:
 
     def is_spike(self, loss: float) -> bool:
         """Judge one finite loss, then let it take part in the averages."""
-        if not math.isfinite(loss):
+        if loss - loss != 0.0:  # NaN or infinite; cheaper than a call
             return False
         self._seen += 1
         self._latest.append(loss)
         if self._seen == 1:
             self._mean = loss
             return False
-        limit = self._mean + max(_DEVIATIONS * self.deviation, _LEAST_RISE * abs(self._mean))
+        # Conditions in place of abs, min and max, which are calls: every step's loss comes through here.
+        mean = self._mean
+        size = mean if mean >= 0.0 else -mean
+        rise, least = _DEVIATIONS * self.deviation, _LEAST_RISE * size
+        if rise < least:
+            rise = least
+        limit = mean + rise
         warm = self._seen > WARM_UP_LOSSES
-        taken = min(loss, self._mean + _MOST_TAKEN * (limit - self._mean)) if warm else loss
-        weight = max(_WEIGHT, 1.0 / self._seen)
-        self.deviation += weight * (abs(taken - self._mean) - self.deviation)
-        self._mean += weight * (taken - self._mean)
+        taken = loss
+        if warm and loss > mean + _MOST_TAKEN * (limit - mean):
+            taken = mean + _MOST_TAKEN * (limit - mean)
+        weight = 1.0 / self._seen
+        if weight < _WEIGHT:
+            weight = _WEIGHT
+        moved = taken - mean
+        self.deviation += weight * ((moved if moved >= 0.0 else -moved) - self.deviation)
+        self._mean += weight * moved
         if not self._seen % STRETCH:
             self._look_back()
         return warm and loss > limit

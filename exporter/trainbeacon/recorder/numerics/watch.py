@@ -41,6 +41,8 @@ class GradientMonitor:
     Attributes:
         look: to be called with what each backward pass goes back from, as it begins: the last moment in
             which activations are there. None if nothing is to be looked at.
+        due: when the next sample is, by the monotonic clock.
+        step_norm: what clipping has found of the gradients of the step under way; None without an optimizer.
         sampling: whether `before_step` began a sample that `after_step` is to finish.
     """
 
@@ -60,10 +62,10 @@ class GradientMonitor:
         self._own_bad_step = -1  # in which this rank's own backward pass made a non-finite gradient
         self._remove: Callable[[], None] | None = None
         self._watched: Any = None  # the parameter whose gradient is looked at before each step
-        self._step_norm: StepNorm | None = None
+        self.step_norm: StepNorm | None = None
         self._left: tuple[int, int] | None = None  # the first gradient, as the backward pass left it
         self._parameters: list[Any] = []
-        self._due = 0.0  # when the next sample is, by the monotonic clock
+        self.due = 0.0
         self.sampling = False
         self.poll: Callable[[Any], None] | None = None
         if self._on and model is not None:
@@ -74,7 +76,7 @@ class GradientMonitor:
             self._nonfinite.ignored = frozenset({"gradient", "reduced"})
         if optimizer is not None:
             self._parameters = [each for group in optimizer.param_groups for each in group["params"]]
-            self._step_norm = StepNorm(self._parameters)
+            self.step_norm = StepNorm(self._parameters)
             self._make_probes()
 
     def _make_probes(self) -> None:
@@ -93,7 +95,7 @@ class GradientMonitor:
 
     def let_go_of_optimizer(self) -> None:
         """Keep none of its parameters alive."""
-        self._norms = self._step_norm = None
+        self._norms = self.step_norm = None
         self._parameters = []
         self.sampling = False
 
@@ -116,14 +118,14 @@ class GradientMonitor:
 
     def backward_begins(self) -> None:
         """What clipping has found does not hold for gradients that change again."""
-        if self._step_norm is not None:
-            for part in self._step_norm.parts:
+        if self.step_norm is not None:
+            for part in self.step_norm.parts:
                 self._recorder.unused_norm(part.norm)
-            self._step_norm.clear()
+            self.step_norm.clear()
 
     def remember_gradients(self) -> None:
         """The gradients are what the backward pass, or the scaler, made of them."""
-        if monotonic() >= self._due:
+        if monotonic() >= self.due:
             self._left = self._first_gradient()
 
     def _first_gradient(self) -> tuple[int, int] | None:
@@ -146,8 +148,8 @@ class GradientMonitor:
             self._gradient_is_bad()
         if self._nonfinite.step not in (None, self._asked_for):
             self._ask_device()
-        due = monotonic() >= self._due
-        found = self._step_norm
+        due = monotonic() >= self.due
+        found = self.step_norm
         if found is not None and found.parts:
             self._take_joint(found, due=due)
         if due:
@@ -177,22 +179,22 @@ class GradientMonitor:
 
     def sample_layers(self) -> None:
         """An optimizer that does not count the steps is about to make one: sample the layers of its model."""
-        if self._probe is not None and monotonic() >= self._due:
+        if self._probe is not None and monotonic() >= self.due:
             self._probe.before_step()
-            self._due = self._probe.next
+            self.due = self._probe.next
 
     def step_is_over(self) -> None:
         """The optimizer has stepped."""
-        if self._step_norm is not None:
-            self._step_norm.clear()
+        if self.step_norm is not None:
+            self.step_norm.clear()
 
     def changes(self, parameters: Any) -> None:
         """Gradients are about to be changed in a way that gives no norm: read theirs, if a sample is due."""
-        found = self._step_norm
+        found = self.step_norm
         if found is None or found.parts or found.spoilt or not found.concerns(parameters):
             return
         found.spoilt = True
-        if monotonic() >= self._due and self._norms is not None and not self._was_changed():
+        if monotonic() >= self.due and self._norms is not None and not self._was_changed():
             norm = self._norms.norm_now()
             if norm is not None:
                 found.add(None, norm, None)
@@ -223,16 +225,14 @@ class GradientMonitor:
 
     def _wait(self) -> None:
         """Do nothing more until the next sample of either probe."""
-        self._due = min(
-            (probe.next for probe in (self._norms, self._probe) if probe is not None), default=inf
-        )
+        self.due = min((probe.next for probe in (self._norms, self._probe) if probe is not None), default=inf)
 
     def clipped(self, parameters: Any, norm: Any, limit: float | None) -> None:
         """Clipping worked out the norm of these gradients and has not scaled anything yet.
 
         Where this rank knows a part of it only, that is recorded as a square.
         """
-        found = self._step_norm
+        found = self.step_norm
         if found is None or not found.concerns(parameters):
             return
         if is_sharded(norm):

@@ -169,7 +169,7 @@ def test_a_beacon_serves_them_and_unsets_the_one_that_leaves(tmp_path: Path) -> 
             for parameter in least:
                 assert parameter.grad is not None
                 parameter.grad.mul_(1e-6 if turn < 20 else 1e6)
-            looked.next = hooks._numerics._due = 0.0
+            looked.next = hooks._numerics.due = 0.0
             optimizer.step()
             (box,) = BoxDirectory(open_directory(str(tmp_path))).scan()
             served = [layer[0] for (name, layer) in box.values if name == "training_layer_gradient_norm"]
