@@ -112,6 +112,8 @@ SCRIPTS: dict[str, Form] = {
         _HISTORY + " && {python} -m benchmarks.rule_costs {scratch}/data --once",
         needs=("prometheus", "promtool"),
     ),
+    "benchmarks/before_after.py": Run("{python} -m benchmarks.before_after --before . --rounds 1 --blocks 2"),
+    "benchmarks/step_worker.py": Run("{python} benchmarks/step_worker.py 2"),
     "benchmarks/top_refresh.py": Run(
         "{python} -m benchmarks.top_refresh --ranks 8 --nodes 2 --refreshes 2 --interval 0.5"
     ),
