@@ -339,7 +339,7 @@ class Beacon:
         else sampled. With a device model its GPU is named too.
 
         Args:
-            model: the outermost module: the DistributedDataParallel, or the compiled module.
+            model: the outermost module: the DistributedDataParallel, or the compiled module; or several.
             optimizer: one, or several of which the first counts the steps.
             scaler: the AMP gradient scaler, for the loss scale and the steps that it leaves out.
         """

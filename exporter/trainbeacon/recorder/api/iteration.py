@@ -92,10 +92,14 @@ def _trained(
                 raise
         steps.batch_begins(cursor)
         handed_out += 1
+        begun = timeline.phase_start
         try:
             yield held.pop()
         except GeneratorExit:
-            done = _was_trained_on(handed_out)
+            # Where steps are the optimizer's, a loop that is left before anything was computed has not used it.
+            done = _was_trained_on(handed_out) and not (
+                steps.sees_computing and timeline.phase_start == begun
+            )
             _end_abandoned(recorder, steps, cursor, pending if not done else None)
             raise
         if recorder.recording:

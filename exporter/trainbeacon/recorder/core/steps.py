@@ -85,6 +85,11 @@ class StepCount:
         model = self.model() if self.model is not None else None
         return model is not None and not model.training
 
+    @property
+    def sees_computing(self) -> bool:
+        """Whether what is computed of a batch is seen: by a watched model, whose optimizer has made steps."""
+        return self.model is not None and self._optimizer_seen and not self.hidden and not self._depth
+
     # The optimizer
 
     def expect_optimizer(self, versions: Callable[[], int] | None = None) -> None:

@@ -44,8 +44,16 @@ class ModelWatcher:
         """As `Beacon.watch`. What is watched already stays so.
 
         Raises:
-            TypeError: what is given as an optimizer holds none of torch's.
+            TypeError: what is given as a model is none of torch's, or as an optimizer holds none.
         """
+        if isinstance(model, list | tuple):
+            first, *others = model or [None]
+            self.watch(first, optimizer, scaler)
+            for other in others:
+                self.watch(other, None, None)
+            return
+        if model is not None and not hasattr(model, "register_forward_pre_hook"):
+            raise TypeError(f"model={type(model).__name__}(...) is no torch.nn.Module, nor a list of them")
         from trainbeacon.recorder.hooks.hooks import gpu_of
         from trainbeacon.recorder.hooks.optimizers import optimizers_in
 

@@ -52,6 +52,15 @@ def endless_left_before_a_step(beacon: Beacon) -> None:
         job.iterate()
 
 
+def left_before_a_step_in_each_epoch(beacon: Beacon) -> None:
+    job = watched(beacon)
+    for _ in range(2):
+        for number, (_batch,) in enumerate(beacon.batches(make_loader())):
+            if number == STEPS // 2:
+                break
+            job.iterate()
+
+
 def next_by_hand(beacon: Beacon) -> None:
     job = watched(beacon)
     iterator = iter(beacon.batches(DataLoader(Endless(), batch_size=4)))
@@ -109,6 +118,7 @@ SCRIPTS = (
     endless_with_islice,
     endless_left_after_a_step,
     endless_left_before_a_step,
+    left_before_a_step_in_each_epoch,
     next_by_hand,
     a_generator_that_cycles,
     a_loader_within,
