@@ -96,10 +96,9 @@ def _trained(
         try:
             yield held.pop()
         except GeneratorExit:
-            # Where steps are the optimizer's, a loop that is left before anything was computed has not used it.
-            done = _was_trained_on(handed_out) and not (
-                steps.sees_computing and timeline.phase_start == begun
-            )
+            # Where steps are the optimizer's, what is left before anything is computed of it was not used.
+            unused = steps.sees_computing and timeline.phase_start == begun
+            done = not unused and _was_trained_on(handed_out)
             _end_abandoned(recorder, steps, cursor, pending if not done else None)
             raise
         if recorder.recording:
