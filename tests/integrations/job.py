@@ -3,7 +3,8 @@
     python -m tests.integrations.job FRAMEWORK FOLDER [--record]
 
 prints as JSON what the weights are at the end. `expected()` works the numbers out in a plain loop that knows
-nothing of TrainBeacon and nothing of the frameworks.
+nothing of TrainBeacon and nothing of the frameworks. With JOB_RANKS=2, for each of two ranks, the batches of
+a step are shared in place of accumulated: steps, norms and weights stay the same.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import argparse
 import json
 import os
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 SAMPLES, FEATURES, CLASSES = 64, 8, 2
-BATCH, ACCUMULATE, EPOCHS, RATE, CLIP = 8, 2, 2, 0.5, 0.3
+RANKS = int(os.environ.get("JOB_RANKS", "1"))
+BATCH, ACCUMULATE, EPOCHS, RATE, CLIP = 8, 2 // RANKS, 2, 0.5, 0.3
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,26 @@ def loader(*, shuffle: bool = False) -> Any:
     from torch.utils.data import DataLoader, TensorDataset
 
     return DataLoader(TensorDataset(*data()), batch_size=BATCH, shuffle=shuffle)
+
+
+class _Shared:
+    """Every second batch, of two ranks."""
+
+    def __init__(self, batches: Any) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Any:
+        import torch
+
+        return islice(self._batches, torch.distributed.get_rank(), None, RANKS)
+
+    def __len__(self) -> int:
+        return len(self._batches) // RANKS
+
+
+def shared(batches: Any) -> Any:
+    """The rank's batches, for frameworks that leave it to the script who takes which."""
+    return batches if RANKS == 1 else _Shared(batches)
 
 
 def expected() -> Numbers:
@@ -121,6 +144,12 @@ def lightning(folder: Path, *, record: bool) -> Any:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=RATE)
 
+        def train_dataloader(self) -> Any:
+            return shared(loader())
+
+        def val_dataloader(self) -> Any:
+            return loader()
+
     callbacks: list[Any] = [ModelCheckpoint(dirpath=folder / "saved", every_n_epochs=1, save_top_k=-1)]
     if record:
         from trainbeacon.integrations.lightning import TrainBeaconCallback
@@ -134,12 +163,14 @@ def lightning(folder: Path, *, record: bool) -> Any:
         callbacks=callbacks,
         logger=False,
         accelerator="cpu",
-        devices=1,
+        devices=RANKS,
+        strategy="ddp" if RANKS > 1 else "auto",
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
+        use_distributed_sampler=False,  # it shuffles
     )
-    trainer.fit(module, loader(), loader())
+    trainer.fit(module)
     return module.net
 
 
@@ -177,6 +208,7 @@ def transformers(folder: Path, *, record: bool) -> Any:
         save_strategy="epoch",
         report_to="trainbeacon" if record else "none",
         use_cpu=True,
+        ddp_backend="gloo" if RANKS > 1 else None,
         disable_tqdm=True,
     )
     module, (inputs, classes) = Module(), data()
@@ -224,7 +256,7 @@ def accelerate(folder: Path, *, record: bool) -> Any:
                 accelerator.log({"loss": sum(losses) / len(losses), "epoch": epoch})
                 losses.clear()
         _evaluate(net, beacon)
-        torch.save(net.state_dict(), folder / f"saved-{epoch}")
+        torch.save(net.state_dict(), folder / f"saved-{epoch}-{accelerator.process_index}")
     accelerator.end_training()
     if beacon:
         beacon.finish()
@@ -282,12 +314,15 @@ def deepspeed(folder: Path, *, record: bool, stage: int = 0, **settings: Any) ->
     """Through DeepSpeed's engine, in a loop of the script's own."""
     import torch
 
-    os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed
 
     # A kernel for sums over the host's memory, which takes a minute to compile.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if not torch.distributed.is_initialized():
+    if RANKS > 1:
+        torch.distributed.init_process_group("gloo")
+    elif not torch.distributed.is_initialized():
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{folder.resolve()}/rendezvous", rank=0, world_size=1
         )
@@ -309,7 +344,7 @@ def deepspeed(folder: Path, *, record: bool, stage: int = 0, **settings: Any) ->
         from trainbeacon.integrations.deepspeed import watch
 
         beacon = watch(engine, steps_planned=8, **settings)
-    batches = loader()
+    batches = shared(loader())
     for epoch in range(EPOCHS):
         for inputs, classes in beacon.batches(batches) if beacon else batches:
             engine.backward(torch.nn.functional.cross_entropy(engine(inputs), classes))
@@ -366,7 +401,8 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     net = JOBS[arguments.framework](arguments.folder, record=arguments.record)
-    print(json.dumps({"weights": weights(net)}))
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps({"weights": weights(net)}))
 
 
 if __name__ == "__main__":

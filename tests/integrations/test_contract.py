@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -81,6 +82,12 @@ def run(framework: str, folder: Path, *options: str, command: tuple[str, ...] = 
     return found
 
 
+@pytest.fixture(scope="module")
+def plain_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
+    """The weights of a framework's job without a recording; it is run once."""
+    return cache(lambda framework: run(framework, tmp_path_factory.mktemp("plain")))
+
+
 def box_of(folder: Path) -> Box:
     """What the one rank has recorded."""
     descriptor = open_directory(str(folder / "boxes"))
@@ -106,12 +113,52 @@ def agree(box: Box, gaps: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("framework", job.FRAMEWORKS)
-def test_adapter_serves_what_a_plain_loop_measures(framework: str, tmp_path: Path) -> None:
+def test_adapter_serves_what_a_plain_loop_measures(
+    framework: str, plain_weights: Callable[[str], list[str]], tmp_path: Path
+) -> None:
     """Steps, samples, loss, norm and the rest are those of the training, and its weights are its own."""
-    plain = run(framework, tmp_path / "plain")
-    recorded = run(framework, tmp_path / "recorded", "--record")
-    agree(box_of(tmp_path / "recorded"), GAPS[framework])
-    assert plain == recorded
+    recorded = run(framework, tmp_path, "--record")
+    agree(box_of(tmp_path), GAPS[framework])
+    assert plain_weights(framework) == recorded
+
+
+_TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
+#: What starts two ranks: Lightning does it itself; the others' launchers use torchrun's on the CPU.
+LAUNCHERS: dict[str, tuple[str, ...]] = {
+    "lightning": (),
+    "transformers": _TORCHRUN,
+    "accelerate": _TORCHRUN,
+    "deepspeed": _TORCHRUN,
+}
+
+
+@pytest.mark.parametrize("framework", LAUNCHERS)
+def test_two_ranks_serve_what_each_of_them_does(framework: str, tmp_path: Path) -> None:
+    """Half of the samples each, all steps, the joint norm before clipping, and who they are."""
+    line = [sys.executable, "-m", *LAUNCHERS[framework], "tests.integrations.job", framework]
+    done = subprocess.run(
+        [*line, str(tmp_path), "--record"],
+        env={**settings(tmp_path), "JOB_RANKS": "2", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    descriptor = open_directory(str(tmp_path / "boxes"))
+    try:
+        boxes = {box.identity.rank: box for box in BoxDirectory(descriptor).scan()}
+    finally:
+        os.close(descriptor)
+    assert [0, 1] == sorted(boxes)
+    plain = expected()
+    wanted = {name: plain[name] for name in ("steps", "epochs", "norm", "clipped", "rate")}
+    wanted |= {"samples": plain["samples"] / 2}
+    for box in boxes.values():
+        found = served(box)
+        assert wanted == pytest.approx({name: found[name] for name in wanted}, rel=1e-4)
+        assert (2.0, "finished") == (box.number("training_world_size"), box.state)
+        errors = [v for (name, _), v in box.values.items() if name == "trainbeacon_errors_total"]
+        assert 0.0 == sum(errors)
 
 
 def test_stages_of_zero_are_served_alike(tmp_path: Path) -> None:
@@ -124,8 +171,10 @@ def test_stages_of_zero_are_served_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("framework", ["lightning", "transformers", "keras"])
-def test_without_a_line_of_code_the_adapter_is_used(framework: str, tmp_path: Path) -> None:
+def test_without_a_line_of_code_the_adapter_is_used(
+    framework: str, plain_weights: Callable[[str], list[str]], tmp_path: Path
+) -> None:
     """`trainbeacon run` finds the framework, and its adapter records the same numbers."""
-    plain = run(framework, tmp_path, command=("trainbeacon", "run", "-m"))
+    recorded = run(framework, tmp_path, command=("trainbeacon", "run", "-m"))
     agree(box_of(tmp_path), GAPS[framework])
-    assert run(framework, tmp_path / "plain") == plain
+    assert plain_weights(framework) == recorded
