@@ -21,7 +21,7 @@ def main() -> int:
     """Print what is said of each file; 2 if one could not be read."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaign.trace", description=__doc__)
     parser.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE", help="comma- or tab-separated, .gz or not"
+        "files", type=Path, nargs="+", metavar="FILE", help="comma- or tab-separated, .gz or not, or Parquet"
     )
     parser.add_argument("--json", action="store_true", help="a line of JSON for each file")
     parser.add_argument("--unit", choices=[*UNITS], default="", help="of the times, where it is not plain")

@@ -58,6 +58,23 @@ def test_a_workers_own_time_is_what_it_computes(table: Callable[[str], Path]) ->
     assert [1.0] * 10 == pytest.approx(list(trace.step_seconds))
 
 
+def test_steps_may_each_have_a_clock_of_their_own(table: Callable[[str], Path]) -> None:
+    """As where a profiler is begun anew for some steps: each lasts from its first operation to its last."""
+    lines = [line.split(",") for line in PLAIN.splitlines()[1:]]
+    anew = ([*cells[:5], *(str(float(cell) - float(cells[3])) for cell in cells[5:])] for cells in lines)
+    trace = read(table("\n".join([PLAIN.splitlines()[0], *map(",".join, anew)])))
+    assert [1.0] * 10 == pytest.approx(list(trace.step_seconds))
+    assert own(read(table(PLAIN))) == own(trace)
+
+
+def test_parquet_without_its_library_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is named, and both ways out."""
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(TraceError, match=r"trace.parquet: .*pip install pyarrow.*CSV"):
+        read(tmp_path / "trace.parquet")
+
+
 def _renamed(text: str) -> str:
     return text.replace(
         "worker,dp,pp,step,phase,start,end", "Rank;DP Rank;stage_id;Iteration;op_type;ts;End Time;x"
