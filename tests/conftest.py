@@ -67,6 +67,25 @@ def amtool() -> str:
     return _program("amtool")
 
 
+@pytest.fixture(scope="session")
+def victoria_metrics() -> str:
+    """The path of VictoriaMetrics, a single server that scrapes, takes remote writes and answers PromQL."""
+    return _scraper("victoria-metrics")
+
+
+@pytest.fixture(scope="session")
+def exporter_exporter() -> str:
+    """The path of a proxy that reads what it passes on with Prometheus' Go library for text."""
+    return _scraper("prometheus-exporter-exporter")
+
+
+def _scraper(name: str) -> str:
+    path = stack.find_scraper(name)
+    if path is None:
+        pytest.skip(f"{name} is not available here: `make tools`, or put it on the PATH")
+    return path
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--later-versions`, which `make versions` gives."""
     parser.addoption(

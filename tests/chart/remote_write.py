@@ -3,7 +3,7 @@
     python -m tests.chart.remote_write /path/to/victoria-metrics [--ranks 16] [--nodes 2] [--seconds 90]
 
 Everything listens on loopback and is ended afterwards. Prints what arrived, and what it cost. Not part of
-the test suite: Debian's package of VictoriaMetrics is not among those that `make tools` fetches.
+the test suite, which has a short form: tests/e2e/test_shards.py, with the VictoriaMetrics of `make tools`.
 """
 
 from __future__ import annotations

@@ -1,21 +1,25 @@
 """deploy/scale-out for real: two servers that share runs by hash, one that has all, one above the two.
 
-And an agent that only scrapes and forwards, to a server that scrapes nothing and has the rules.
+And an agent that only scrapes and forwards, to a server that scrapes nothing and has the rules; and
+VictoriaMetrics, to which the two servers write what they keep.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.serving import wait_for
+from tools import stack
 from trainbeacon.stack import processes, web
 from trainbeacon.stack.ports import free_port
 
@@ -38,6 +42,7 @@ class Servers:
     shards: tuple[str, str]
     above: str
     behind_agent: str
+    store: str
 
     def alerts(self, address: str) -> set[tuple[str, ...]]:
         """Firing alerts about training: name and labels, but the shard."""
@@ -56,7 +61,7 @@ class Servers:
 
 @pytest.fixture(scope="module")
 def servers(prometheus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """A simulated fleet of runs that all go wrong, and the six servers."""
+    """A simulated fleet of runs that all go wrong, and the servers."""
     folder = tmp_path_factory.mktemp("shards")
     simulate = [sys.executable, "-m", "trainbeacon", "simulate", "--runs", str(RUNS), "--nodes", str(RUNS)]
     simulate += ["--ranks", str(2 * RUNS), "--scenario", SCENARIO, "--onset", "20", "--speed", "4"]
@@ -69,7 +74,12 @@ def servers(prometheus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             return _start(closing, prometheus, folder, name, text, *flags)
 
         text = (SCALE_OUT / "hashmod-run.yml").read_text()
-        shards = start("0", text), start("1", text.replace('".+;1"', '".+;0"').replace('"0"', '"1"'))
+        program = stack.find_scraper("victoria-metrics")
+        store = _start_store(closing, program, folder) if program else ""
+        writing = yaml.safe_load((SCALE_OUT / "victoria-metrics.yml").read_text())["remote_write"]
+        writes = yaml.safe_dump({"remote_write": writing}).replace("http://victoria-metrics:8428", store)
+        kept = text + (writes if store else "")
+        shards = start("0", kept), start("1", kept.replace('".+;1"', '".+;0"').replace('"0"', '"1"'))
         whole = start("whole", text.replace('".+;1"', '"none"').replace(', shard: "0"', ""))
         targets = ", ".join(each.removeprefix("http://") for each in shards)
         above = (
@@ -79,7 +89,7 @@ def servers(prometheus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         behind_agent = start("behind", only_rules, "--web.enable-remote-write-receiver")
         agent = (SCALE_OUT / "agent.yml").read_text().replace("http://victoria-metrics:8428", behind_agent)
         start("agent", agent, _agent_mode(prometheus))
-        yield Servers(whole, shards, start("above", above), behind_agent)
+        yield Servers(whole, shards, start("above", above), behind_agent, store)
 
 
 def _agent_mode(prometheus: str) -> str:
@@ -87,6 +97,17 @@ def _agent_mode(prometheus: str) -> str:
     done = subprocess.run([prometheus, "--version"], capture_output=True, text=True, check=True)
     is_old = "version 2." in done.stdout + done.stderr
     return "--enable-feature=agent" if is_old else "--agent"
+
+
+def _start_store(closing: ExitStack, program: str, folder: Path) -> str:
+    """VictoriaMetrics, which takes what is written to it."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [program, f"-storageDataPath={folder / 'store'}", f"-httpListenAddr=127.0.0.1:{port}"]
+    process = processes.start([*command, "-search.latencyOffset=0s"], folder / "store.log")
+    closing.callback(lambda: processes.stop([process]))
+    wait_for(lambda: web.answers(f"{address}/health"), what="VictoriaMetrics")
+    return address
 
 
 def _start(closing: ExitStack, prometheus: str, folder: Path, name: str, text: str, *flags: str) -> str:
@@ -160,3 +181,34 @@ def test_server_above_shows_all_runs(servers: Servers) -> None:
         what="alerts",
     )
     assert {} == servers.values(servers.above, "training_step")
+
+
+def test_store_behind_two_servers_has_all_runs_once(servers: Servers, victoria_metrics: str) -> None:
+    """All that both write arrives, each run from one of them, with its alerts; nothing of what is dropped."""
+
+    def arrived(query: str) -> dict[str, float]:
+        web.get(f"{servers.store}/internal/force_flush")  # what is new can be asked for at once
+        return servers.values(servers.store, query)
+
+    def kept(query: str) -> dict[str, float]:
+        one, other = (servers.values(shard, query) for shard in servers.shards)
+        return one | other
+
+    assert victoria_metrics
+    now = int(time.time())
+    for query in (
+        f"sum by (run) (training_step @ {now})",
+        f"sum by (run) (training_samples_total @ {now})",
+        f"sum by (run) (run:training_ranks_running:count @ {now})",
+        f'count by (run) (ALERTS{{alertname="TrainingLossNotFinite"}} @ {now})',
+    ):
+        expected = kept(query)
+        assert expected, query
+        wait_for(partial(_is_same, expected, partial(arrived, query)), what=query)
+    dropped = "count by (run) (training_step_duration_seconds_bucket)"
+    assert kept(dropped)
+    assert {} == arrived(dropped)
+
+
+def _is_same(expected: dict[str, float], ask: Callable[[], dict[str, float]]) -> bool:
+    return expected == ask()

@@ -126,3 +126,20 @@ def test_machine_without_apt_is_told_so(
     errors = capsys.readouterr().err
     assert "Prometheus and Alertmanager (default) are not available: this machine has no apt-get" in errors
     assert [cache / ".lock"] == list(cache.iterdir())
+
+
+def test_scrapers_that_cannot_be_had_stop_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without apt-get the programs of some tests are named as missing, and what is on the PATH is taken."""
+    monkeypatch.setattr(tools.stack, "CACHE", cache.parent / "cache")
+    tools.stack.provide_scrapers()
+    missing = ", ".join(tools.stack.SCRAPERS)
+    assert f"{missing} cannot be had: " in capsys.readouterr().err
+    programs(cache.parent / "bin", *tools.stack.SCRAPERS)
+    monkeypatch.setenv("PATH", str(cache.parent / "bin"))
+    tools.stack.provide_scrapers()
+    assert "" == capsys.readouterr().err
+    assert str(cache.parent / "bin" / tools.stack.SCRAPERS[0]) == tools.stack.find_scraper(
+        tools.stack.SCRAPERS[0]
+    )
