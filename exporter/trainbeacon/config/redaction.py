@@ -115,14 +115,20 @@ _FORMS = re.compile(
     | \b(?i:Bearer|Basic)\s+(?=\S*[0-9=])[\w.~+/=-]{16,}
     | \bhttps?://(?:hooks\.|[^\s/]{1,200}/(?:\S{0,200}/)?(?:webhooks?|hooks)/|discord(?:app)?\.com/api/webhooks/)\S+
     | \bhttps?://\S{0,200}(?:webhook\.office\.com|api\.telegram\.org/bot|/open-apis/bot/|/robot/send|/webhook/send)\S*
-    | \bhttps?://\S{0,500}[?&](?i:key|sig|signature|code|x-amz-\w+|x-goog-\w+)=[^\s&]+\S*
+    | \b(?:https?|s3|gs|abfss?|wasbs?)://\S{0,500}[?&](?i:key|sig|signature|code|x-amz-\w+|x-goog-\w+)=[^\s&]+\S*
     """,
     re.VERBOSE | re.DOTALL,
 )
+#: A user and password as curl, wget and others take them.
+_USER_OPTION = re.compile(r"(?<!\S)(-u\s{0,9}|--user[= ])[^\s:'\"]{1,200}:[^\s'\"]+")
 _USER_IN_URL = re.compile(r"(://)[^\s/'\"@]{1,200}@")
 #: A name that a value follows, and the value.
 _NAME = re.compile(r"(?<![\w.-])(?:--[\w.-]+|[\w.-]+(?=['\"]?\s{0,9}[=:]))")
-_VALUE = re.compile(r"(['\"]?\s{0,9}[=:]?\s{0,9}['\"]?)[^\s'\",;&)}\]]+")
+_VALUE = re.compile(
+    r"""(['"]?\s{0,9}[=:,]?\s{0,9}")[^"\n]+ | (['"]?\s{0,9}[=:,]?\s{0,9}')[^'\n]+
+    | (['"]?\s{0,9}[=:]?\s{0,9}['"]?)(?![=:])[^\s'",;&)}\]]+""",
+    re.VERBOSE,
+)
 # No further than this into a text; what is served is its beginning.
 _READ_LIMIT = 4096
 
@@ -188,13 +194,16 @@ def holds_secret(text: str) -> bool:
 
 def redacted(text: str) -> str:
     """The text with `***` in the place of each secret that is recognised."""
-    text = _FORMS.sub(BLANK, _USER_IN_URL.sub(rf"\1{BLANK}@", text))
+    text = _FORMS.sub(BLANK, _USER_IN_URL.sub(rf"\1{BLANK}@", _USER_OPTION.sub(rf"\1{BLANK}", text)))
     parts, at, done = [], 0, 0
     while (name := _NAME.search(text, at)) is not None:
         at = name.end()
         value = _VALUE.match(text, at) if looks_secret(name[0]) else None
-        if value is not None and not text.startswith(BLANK, value.end(1)):
-            parts += [text[done : value.end(1)], BLANK]
+        if value is None:
+            continue
+        begins = value.end(value.lastindex or 0)
+        if not text.startswith(BLANK, begins):
+            parts += [text[done:begins], BLANK]
             at = done = value.end()
     return "".join([*parts, text[done:]])
 

@@ -43,6 +43,11 @@ SECRET_TEXTS = [
     f"train.py --wandb-key={SECRET_PART}",
     f"train.py --password {SECRET_PART}",
     f"PWD={SECRET_PART}",
+    f"--password 'two words {SECRET_PART}' --lr 0.1",
+    f"['train.py', '--password', 'two words {SECRET_PART}']",
+    f'{{"client_secret": "two words {SECRET_PART}"}}',
+    f"curl -u me:{SECRET_PART} http://host",
+    f"s3://bucket/x?Signature={SECRET_PART}",
     f"see https://host/x?token={SECRET_PART}&page=2",
 ]
 HARMLESS_TEXTS = [
@@ -55,6 +60,7 @@ HARMLESS_TEXTS = [
         "adamw",
     ),
     *("lr=0.1,momentum=0.9", "max_tokens=512 pad_token=0", "--max-tokens 5 --keypoints 17", "tokenizer=gpt2"),
+    *("token=''", '--password "" --lr 0.1', "python -u train.py --ratio 1:2"),
     *("https://huggingface.co/docs?page=2", "https://example.com/hooks", "git@github.com:me/x.git"),
     *(
         "2026-11-30T10:00:00",
