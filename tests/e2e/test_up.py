@@ -93,6 +93,14 @@ class Home:
             line, env=self.environ, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE
         )
 
+    def browser(self) -> Path:
+        """Have a stand-in for a browser from now on; returns the file to which it writes what it opens."""
+        program, opened = self.folder / "browser", self.folder / "opened"
+        program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> "{opened}"\n')
+        program.chmod(0o755)
+        self.environ["BROWSER"] = str(program)
+        return opened
+
     def train(self, run: str, until: str = "/") -> subprocess.Popen[bytes]:
         """Start the script, which crashes as soon as that path is there: by default after a second."""
         script = self.folder / "train.py"
@@ -252,9 +260,16 @@ def test_grafana_is_started_where_it_is_on_the_path(home: Home) -> None:
     (program.parent.parent / "conf").mkdir()
     (program.parent.parent / "conf/defaults.ini").touch()
     home.environ["PATH"] = f"{program.parent}:{home.environ['PATH']}"
-    up = home.run("up", "--interval", "1")
+    opened = home.browser()
+    up = home.run("up", "--interval", "1", "--open")
     assert "Grafana       http://127.0.0.1:" in up.stdout
+    assert f"{home.status()['note']['urls']['grafana']}\n" == opened.read_text()
     wait_for(lambda: home.status()["ready"]["grafana"], "Grafana does not answer")
+    del home.environ["BROWSER"]
+    home.environ["PATH"] = str(home.folder / "empty")
+    without = home.run("up", "--open")
+    assert 0 == without.returncode
+    assert "no browser could be started here; the page is http://127.0.0.1:" in without.stderr
     assert 0 == home.run("down").returncode
     wait_for(lambda: home.processes() == [], f"left: {home.processes()}")
 

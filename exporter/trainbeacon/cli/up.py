@@ -147,7 +147,9 @@ def _show(note: Note, state: State, browser: bool) -> None:
     if browser:
         import webbrowser
 
-        webbrowser.open(note.urls.get("grafana") or note.urls["prometheus"])
+        url = note.urls.get("grafana") or note.urls["prometheus"]
+        if not webbrowser.open(url):
+            print(f"--open: no browser could be started here; the page is {url}", file=sys.stderr)
 
 
 def _say(text: str) -> None:
