@@ -7,6 +7,7 @@ from tests.rules.scripted_incident import Incident, Message, Process
 #: Why a rank is lost no more, and a run failed, stalled or not finite no more: values of the recorded series.
 AT_WORK = ATTEMPT_AT_WORK = STEPS_AGAIN = FINITE = 1
 LATER_ATTEMPT = FAILURE_FINISHED = NOBODY_RUNS = NAN_FINISHED = 2
+INTERRUPTED = 5
 SEEN_AGAIN = 6
 LOST_PEER = ("RuntimeError", "peer_lost")
 ERROR = ("KeyError", "other")
@@ -219,6 +220,43 @@ INCIDENTS = (
         "the loss is NaN until the run finishes",
         (Process(0, end=15, world=1, not_finite=(10, 99)),),
         (Message("TrainingLossNotFinite", (10, 10.5), (15, 16.5), NAN_FINISHED),),
+    ),
+    Incident(
+        "nan-interrupted",
+        "somebody interrupts a run whose loss is NaN, and leaves it so",
+        (
+            Process(0, end=13, state="failed", cause=CTRL_C, not_finite=(10, 99)),
+            Process(1, end=13.01, state="failed", cause=CTRL_C, host="b", not_finite=(10, 99)),
+        ),
+        (Message("TrainingLossNotFinite", (10, 10.5), (18, 21.5), INTERRUPTED),),
+    ),
+    Incident(
+        "nan-started-again",
+        "a run whose loss is NaN is interrupted, and goes on from a good checkpoint two minutes later",
+        (
+            Process(0, end=13, state="failed", cause=CTRL_C, world=1, not_finite=(10, 99)),
+            Process(0, start=15, world=1),
+        ),
+        (Message("TrainingLossNotFinite", (10, 10.5), (16, 20), FINITE),),
+    ),
+    Incident(
+        "failed-then-interrupted",
+        "a run fails; its next attempt is interrupted by hand before its first step",
+        (
+            Process(0, end=10, state="failed", cause=ERROR, world=1),
+            Process(0, start=14, end=14.7, state="failed", cause=CTRL_C, world=1, first_step=9),
+        ),
+        (Message("TrainingRunFailed", (11, 12.5), (14.5, 17), INTERRUPTED, rank=0),),
+    ),
+    Incident(
+        "larger",
+        "one of two ranks crashes, and four go on, on other hosts",
+        (
+            Process(0, end=10.1, state="failed", cause=LOST_PEER),
+            Process(1, end=10, state="crashed", host="b"),
+            *(Process(rank, start=14, host=f"n{rank}", world=4) for rank in range(4)),
+        ),
+        (Message("TrainingRankLost", (10, 11), (15, 16.5), AT_WORK, rank=1),),
     ),
     Incident(
         "two-monitors",
