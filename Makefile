@@ -2,10 +2,8 @@
 PYTHON ?= python3
 IN_ENVIRONMENT = $(PYTHON) tools/environment.py
 SUITES ?= default
-# Many tests wait for real time to pass, as servers do: four at once keep two cores at work.
-JOBS ?= 4
-# In the order of tests/order.py, which begins with those that take long.
-BY_FILE = --dist loadfile --no-loadscope-reorder
+# Many tests wait for real time to pass, as servers do: three at once keep two cores at work.
+JOBS ?= 3
 LOAD ?= 12
 RUNS ?= 10
 
@@ -19,7 +17,7 @@ demo: tools ## train a small model with metrics, alerts and a printed page; ARGS
 	@$(IN_ENVIRONMENT) trainbeacon demo $(ARGS)
 
 test: tools helm ## all tests, and the slowest of them; ARGS="tests/unit -k name" for some
-	@$(IN_ENVIRONMENT) pytest -n $(JOBS) $(BY_FILE) --durations=30 --durations-min=1 $(ARGS)
+	@$(IN_ENVIRONMENT) pytest -n $(JOBS) --dist loadfile --durations=30 --durations-min=1 $(ARGS)
 
 versions: ## scenarios of the rules and queries of the dashboards on later versions of Prometheus
 	@$(PYTHON) tools/stack.py default trixie sid
@@ -28,7 +26,7 @@ versions: ## scenarios of the rules and queries of the dashboards on later versi
 
 soak: tools helm ## all tests RUNS=10 times in a row beside LOAD=12 busy processes; takes hours
 	@$(IN_ENVIRONMENT) python tools/load.py --processes $(LOAD) --runs $(RUNS) -- \
-	  pytest -n $(JOBS) $(BY_FILE) $(ARGS)
+	  pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: helm ## ruff, mypy, and whether generated files are up to date; ARGS=FILE for mypy of some files
 	@$(IN_ENVIRONMENT) ruff check .

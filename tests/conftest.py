@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.no_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 - hooks
-from tests.order import pytest_collection_modifyitems  # noqa: F401 - a hook
 from tests.versions import versions_apart
 from tools import stack
 

@@ -212,7 +212,7 @@ QUOTED: tuple[tuple[str, str | Form], ...] = (
         ),
     ),
     (
-        r"trainbeacon up --notify .*",
+        r"trainbeacon up (--notify .*|--open)",
         Elsewhere("starts servers for the user of the machine: tests/e2e/test_up.py"),
     ),
     (r"python train.py", Elsewhere("whatever the reader trains")),

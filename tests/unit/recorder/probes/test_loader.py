@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import trainbeacon
 from tests.serving import environment, wait_for
@@ -63,6 +65,14 @@ class Sampled:
     def workers(self) -> tuple[float | None, float | None]:
         found = self.poll()
         return found.get(ALIVE), found.get(DEAD)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_other_workers() -> None:
+    """Loaders that earlier tests of this process left behind have none any more."""
+    gc.collect()
+    for iterator in [each for each in gc.get_objects() if type(each) is _MultiProcessingDataLoaderIter]:
+        iterator._shutdown_workers()
 
 
 @pytest.fixture
