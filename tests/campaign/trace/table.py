@@ -8,6 +8,7 @@ them are a few numbers a worker and step, however many there are.
 from __future__ import annotations
 
 import csv
+import datetime
 import gzip
 import importlib
 import re
@@ -140,8 +141,7 @@ def _read(file: TextIO, unit: str) -> Trace:
     header = next(rows, None)
     if not header:
         raise TraceError("the file is empty; its first line must name the columns")
-    filled = (cells for cells in rows if cells and not (len(cells) == 1 and not cells[0].strip()))
-    return _gather(header, filled, unit)
+    return _gather(header, ((rows.line_num, cells) for cells in rows if "".join(cells).strip()), unit)
 
 
 def _read_parquet(path: Path, unit: str) -> Trace:
@@ -155,14 +155,23 @@ def _read_parquet(path: Path, unit: str) -> Trace:
         table = parquet.read_table(path)
     except (OSError, ValueError) as error:  # pyarrow's own are of these
         raise TraceError(f"{path}: cannot be read: {error}") from None
-    columns = [[str(each) for each in column.to_pylist()] for column in table.columns]
-    return _gather(table.column_names, zip(*columns, strict=True), unit)
+    columns = [[_text_of(each) for each in column.to_pylist()] for column in table.columns]
+    return _gather(table.column_names, enumerate(zip(*columns, strict=True), start=1), unit)
 
 
-def _gather(header: Sequence[str], rows: Iterable[Sequence[str]], unit: str) -> Trace:
+def _text_of(value: Any) -> str:
+    """A cell of Parquet as it would stand in a table of text: nothing for none, seconds for an instant."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime.datetime):
+        return repr(value.timestamp())
+    return repr(value.total_seconds()) if isinstance(value, datetime.timedelta) else str(value)
+
+
+def _gather(header: Sequence[str], rows: Iterable[tuple[int, Sequence[str]]], unit: str) -> Trace:
     columns, named_unit = _columns(header)
     gathered = _Gathered()
-    for line, cells in enumerate(rows, start=2):
+    for line, cells in rows:
         gathered.take(cells, columns, line)
     return gathered.trace(UNITS[unit or named_unit] if unit or named_unit else None)
 
