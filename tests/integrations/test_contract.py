@@ -123,7 +123,7 @@ def test_adapter_serves_what_a_plain_loop_measures(
 
 
 _TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
-#: What starts two ranks: Lightning does it itself; the others' launchers use torchrun's on the CPU.
+#: What starts two ranks: Lightning does it itself; of the others torchrun: their own launchers are not tried.
 LAUNCHERS: dict[str, tuple[str, ...]] = {
     "lightning": (),
     "transformers": _TORCHRUN,
